@@ -1,0 +1,62 @@
+"""convatlas: an atlas of convolutional networks on GPU hardware.
+
+The public ops (`convatlas.conv2d`, `max_pool2d`, ...) take torch tensors and the arguments of torch.nn.functional. Everything
+is imported when first used, so that `import convatlas` needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from convatlas.errors import BackendError, ConvAtlasError, DtypeError, InputError, NetError, ShapeError
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    **dict.fromkeys(
+        (
+            "adaptive_avg_pool2d",
+            "avg_pool2d",
+            "batch_norm",
+            "concat",
+            "conv2d",
+            "linear",
+            "local_response_norm",
+            "max_pool2d",
+            "relu",
+            "relu6",
+            "residual_add",
+            "softmax",
+        ),
+        "convatlas.ops.functional",
+    ),
+    "use_backend": "convatlas.ops.backends",
+}
+_SUBMODULES = ("hardware", "kernels", "nets", "ops", "reference", "specs", "study")
+
+__all__ = [
+    "BackendError",
+    "ConvAtlasError",
+    "DtypeError",
+    "InputError",
+    "NetError",
+    "ShapeError",
+    "__version__",
+    *_LAZY,
+    *_SUBMODULES,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    if name in _SUBMODULES:
+        return import_module(f"convatlas.{name}")
+    raise AttributeError(f"module 'convatlas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,25 @@
+"""The exceptions convatlas raises for a user's mistake, each one a line that says what was given and what was expected."""
+
+
+class ConvAtlasError(Exception):
+    """Base of every error convatlas raises on purpose; the command line prints its message alone and exits with 2."""
+
+
+class ShapeError(ConvAtlasError, ValueError):
+    """Shapes, strides, paddings or other parameters that do not fit together."""
+
+
+class DtypeError(ConvAtlasError, TypeError):
+    """A dtype an op or a backend does not take, or dtypes that differ where one is needed."""
+
+
+class BackendError(ConvAtlasError, RuntimeError):
+    """A backend that cannot run here, with what would make it run."""
+
+
+class NetError(ConvAtlasError, ValueError):
+    """An unknown network, or weights that do not fit one."""
+
+
+class InputError(ConvAtlasError, ValueError):
+    """A file that is missing or cannot be read as what it should be."""

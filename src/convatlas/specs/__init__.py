@@ -1,0 +1,35 @@
+"""Specs: the one place for shape arithmetic.
+
+One frozen dataclass an op. Built from shapes and parameters, it validates (ShapeError, both sides shown) and derives the
+output shape, MACs, FLOPs, compulsory bytes and GEMM sizes. Kernels, reference, networks, benchmarks and tests take their
+numbers from here.
+"""
+
+from convatlas.specs.common import Epilogue, Spec, dtype_name, itemsize, tf_same_padding
+from convatlas.specs.conv import Conv2dSpec
+from convatlas.specs.other import (
+    ConcatSpec,
+    ElementwiseSpec,
+    LinearSpec,
+    LocalResponseNormSpec,
+    NormSpec,
+    ResidualAddSpec,
+)
+from convatlas.specs.pool import AdaptivePool2dSpec, Pool2dSpec
+
+__all__ = [
+    "AdaptivePool2dSpec",
+    "ConcatSpec",
+    "Conv2dSpec",
+    "ElementwiseSpec",
+    "Epilogue",
+    "LinearSpec",
+    "LocalResponseNormSpec",
+    "NormSpec",
+    "Pool2dSpec",
+    "ResidualAddSpec",
+    "Spec",
+    "dtype_name",
+    "itemsize",
+    "tf_same_padding",
+]

@@ -1,0 +1,176 @@
+"""What all specs share: the normalisation of parameters, dtype sizes, the epilogue, and the base class.
+
+Sizes may be Python integers or torch.SymInt (while torch.compile or torch.export traces with dynamic shapes), so
+nothing here converts a size with int(); comparisons and arithmetic are all that is asked of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from convatlas.errors import DtypeError, ShapeError
+
+ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+ACTIVATIONS = (None, "relu", "relu6")
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+
+
+def dtype_name(dtype: Any) -> str:
+    """'float16' for torch.float16, np.float16, np.dtype('float16') or 'float16'.
+
+    Raises DtypeError for a dtype that no spec counts bytes for.
+    """
+    name = getattr(dtype, "__name__", None) or str(dtype)
+    name = name.rsplit(".", 1)[-1]
+    if name not in ITEMSIZE:
+        raise DtypeError(f"dtype {dtype} is not one of {', '.join(ITEMSIZE)}")
+    return name
+
+
+def itemsize(dtype: Any) -> int:
+    """Bytes of one element."""
+    return ITEMSIZE[dtype_name(dtype)]
+
+
+def is_size(value: Any) -> bool:
+    """True for an integer or a symbolic one; bool, an int to Python, is none to us."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or type(value).__name__ == "SymInt" or hasattr(value, "__index__")
+
+
+def pair(value: Any, name: str, op: str) -> Pair:
+    """An int, a one-element or a two-element sequence of ints -> (h, w), as torch.nn.functional takes them."""
+    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(items) not in (1, 2) or not all(is_size(v) for v in items):
+        raise ShapeError(f"{op}: {name}={value!r}, expected an int or a pair of ints")
+    return items if len(items) == 2 else (items[0], items[0])
+
+
+def at_least(values: tuple, low: int, name: str, op: str) -> None:
+    """Raises ShapeError when one of `values` is below `low`."""
+    if any(v < low for v in values):
+        raise ShapeError(f"{op}: {name}={values}, expected each to be at least {low}")
+
+
+def window_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op: str) -> Pads:
+    """A padding argument -> ((top, bottom), (left, right)).
+
+    int, pair (one number each side), "valid", "same" (PyTorch's: total = dilation * (kernel - 1), the odd pixel at the
+    end, stride 1 only), or ((top, bottom), (left, right)).
+    """
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        if stride != (1, 1):
+            raise ShapeError(
+                f'{op}: padding="same" with stride={stride}, expected stride 1; give ((top, bottom), (left, right)), '
+                f"which convatlas.specs.tf_same_padding computes, for TensorFlow's SAME"
+            )
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel)]
+        return tuple((t // 2, t - t // 2) for t in totals)
+    if isinstance(padding, str):
+        raise ShapeError(f'{op}: padding={padding!r}, expected "same", "valid" or numbers')
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and any(isinstance(v, (tuple, list)) for v in padding):
+        pads = tuple(tuple(side) if isinstance(side, (tuple, list)) else (side,) for side in padding)
+        if any(len(side) != 2 or not all(is_size(v) for v in side) for side in pads):
+            raise ShapeError(f"{op}: padding={padding!r}, expected ((top, bottom), (left, right))")
+    else:
+        h, w = pair(padding, "padding", op)
+        pads = ((h, h), (w, w))
+    at_least((*pads[0], *pads[1]), 0, "padding", op)
+    return pads
+
+
+def tf_same_padding(size: Pair, kernel: Any, stride: Any = 1, dilation: Any = 1) -> Pads:
+    """TensorFlow's SAME: output = ceil(size / stride), the odd pixel at the bottom and the right.
+
+    Source: TensorFlow, tf.nn.convolution, "padding" ("SAME"): total = max((ceil(i/s) - 1)*s + (k-1)*d + 1 - i, 0).
+    """
+    op = "tf_same_padding"
+    kernel, stride, dilation = pair(kernel, "kernel", op), pair(stride, "stride", op), pair(dilation, "dilation", op)
+    totals = [max((-(-i // s) - 1) * s + (k - 1) * d + 1 - i, 0) for i, k, s, d in zip(size, kernel, stride, dilation)]
+    return tuple((t // 2, t - t // 2) for t in totals)
+
+
+def reads(size: int, kernel: int, stride: int, dilation: int, before: int, out: int) -> int:
+    """How many of `size` rows (or columns) at least one output depends on: a stride above the kernel skips some."""
+    if dilation == 1 and stride <= kernel:  # the windows touch or overlap: every row up to the last one read
+        return max(min((out - 1) * stride - before + kernel, size), 0)
+    rows = {p * stride - before + r * dilation for p in range(out) for r in range(kernel)}
+    return sum(0 <= i < size for i in rows)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What a kernel does to its accumulator before it stores: out = activation(accumulator + bias + residual).
+
+    Attributes:
+        bias: one number per output channel is added.
+        activation: None, "relu" or "relu6".
+        residual: a tensor of the output's shape is added, before the activation (He et al. 2015, figure 2).
+    """
+
+    bias: bool = False
+    activation: str | None = None
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ShapeError(f'activation={self.activation!r}, expected None, "relu" or "relu6"')
+
+    def __str__(self) -> str:
+        parts = [name for name, on in (("bias", self.bias), ("residual", self.residual)) if on]
+        return " + ".join(parts + [self.activation] * bool(self.activation)) or "none"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Base of the specs. A subclass gives `elements`, `output_shape` and `flops`; the rest follows."""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @property
+    def elements(self) -> dict[str, int]:
+        """Elements that must move between DRAM and the chip, by operand name: inputs read once, output written once."""
+        raise NotImplementedError
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates; 1 MAC = 2 FLOPs. 0 for an op that multiplies nothing."""
+        return 0
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations; what counts as one is said by each subclass."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers of the op itself, the bias not included (it belongs to the Epilogue)."""
+        return 0
+
+    @property
+    def bias_elements(self) -> int:
+        """Numbers that a bias has: one per output channel."""
+        return self.output_shape[1]
+
+    def bytes(self, dtype: Any, epilogue: Epilogue | None = None) -> int:
+        """Compulsory bytes: every operand's elements once, in `dtype`, the epilogue's bias and residual included.
+
+        Compulsory as in Hill's three Cs (compulsory, capacity, conflict misses): no caching can move fewer.
+        """
+        count = sum(self.elements.values())
+        if epilogue is not None:
+            count += epilogue.bias * self.bias_elements + epilogue.residual * self.elements["output"]
+        return count * itemsize(dtype)
+
+    def intensity(self, dtype: Any, epilogue: Epilogue | None = None) -> float:
+        """Arithmetic intensity, FLOP per compulsory byte (Williams, Waterman, Patterson 2009, "Roofline")."""
+        moved = self.bytes(dtype, epilogue)
+        return self.flops / moved if moved else 0.0

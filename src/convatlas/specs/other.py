@@ -1,0 +1,246 @@
+"""The specs of everything that is neither a convolution nor a pooling: linear, normalisation, element-wise, concat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from convatlas.errors import ShapeError
+from convatlas.specs.common import Spec, is_size
+
+
+@dataclass(frozen=True)
+class LinearSpec(Spec):
+    """y[m, k] = sum over c of x[m, c] * w[k, c], as torch.nn.functional.linear; leading dimensions are folded into M."""
+
+    lead: tuple[int, ...]
+    C: int
+    K: int
+
+    @classmethod
+    def of(cls, input: tuple, weight: tuple) -> LinearSpec:
+        """From an input shape (..., C) and a weight shape (K, C). Raises ShapeError."""
+        if len(weight) != 2 or len(input) < 1 or input[-1] != weight[1]:
+            raise ShapeError(
+                f"linear: input of shape {tuple(input)} and weight of shape {tuple(weight)}, expected (..., C) and (K, C)"
+            )
+        return cls(tuple(input[:-1]), weight[1], weight[0])
+
+    @property
+    def M(self) -> int:
+        return prod(self.lead)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return (*self.lead, self.K)
+
+    @property
+    def gemm(self) -> tuple[int, int, int]:
+        return self.M, self.K, self.C
+
+    @property
+    def reduction(self) -> int:
+        return self.C
+
+    @property
+    def elements(self) -> dict[str, int]:
+        return {"input": self.M * self.C, "weight": self.parameters, "output": self.M * self.K}
+
+    @property
+    def macs(self) -> int:
+        return self.M * self.K * self.C
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.macs
+
+    @property
+    def parameters(self) -> int:
+        return self.K * self.C
+
+    @property
+    def bias_elements(self) -> int:
+        return self.K
+
+    def __str__(self) -> str:
+        return f"{self.M}x{self.C} -> {self.M}x{self.K}"
+
+
+@dataclass(frozen=True)
+class ResidualAddSpec(Spec):
+    """y = activation(x + shortcut), both of one shape (He et al. 2015, equation 1)."""
+
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, input: tuple, shortcut: tuple) -> ResidualAddSpec:
+        """Raises ShapeError when the shapes differ: a residual connection does not broadcast."""
+        if tuple(input) != tuple(shortcut):
+            raise ShapeError(
+                f"residual_add: x of shape {tuple(input)} and shortcut of shape {tuple(shortcut)}, expected equal"
+            )
+        return cls(tuple(input))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def reduction(self) -> int:
+        return 2
+
+    @property
+    def elements(self) -> dict[str, int]:
+        count = prod(self.shape)
+        return {"input": count, "shortcut": count, "output": count}
+
+    @property
+    def flops(self) -> int:
+        """One addition an element."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class NormSpec(Spec):
+    """Batch normalisation at inference: y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] (Ioffe, Szegedy 2015)."""
+
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, input: tuple, **parameters: tuple | None) -> NormSpec:
+        """From an input shape (N, C, ...) and the shapes of running_mean, running_var, weight, bias. Raises ShapeError."""
+        if len(input) < 2:
+            raise ShapeError(f"batch_norm: input of shape {tuple(input)}, expected (N, C, ...)")
+        for name, shape in parameters.items():
+            if shape is not None and tuple(shape) != (input[1],):
+                raise ShapeError(
+                    f"batch_norm: {name} of shape {tuple(shape)}, expected ({input[1]},), the input's channels"
+                )
+        return cls(tuple(input))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def reduction(self) -> int:
+        return 2
+
+    @property
+    def elements(self) -> dict[str, int]:
+        count = prod(self.shape)
+        return {"input": count, "scale and shift": 2 * self.shape[1], "output": count}
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.shape[1]
+
+    @property
+    def flops(self) -> int:
+        """A multiplication and an addition an element: the four statistics fold into one scale and one shift a channel."""
+        return 2 * prod(self.shape)
+
+
+@dataclass(frozen=True)
+class LocalResponseNormSpec(Spec):
+    """y = x / (k + alpha/size * sum of x^2 over `size` neighbouring channels)^beta (Krizhevsky et al. 2012, section 3.3).
+
+    PyTorch divides alpha by size, the paper does not: the paper's alpha = 1e-4 with n = 5 is alpha = 5e-4 here.
+    """
+
+    shape: tuple[int, ...]
+    size: int
+
+    @classmethod
+    def of(cls, input: tuple, size: int) -> LocalResponseNormSpec:
+        """Raises ShapeError for an input without channels or a size below 1."""
+        if len(input) < 3:
+            raise ShapeError(
+                f"local_response_norm: input of shape {tuple(input)}, expected (N, C, ...) of 3 dimensions or more"
+            )
+        if not is_size(size) or size < 1:
+            raise ShapeError(f"local_response_norm: size={size!r}, expected a positive int")
+        return cls(tuple(input), size)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def reduction(self) -> int:
+        return self.size
+
+    @property
+    def elements(self) -> dict[str, int]:
+        count = prod(self.shape)
+        return {"input": count, "output": count}
+
+    @property
+    def flops(self) -> int:
+        """Per element: size squares and additions, a scale and a shift, the power and the division counted as one each."""
+        return prod(self.shape) * (2 * self.size + 4)
+
+
+@dataclass(frozen=True)
+class ElementwiseSpec(Spec):
+    """relu, relu6 (max(x, 0); min(max(x, 0), 6)) or softmax over one dimension."""
+
+    op: str
+    shape: tuple[int, ...]
+    reduction: int = 1
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def elements(self) -> dict[str, int]:
+        count = prod(self.shape)
+        return {"input": count, "output": count}
+
+    @property
+    def flops(self) -> int:
+        """relu 1, relu6 2, softmax 5 an element (maximum, subtraction, exponential, sum, division)."""
+        return prod(self.shape) * {"relu": 1, "relu6": 2, "softmax": 5}[self.op]
+
+
+@dataclass(frozen=True)
+class ConcatSpec(Spec):
+    """Concatenation along `dim`: no arithmetic, every byte read and written once unless producers write in place."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    dim: int
+
+    @classmethod
+    def of(cls, shapes: list[tuple], dim: int) -> ConcatSpec:
+        """Raises ShapeError for an empty list, an axis out of range, or shapes that differ elsewhere than on `dim`."""
+        if not shapes:
+            raise ShapeError("concat: no tensors given, expected at least one")
+        rank = len(shapes[0])
+        if not is_size(dim) or not -rank <= dim < rank:
+            raise ShapeError(f"concat: dim={dim!r}, expected an int from {-rank} to {rank - 1}")
+        dim %= rank
+        for shape in shapes:
+            if len(shape) != rank or any(a != b for i, (a, b) in enumerate(zip(shape, shapes[0])) if i != dim):
+                raise ShapeError(
+                    f"concat: shapes {', '.join(str(tuple(s)) for s in shapes)}, expected equal sizes except on dim {dim}"
+                )
+        return cls(tuple(tuple(shape) for shape in shapes), dim)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        first = self.shapes[0]
+        return (*first[: self.dim], sum(s[self.dim] for s in self.shapes), *first[self.dim + 1 :])
+
+    @property
+    def reduction(self) -> int:
+        return 1
+
+    @property
+    def elements(self) -> dict[str, int]:
+        count = prod(self.output_shape)
+        return {"input": count, "output": count}
+
+    @property
+    def flops(self) -> int:
+        return 0

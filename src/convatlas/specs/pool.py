@@ -1,0 +1,199 @@
+"""Pool2dSpec and AdaptivePool2dSpec, with the window arithmetic of PyTorch (ATen/native/Pool.h)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from convatlas.errors import ShapeError
+from convatlas.specs.common import Pair, Spec, at_least, is_size, pair, reads
+
+
+def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
+    """Outputs along one axis. In ceil mode a last window that would start beyond the input and its left padding is dropped."""
+    span = size + 2 * pad - dilation * (kernel - 1) - 1
+    out = -(-span // stride) + 1 if ceil_mode else span // stride + 1
+    if ceil_mode and (out - 1) * stride >= size + pad:
+        out -= 1
+    return out
+
+
+@dataclass(frozen=True)
+class Pool2dSpec(Spec):
+    """Max or average pooling over R x S windows, as torch.nn.functional.max_pool2d and avg_pool2d compute it.
+
+        max:      y[n, c, p, q] = max over r, s of  x[n, c, p*u - t + r*d, q*v - l + s*e],   -inf outside x
+        average:  y[n, c, p, q] = sum over the window of x, 0 outside, / divisor
+
+    The divisor is `divisor_override`, else the window's pixels inside the padded input (`count_include_pad`), else those inside
+    the input itself.
+    """
+
+    kind: str
+    N: int
+    C: int
+    H: int
+    W: int
+    R: int
+    S: int
+    stride: Pair
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        input: tuple,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Pool2dSpec:
+        """From an input shape (N, C, H, W) and the arguments of F.max_pool2d / F.avg_pool2d. Raises ShapeError."""
+        op = f"{kind}_pool2d"
+        if len(input) != 4:
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
+        N, C, H, W = input
+        if C < 1 or H < 1 or W < 1:
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected C, H and W of at least 1")
+        kernel = pair(kernel_size, "kernel_size", op)
+        stride = kernel if stride is None or stride in ((), []) else pair(stride, "stride", op)
+        padding, dilation = pair(padding, "padding", op), pair(dilation, "dilation", op)
+        at_least(kernel, 1, "kernel_size", op)
+        at_least(stride, 1, "stride", op)
+        at_least(dilation, 1, "dilation", op)
+        at_least(padding, 0, "padding", op)
+        if any(2 * p > k for p, k in zip(padding, kernel)):
+            raise ShapeError(f"{op}: padding={padding}, expected at most half of kernel_size={kernel}")
+        if divisor_override is not None and (not is_size(divisor_override) or divisor_override == 0):
+            raise ShapeError(f"{op}: divisor_override={divisor_override!r}, expected an int other than 0")
+        spec = cls(
+            kind,
+            N,
+            C,
+            H,
+            W,
+            *kernel,
+            stride,
+            padding,
+            dilation,
+            bool(ceil_mode),
+            bool(count_include_pad),
+            divisor_override,
+        )
+        if spec.P < 1 or spec.Q < 1:
+            raise ShapeError(
+                f"{op}: a window of {kernel} with dilation {dilation}, stride {stride} and padding {padding} fits nowhere in "
+                f"{H}x{W} pixels: the output would be {spec.P}x{spec.Q}"
+            )
+        return spec
+
+    @property
+    def P(self) -> int:
+        return pooled(self.H, self.R, self.stride[0], self.padding[0], self.dilation[0], self.ceil_mode)
+
+    @property
+    def Q(self) -> int:
+        return pooled(self.W, self.S, self.stride[1], self.padding[1], self.dilation[1], self.ceil_mode)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.H, self.W
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.P, self.Q
+
+    @property
+    def reduction(self) -> int:
+        """L, the elements of one window."""
+        return self.R * self.S
+
+    @property
+    def elements(self) -> dict[str, int]:
+        rows = reads(self.H, self.R, self.stride[0], self.dilation[0], self.padding[0], self.P)
+        columns = reads(self.W, self.S, self.stride[1], self.dilation[1], self.padding[1], self.Q)
+        return {"input": self.N * self.C * rows * columns, "output": self.N * self.C * self.P * self.Q}
+
+    @property
+    def flops(self) -> int:
+        """One comparison or addition per window element: N * C * P * Q * R * S."""
+        return self.N * self.C * self.P * self.Q * self.R * self.S
+
+    def __str__(self) -> str:
+        sizes = f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.C}x{self.P}x{self.Q}"
+        return f"{sizes}, {self.kind} {self.R}x{self.S} stride{self.stride[0]}"
+
+
+@dataclass(frozen=True)
+class AdaptivePool2dSpec(Spec):
+    """Average pooling to a given P x Q, as torch.nn.functional.adaptive_avg_pool2d computes it.
+
+    Output (p, q) is the mean over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and the columns likewise; neighbouring windows overlap
+    where P does not divide H. P = Q = 1 is global average pooling (Lin et al. 2013, section 3.2).
+    """
+
+    N: int
+    C: int
+    H: int
+    W: int
+    P: int
+    Q: int
+
+    @classmethod
+    def of(cls, input: tuple, output_size: Any) -> AdaptivePool2dSpec:
+        """From an input shape (N, C, H, W) and an int or a pair; None keeps that size. Raises ShapeError."""
+        op = "adaptive_avg_pool2d"
+        if len(input) != 4:
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
+        N, C, H, W = input
+        if C < 1 or H < 1 or W < 1:
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected C, H and W of at least 1")
+        sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+        if len(sizes) != 2 or not all(v is None or is_size(v) for v in sizes):
+            raise ShapeError(
+                f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None keeps a size)"
+            )
+        P, Q = (size if given is None else given for given, size in zip(sizes, (H, W)))
+        at_least((P, Q), 0, "output_size", op)
+        return cls(N, C, H, W, P, Q)
+
+    def window(self, axis: int, i: int) -> Pair:
+        """The input rows (axis 0) or columns (axis 1) [start, stop) that output i averages."""
+        size, out = (self.H, self.P) if axis == 0 else (self.W, self.Q)
+        return i * size // out, -(-(i + 1) * size // out)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.H, self.W
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.P, self.Q
+
+    @property
+    def reduction(self) -> int:
+        """L, the elements of the largest window."""
+        rows = max((b - a for a, b in (self.window(0, p) for p in range(self.P))), default=1)
+        return rows * max((b - a for a, b in (self.window(1, q) for q in range(self.Q))), default=1)
+
+    @property
+    def elements(self) -> dict[str, int]:
+        outputs = self.N * self.C * self.P * self.Q
+        return {"input": self.N * self.C * self.H * self.W if outputs else 0, "output": outputs}
+
+    @property
+    def flops(self) -> int:
+        """One addition per window element, the windows summed as they overlap."""
+        rows = sum(b - a for a, b in (self.window(0, p) for p in range(self.P)))
+        return self.N * self.C * rows * sum(b - a for a, b in (self.window(1, q) for q in range(self.Q)))
+
+    def __str__(self) -> str:
+        return f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.C}x{self.P}x{self.Q}, adaptive average"
