@@ -1,0 +1,1 @@
+"""The public ops and what carries them: functional (signatures), library (torch registration), backends (who computes)."""

@@ -1,0 +1,39 @@
+"""Backend "numpy": the reference, computed in float64 and rounded once to the output's dtype."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convatlas.ops.layout import allocate
+from convatlas.reference.pool import max_pool2d
+from convatlas.reference.rounding import round_to
+from convatlas.reference.truth import truth
+
+if TYPE_CHECKING:
+    from convatlas.ops.observe import Call
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """A NumPy array that holds x's values exactly, in float64 or float32 (NumPy has no bfloat16)."""
+    x = x.detach()
+    return (x if x.dtype == torch.float64 else x.float()).cpu().numpy()
+
+
+def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    """Computes `call` by the reference. It rounds itself: torch's cast from float64 to a half type goes through float32."""
+    first = next(iter(tensors.values()))
+    arrays = {name: as_array(x) for name, x in tensors.items()}
+    if out is None:
+        out = allocate(call.spec.output_shape, first)
+    if call.params.get("return_indices"):
+        s = call.spec
+        window = (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode
+        value, where = max_pool2d(arrays["input"], *window, return_indices=True)
+        indices = allocate(s.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
+        return out.copy_(torch.from_numpy(value)), indices
+    value = truth(call.op, call.spec, call.epilogue, arrays, call.params).value
+    return out.copy_(torch.from_numpy(np.ascontiguousarray(round_to(value, call.dtype))))

@@ -1,0 +1,109 @@
+"""Which backend computes an op: argument, context manager, environment, default; and what each needs to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from convatlas.errors import BackendError, DtypeError
+from convatlas.ops.observe import Call
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HALVES = ("float16", "bfloat16")
+DTYPES = {
+    "triton": ("float32", *HALVES),
+    "cudnn": ("float64", "float32", *HALVES),
+    "numpy": ("float64", "float32", *HALVES),
+}
+BACKENDS = tuple(DTYPES)
+
+Run = Callable[[Call, "dict[str, Tensor]", "Tensor | None"], "Tensor"]
+
+_current: ContextVar[str | None] = ContextVar("convatlas_backend", default=None)
+
+
+def _known(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise BackendError(f"backend {name!r} ({source}), expected one of {', '.join(BACKENDS)}")
+    return name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Ops inside the `with` block run on backend `name` ("triton", "cudnn" or "numpy") unless their own argument says otherwise.
+
+    Raises BackendError for an unknown name.
+    """
+    token = _current.set(_known(name, "use_backend"))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def resolve(requested: str | None, x: Tensor) -> str:
+    """The backend for an op on `x`: the argument, else use_backend, else CONVATLAS_BACKEND, else by device.
+
+    By device: CUDA tensors get "triton", CPU tensors get "numpy". Raises BackendError for an unknown name, for "cudnn" without a
+    CUDA tensor, and for "triton" on CPU tensors when Triton is missing or was not imported in interpreter mode.
+    """
+    if requested is not None:
+        name = _known(requested, "argument")
+    elif _current.get() is not None:
+        name = _current.get()
+    elif os.environ.get("CONVATLAS_BACKEND"):
+        name = _known(os.environ["CONVATLAS_BACKEND"], "environment variable CONVATLAS_BACKEND")
+    else:
+        name = "triton" if x.is_cuda else "numpy"
+    if name == "cudnn" and not x.is_cuda:
+        raise BackendError(f'backend "cudnn" needs CUDA tensors, given one on {x.device}; use "triton" or "numpy" here')
+    if name == "triton":
+        _require_triton(x)
+    return name
+
+
+def _require_triton(x: Tensor) -> None:
+    if find_spec("triton") is None:
+        raise BackendError('backend "triton" needs the package triton: pip install triton')
+    if not x.is_cuda and not interpreting():
+        raise BackendError(
+            f'backend "triton" on a tensor on {x.device} runs in Triton\'s interpreter: set the environment variable '
+            "TRITON_INTERPRET=1 before Python starts, or before triton is first imported"
+        )
+
+
+@cache
+def interpreting() -> bool:
+    """Whether this process's Triton kernels run in the interpreter; decided once, when triton is first imported."""
+    import triton
+    import triton.language as tl
+
+    # tl.cdiv is itself a kernel-language function: how it was decorated tells how every kernel will be.
+    return not isinstance(tl.cdiv, triton.JITFunction)
+
+
+def check_dtype(backend: str, call: Call) -> None:
+    """Raises DtypeError when `backend` lacks the call's dtype."""
+    if call.dtype not in DTYPES[backend]:
+        raise DtypeError(
+            f'{call.op}: dtype {call.dtype} on backend "{backend}", expected one of {", ".join(DTYPES[backend])}'
+        )
+
+
+@cache
+def runner(name: str) -> Run:
+    """The function that computes a Call on backend `name`; imported when first used."""
+    module = {
+        "triton": "convatlas.kernels.backend",
+        "cudnn": "convatlas.ops.backend_cudnn",
+        "numpy": "convatlas.ops.backend_numpy",
+    }[name]
+    return import_module(module).run

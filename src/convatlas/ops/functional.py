@@ -1,0 +1,313 @@
+"""The public ops: names and arguments of torch.nn.functional, computed by our kernels.
+
+Every op takes `backend=` ("triton", "cudnn", "numpy"; default: use_backend, CONVATLAS_BACKEND, then by device) and `out=`, a
+tensor of the output's shape that may be a channel slice of a wider channels_last buffer, so that a concatenation costs
+nothing. Outputs come in the memory format of the input. Raises ShapeError, DtypeError or BackendError, never returns garbage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convatlas.errors import DtypeError, ShapeError
+from convatlas.ops import library  # noqa: F401  (registers torch.ops.convatlas)
+from convatlas.specs.common import ACTIVATIONS, is_size, pair, window_padding
+
+_ops = torch.ops.convatlas
+
+
+def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
+    """The functional form, or the out form after a check that no gradient would be lost in it."""
+    if out is None:
+        return getattr(_ops, name)(*args, backend)
+    tensors = [x for arg in args for x in (arg if isinstance(arg, list) else [arg]) if isinstance(x, Tensor)]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in [*tensors, out]):
+        raise ShapeError(
+            f"{name}: out= does not support automatic differentiation, but an argument requires a gradient; "
+            "run it under torch.no_grad()"
+        )
+    getattr(_ops, f"{name}_out")(*args, backend, out=out)
+    return out
+
+
+def _tensor(op: str, name: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise DtypeError(f"{op}: {name} is {type(x).__name__}, expected a torch.Tensor")
+
+
+def _batched(op: str, input: Tensor, *others: Tensor | None) -> tuple[bool, list[Tensor | None]]:
+    """(False, tensors) for (N, C, H, W), (True, tensors with a batch of one) for (C, H, W)."""
+    _tensor(op, "input", input)
+    if input.dim() == 3:
+        return True, [x if x is None else x.unsqueeze(0) for x in (input, *others)]
+    return False, [input, *others]
+
+
+def _unbatched_call(name: str, single: bool, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
+    if not single:
+        return _call(name, args, backend, out)
+    y = _call(name, args, backend, None if out is None else out.unsqueeze(0))
+    return y.squeeze(0) if out is None else out
+
+
+def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Casts as torch.autocast does for F.conv2d and F.linear: floating tensors of the device, float64 excepted."""
+    device = next(x.device.type for x in tensors if x is not None)
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [x.to(dtype) if x is not None and x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
+
+
+def _activation(op: str, activation: str | None) -> None:
+    if activation not in ACTIVATIONS:
+        raise ShapeError(f'{op}: activation={activation!r}, expected None, "relu" or "relu6"')
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(conv(input, weight) + bias + residual), one kernel; the convolution is torch.nn.functional.conv2d's.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W). channels_last in memory is the fast path.
+        weight: (K, C/groups, R, S); channels_last in memory saves a copy per call.
+        bias: (K,) or None.
+        stride, dilation: an int or a pair.
+        padding: an int, a pair, "same" (stride 1), "valid", or ((top, bottom), (left, right)).
+        groups: divides C and K.
+        activation: None, "relu" or "relu6".
+        residual: of the output's shape, added before the activation.
+        out: where to store; may be a channel slice.
+        backend: see the module.
+
+    Returns (N, K, P, Q), P = floor((H + top + bottom - dilation*(R-1) - 1) / stride) + 1, in the input's dtype and memory format.
+    float32 multiplies in TF32 where torch.backends.cudnn allows it; sums are float32. Under torch.autocast it casts as F.conv2d.
+
+    Raises ShapeError, DtypeError, BackendError.
+    """
+    op = "conv2d"
+    single, (input, residual, *_) = _batched(op, input, residual)
+    _tensor(op, "weight", weight)
+    _activation(op, activation)
+    if weight.dim() != 4:
+        raise ShapeError(f"{op}: weight of shape {tuple(weight.shape)}, expected (K, C/groups, R, S)")
+    if not is_size(groups):
+        raise ShapeError(f"{op}: groups={groups!r}, expected a positive int")
+    stride, dilation = pair(stride, "stride", op), pair(dilation, "dilation", op)
+    (top, bottom), (left, right) = window_padding(padding, tuple(weight.shape[2:]), stride, dilation, op)
+    input, weight, bias, residual = _autocast(input, weight, bias, residual)
+    args = (input, weight, bias, list(stride), [top, bottom, left, right], list(dilation), groups, activation, residual)
+    return _unbatched_call(op, single, args, backend, out)
+
+
+def linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(input @ weight.T + bias): (..., C) x (K, C) -> (..., K), as torch.nn.functional.linear.
+
+    float32 multiplies in TF32 where torch.backends.cuda.matmul allows it. Raises ShapeError, DtypeError, BackendError.
+    """
+    _tensor("linear", "input", input)
+    _tensor("linear", "weight", weight)
+    _activation("linear", activation)
+    return _call("linear", (*_autocast(input, weight, bias), activation), backend, out)
+
+
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The largest element of every window, as torch.nn.functional.max_pool2d: padding is -inf, NaN wins.
+
+    With return_indices also each maximum's position h*W + w in the unpadded input (int64), the first of equal ones. `out` cannot be
+    given together with return_indices. Raises ShapeError, DtypeError, BackendError.
+    """
+    op = "max_pool2d"
+    single, (input, *_) = _batched(op, input)
+    kernel, strides, pads = _window(op, kernel_size, stride, padding)
+    args = (input, kernel, strides, pads, list(pair(dilation, "dilation", op)), bool(ceil_mode))
+    if not return_indices:
+        return _unbatched_call(op, single, args, backend, out)
+    if out is not None:
+        raise ShapeError(f"{op}: out= together with return_indices=True, expected one of them")
+    values, indices = _ops.max_pool2d_with_indices(*args, backend)
+    return (values.squeeze(0), indices.squeeze(0)) if single else (values, indices)
+
+
+def _window(op: str, kernel_size: Any, stride: Any, padding: Any) -> tuple[list[int], list[int], list[int]]:
+    kernel = pair(kernel_size, "kernel_size", op)
+    strides = kernel if stride is None or stride in ((), []) else pair(stride, "stride", op)
+    return list(kernel), list(strides), list(pair(padding, "padding", op))
+
+
+def avg_pool2d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The mean of every window, as torch.nn.functional.avg_pool2d. Raises ShapeError, DtypeError, BackendError."""
+    op = "avg_pool2d"
+    single, (input, *_) = _batched(op, input)
+    if divisor_override is not None and not is_size(divisor_override):
+        raise ShapeError(f"{op}: divisor_override={divisor_override!r}, expected an int other than 0")
+    window = _window(op, kernel_size, stride, padding)
+    args = (input, *window, bool(ceil_mode), bool(count_include_pad), divisor_override)
+    return _unbatched_call(op, single, args, backend, out)
+
+
+def adaptive_avg_pool2d(
+    input: Tensor, output_size: Any, *, out: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    """Mean over windows that divide the input into P x Q, as torch.nn.functional.adaptive_avg_pool2d.
+
+    output_size: an int or a pair; None keeps that size. Raises ShapeError, DtypeError, BackendError.
+    """
+    op = "adaptive_avg_pool2d"
+    single, (input, *_) = _batched(op, input)
+    sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if len(sizes) != 2 or not all(v is None or is_size(v) for v in sizes):
+        raise ShapeError(f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None keeps a size)")
+    sizes = [size if given is None else given for given, size in zip(sizes, input.shape[-2:])]
+    return _unbatched_call(op, single, (input, sizes), backend, out)
+
+
+def residual_add(
+    x: Tensor,
+    shortcut: Tensor,
+    *,
+    activation: str | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(x + shortcut), both of one shape (He et al. 2015, equation 1). `out` may be x or shortcut itself.
+
+    Raises ShapeError, DtypeError, BackendError.
+    """
+    _tensor("residual_add", "x", x)
+    _tensor("residual_add", "shortcut", shortcut)
+    _activation("residual_add", activation)
+    return _call("residual_add", (x, shortcut, activation), backend, out)
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: str | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """activation((input - running_mean) / sqrt(running_var + eps) * weight + bias) per channel: batch_norm at inference.
+
+    Arguments as torch.nn.functional.batch_norm; `momentum` has no effect, `training=True` raises ShapeError (it needs a backward,
+    which is not here yet). Raises ShapeError, DtypeError, BackendError.
+    """
+    op = "batch_norm"
+    _tensor(op, "input", input)
+    _tensor(op, "running_mean", running_mean)
+    _tensor(op, "running_var", running_var)
+    if training:
+        raise ShapeError(f"{op}: training=True, expected False: convatlas normalises with running statistics only")
+    _activation(op, activation)
+    args = (input, running_mean, running_var, weight, bias, float(eps), activation)
+    return _call(op, args, backend, out)
+
+
+def local_response_norm(
+    input: Tensor,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """input / (k + alpha/size * sum of squares over `size` channels)^beta, as torch.nn.functional.local_response_norm.
+
+    Source: Krizhevsky et al. 2012, section 3.3, whose alpha is not divided by size. Raises ShapeError, DtypeError, BackendError.
+    """
+    _tensor("local_response_norm", "input", input)
+    if not is_size(size):
+        raise ShapeError(f"local_response_norm: size={size!r}, expected a positive int")
+    return _call("local_response_norm", (input, size, float(alpha), float(beta), float(k)), backend, out)
+
+
+def softmax(input: Tensor, dim: int = -1, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """exp(x - max) / sum(exp(x - max)) along `dim`, as torch.nn.functional.softmax. Raises ShapeError, DtypeError."""
+    _tensor("softmax", "input", input)
+    if not is_size(dim):
+        raise ShapeError(f"softmax: dim={dim!r}, expected an int")
+    return _call("softmax", (input, dim), backend, out)
+
+
+def relu(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """max(input, 0); NaN stays NaN, as torch.relu. `out` may be the input itself."""
+    _tensor("relu", "input", input)
+    return _call("relu", (input,), backend, out)
+
+
+def relu6(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """min(max(input, 0), 6) (Krizhevsky 2010); NaN stays NaN. `out` may be the input itself."""
+    _tensor("relu6", "input", input)
+    return _call("relu6", (input,), backend, out)
+
+
+def concat(
+    tensors: list[Tensor] | tuple[Tensor, ...],
+    dim: int = 1,
+    *,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The tensors one after another along `dim` (default: channels), as torch.cat.
+
+    Cheaper still: let each producer write its slice by `out=`. Raises ShapeError, DtypeError, BackendError.
+    """
+    if not isinstance(tensors, (list, tuple)) or not tensors:
+        raise ShapeError(f"concat: tensors={tensors!r}, expected a list of at least one tensor")
+    for i, x in enumerate(tensors):
+        _tensor("concat", f"tensor {i}", x)
+    return _call("concat", (list(tensors), dim), backend, out)

@@ -1,0 +1,286 @@
+"""Every op's registration with torch.library, from one table: schema, implementation, fake, autograd.
+
+Each op is `torch.ops.convatlas.<name>(...) -> Tensor` and, for `out=`, `torch.ops.convatlas.<name>_out(..., Tensor(a!) out)`.
+The implementation builds the op's Call (which validates), picks the backend and runs it; the fake builds the same Call and only
+allocates, so torch.compile, torch.export and the meta device see the same shapes, strides and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convatlas.errors import ConvAtlasError, DtypeError, ShapeError
+from convatlas.ops import backends
+from convatlas.ops.layout import allocate, overlap
+from convatlas.ops.observe import Call, notify
+from convatlas.specs import (
+    AdaptivePool2dSpec,
+    ConcatSpec,
+    Conv2dSpec,
+    ElementwiseSpec,
+    Epilogue,
+    LinearSpec,
+    LocalResponseNormSpec,
+    NormSpec,
+    Pool2dSpec,
+    ResidualAddSpec,
+)
+from convatlas.specs.common import dtype_name
+
+Args = dict[str, Any]
+
+
+class BackwardError(ConvAtlasError, NotImplementedError):
+    """A backward through an op that has none yet."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table.
+
+    Attributes:
+        name: the public name.
+        schema: the arguments, as torch.library writes them (without backend and out).
+        describe: from the arguments by name to the Call; raises ShapeError.
+        returns: the schema's return type.
+    """
+
+    name: str
+    schema: str
+    describe: Callable[[Args], Call]
+    returns: str = "Tensor"
+
+    @property
+    def arguments(self) -> list[str]:
+        return [part.split()[-1].split("=")[0] for part in self.schema.split(", ")]
+
+    def tensors(self, args: Args) -> dict[str, Tensor]:
+        """The tensor arguments that were given, by name, a tensor list's under "0", "1", ..."""
+        found = {name: value for name, value in args.items() if isinstance(value, Tensor)}
+        if "tensors" in args:
+            found.update((str(i), x) for i, x in enumerate(args["tensors"]))
+        return found
+
+
+def _shape(x: Tensor | None) -> tuple | None:
+    return None if x is None else tuple(x.shape)
+
+
+def _vector(op: str, bias: Tensor | None, length: int) -> bool:
+    if bias is not None and tuple(bias.shape) != (length,):
+        raise ShapeError(
+            f"{op}: bias of shape {tuple(bias.shape)}, expected ({length},), one number per output channel"
+        )
+    return bias is not None
+
+
+def _conv2d(a: Args) -> Call:
+    top, bottom, left, right = a["padding"]
+    pads = ((top, bottom), (left, right))
+    weight = a["weight"].shape
+    spec = Conv2dSpec.of(
+        tuple(a["input"].shape), tuple(weight), tuple(a["stride"]), pads, tuple(a["dilation"]), a["groups"]
+    )
+    bias, residual = _vector("conv2d", a["bias"], spec.K), a["residual"]
+    if residual is not None and tuple(residual.shape) != spec.output_shape:
+        raise ShapeError(
+            f"conv2d: residual of shape {tuple(residual.shape)}, expected the output's {spec.output_shape}"
+        )
+    return Call("conv2d", spec, Epilogue(bias, a["activation"], residual is not None))
+
+
+def _linear(a: Args) -> Call:
+    spec = LinearSpec.of(_shape(a["input"]), _shape(a["weight"]))
+    return Call("linear", spec, Epilogue(_vector("linear", a["bias"], spec.K), a["activation"]))
+
+
+def _max_pool2d(a: Args) -> Call:
+    window = a["kernel_size"], a["stride"], a["padding"], a["dilation"]
+    return Call("max_pool2d", Pool2dSpec.of("max", _shape(a["input"]), *map(tuple, window), a["ceil_mode"]))
+
+
+def _max_pool2d_indices(a: Args) -> Call:
+    return replace(_max_pool2d(a), params={"return_indices": True})
+
+
+def _avg_pool2d(a: Args) -> Call:
+    window = map(tuple, (a["kernel_size"], a["stride"], a["padding"]))
+    rest = a["ceil_mode"], a["count_include_pad"], a["divisor_override"]
+    return Call("avg_pool2d", Pool2dSpec.of("avg", _shape(a["input"]), *window, 1, *rest))
+
+
+def _batch_norm(a: Args) -> Call:
+    names = ("running_mean", "running_var", "weight", "bias")
+    spec = NormSpec.of(_shape(a["input"]), **{name: _shape(a[name]) for name in names})
+    return Call("batch_norm", spec, Epilogue(activation=a["activation"]), {"eps": a["eps"]})
+
+
+def _local_response_norm(a: Args) -> Call:
+    spec = LocalResponseNormSpec.of(_shape(a["input"]), a["size"])
+    return Call("local_response_norm", spec, None, {name: a[name] for name in ("alpha", "beta", "k")})
+
+
+def _softmax(a: Args) -> Call:
+    shape, dim = _shape(a["input"]), a["dim"]
+    if not shape or not -len(shape) <= dim < len(shape):
+        raise ShapeError(
+            f"softmax: dim={dim} for an input of shape {shape}, expected {-len(shape)} to {len(shape) - 1}"
+        )
+    dim %= len(shape)
+    return Call("softmax", ElementwiseSpec("softmax", shape, shape[dim]), None, {"dim": dim})
+
+
+POOL = "Tensor input, int[] kernel_size, int[] stride, int[] padding"
+MAX_POOL = f"{POOL}, int[] dilation, bool ceil_mode"
+OPS = (
+    Op(
+        "conv2d",
+        "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
+        "str? activation, Tensor? residual",
+        _conv2d,
+    ),
+    Op("linear", "Tensor input, Tensor weight, Tensor? bias, str? activation", _linear),
+    Op("max_pool2d", MAX_POOL, _max_pool2d),
+    Op("max_pool2d_with_indices", MAX_POOL, _max_pool2d_indices, "(Tensor, Tensor)"),
+    Op("avg_pool2d", f"{POOL}, bool ceil_mode, bool count_include_pad, int? divisor_override", _avg_pool2d),
+    Op(
+        "adaptive_avg_pool2d",
+        "Tensor input, SymInt[] output_size",
+        lambda a: Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(_shape(a["input"]), tuple(a["output_size"]))),
+    ),
+    Op(
+        "residual_add",
+        "Tensor x, Tensor shortcut, str? activation",
+        lambda a: Call(
+            "residual_add",
+            ResidualAddSpec.of(_shape(a["x"]), _shape(a["shortcut"])),
+            Epilogue(activation=a["activation"]),
+        ),
+    ),
+    Op(
+        "batch_norm",
+        "Tensor input, Tensor running_mean, Tensor running_var, Tensor? weight, Tensor? bias, float eps, str? activation",
+        _batch_norm,
+    ),
+    Op("local_response_norm", "Tensor input, int size, float alpha, float beta, float k", _local_response_norm),
+    Op("softmax", "Tensor input, int dim", _softmax),
+    Op("relu", "Tensor input", lambda a: Call("relu", ElementwiseSpec("relu", _shape(a["input"])))),
+    Op("relu6", "Tensor input", lambda a: Call("relu6", ElementwiseSpec("relu6", _shape(a["input"])))),
+    Op(
+        "concat",
+        "Tensor[] tensors, int dim",
+        lambda a: Call("concat", ConcatSpec.of([tuple(x.shape) for x in a["tensors"]], a["dim"])),
+    ),
+)
+
+
+def _check(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
+    """One dtype, one device, an `out` that fits; returns the Call with its dtype. Raises DtypeError or ShapeError."""
+    first_name, first = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if x.dtype != first.dtype:
+            raise DtypeError(f"{call.op}: {first_name} is {first.dtype} and {name} is {x.dtype}, expected one dtype")
+        if x.device != first.device:
+            raise ShapeError(
+                f"{call.op}: {first_name} is on {first.device} and {name} on {x.device}, expected one device"
+            )
+    try:
+        call = replace(call, dtype=dtype_name(first.dtype))
+    except DtypeError as error:
+        raise DtypeError(f"{call.op}: {error}") from None
+    if out is not None:
+        given, expected = (tuple(out.shape), out.dtype, out.device), (call.spec.output_shape, first.dtype, first.device)
+        if given != expected:
+            raise ShapeError(f"{call.op}: out is {_describe(*given)}, expected {_describe(*expected)}")
+    return call
+
+
+def _describe(shape: tuple, dtype: torch.dtype, device: torch.device) -> str:
+    return f"{tuple(shape)} {str(dtype).removeprefix('torch.')} on {device}"
+
+
+def _check_overlap(call: Call, tensors: dict[str, Tensor], out: Tensor) -> None:
+    """`out` may be an input of an element-wise op, element for element; any other shared memory would be read half-written."""
+    for name, x in tensors.items():
+        in_place = call.op in ("residual_add", "relu", "relu6", "batch_norm") or name == "residual"
+        same = x.data_ptr() == out.data_ptr() and x.stride() == out.stride()
+        if overlap(x, out) and not (in_place and same):
+            raise ShapeError(f"{call.op}: out shares memory with {name}, expected memory of its own")
+
+
+def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    tensors = op.tensors(args)
+    call = _check(op.describe(args), tensors, out)
+    first = next(iter(tensors.values()))
+    backend = backends.resolve(args["backend"], first)
+    backends.check_dtype(backend, call)
+    if out is not None:
+        _check_overlap(call, tensors, out)
+    call = replace(call, backend=backend)
+    result = backends.runner(backend)(call, tensors, out)
+    notify(call, tensors, result[0] if isinstance(result, tuple) else result)
+    return result
+
+
+def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    tensors = op.tensors(args)
+    call = _check(op.describe(args), tensors, out)
+    first = next(iter(tensors.values()))
+    result = allocate(call.spec.output_shape, first) if out is None else out
+    notify(call, tensors, result)
+    if "return_indices" in call.params:
+        return result, allocate(call.spec.output_shape, first, torch.int64)
+    return result
+
+
+_library = torch.library.Library("convatlas", "DEF")
+
+
+def _no_backward(name: str) -> Callable:
+    def backward(ctx: Any, *gradients: Tensor) -> None:
+        raise BackwardError(
+            f"convatlas.{name} has no backward yet: run it under torch.no_grad(), or train with torch.nn.functional"
+        )
+
+    return backward
+
+
+def _register(op: Op) -> None:
+    names = [*op.arguments, "backend"]
+
+    def bind(values: tuple, keywords: dict) -> Args:
+        return {**dict(zip(names, values)), **keywords}
+
+    def implementation(*values: Any, **keywords: Any) -> Any:
+        return _run(op, bind(values, keywords), None)
+
+    def fake(*values: Any, **keywords: Any) -> Any:
+        return _fake(op, bind(values, keywords), None)
+
+    _library.define(f"{op.name}({op.schema}, str? backend=None) -> {op.returns}")
+    for device in ("CPU", "CUDA"):
+        _library.impl(op.name, implementation, device)
+    torch.library.register_fake(f"convatlas::{op.name}", fake, lib=_library)
+    torch.library.register_autograd(f"convatlas::{op.name}", _no_backward(op.name), lib=_library)
+    if op.returns != "Tensor":
+        return
+
+    def implementation_out(*values: Any, out: Tensor, **keywords: Any) -> None:
+        _run(op, bind(values, keywords), out)
+
+    def fake_out(*values: Any, out: Tensor, **keywords: Any) -> None:
+        _fake(op, bind(values, keywords), out)
+
+    _library.define(f"{op.name}_out({op.schema}, str? backend=None, *, Tensor(a!) out) -> ()")
+    for device in ("CPU", "CUDA"):
+        _library.impl(f"{op.name}_out", implementation_out, device)
+    torch.library.register_fake(f"convatlas::{op.name}_out", fake_out, lib=_library)
+
+
+for _op in OPS:
+    _register(_op)

@@ -1,0 +1,67 @@
+"""Watching ops as they run: what study.trace, verify and profile are built on.
+
+An observer is called once per op with its Call (op, spec, epilogue, parameters), the tensors that went in and the tensor that
+came out. On the meta device it is called too, so a network's layers can be listed without computing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from convatlas.specs import Epilogue, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op about to run, or one that ran.
+
+    Attributes:
+        op: its public name, such as "conv2d".
+        spec: shapes and shape arithmetic.
+        epilogue: what is fused behind it, or None for an op that has no epilogue.
+        params: parameters that are no part of a shape (eps, alpha, beta, k, dim).
+        backend: "triton", "cudnn", "numpy", or "meta" when only shapes were computed.
+        dtype: the input's dtype by name.
+    """
+
+    op: str
+    spec: Spec
+    epilogue: Epilogue | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    backend: str = "meta"
+    dtype: str = "float32"
+
+
+Observer = Callable[[Call, "dict[str, Tensor]", "Tensor"], None]
+
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("convatlas_observers", default=())
+
+
+@contextmanager
+def observe(observer: Observer) -> Iterator[None]:
+    """Calls `observer(call, tensors, output)` after every op inside the `with` block, in this thread or task."""
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
+def notify(call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
+    """Tells every active observer; the observers themselves may call ops, which are then not observed."""
+    active = _observers.get()
+    if not active:
+        return
+    token = _observers.set(())
+    try:
+        for observer in active:
+            observer(call, tensors, output)
+    finally:
+        _observers.reset(token)
