@@ -1,7 +1,46 @@
-"""convatlas.reference."""
+"""The NumPy reference: what every kernel is held to. One file an op, float64 unless told otherwise, no GPU and no torch.
+
+The functions take NumPy arrays, NCHW, and the arguments of torch.nn.functional. `truth` computes an op's float64 value
+together with what its error bound needs, and `check` holds a kernel's output to that bound, which docs/numerics.md
+derives.
+"""
 
 if __name__ != "convatlas.reference":
     raise ImportError(
         f"this folder was imported as {__name__!r}, which would make a second copy of it: "
         "import convatlas.reference instead (pip install -e . in the repository's root)"
     )
+
+# Plain imports, not lazy ones: they run after the submodules of the same names are loaded, so that the functions win.
+from convatlas.reference.activation import relu, relu6, softmax
+from convatlas.reference.concat import concat
+from convatlas.reference.conv2d import conv2d
+from convatlas.reference.conv2d_plain import conv2d_plain
+from convatlas.reference.error_bound import Report, check
+from convatlas.reference.linear import linear
+from convatlas.reference.norm import batch_norm, local_response_norm
+from convatlas.reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from convatlas.reference.residual_add import residual_add
+from convatlas.reference.rounding import round_to
+from convatlas.reference.truth import Truth, truth
+
+__all__ = [
+    "Report",
+    "Truth",
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "check",
+    "concat",
+    "conv2d",
+    "conv2d_plain",
+    "linear",
+    "local_response_norm",
+    "max_pool2d",
+    "relu",
+    "relu6",
+    "residual_add",
+    "round_to",
+    "softmax",
+    "truth",
+]

@@ -1,0 +1,120 @@
+"""Convolution as matrix products: im2col in blocks that fit the cache, then BLAS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from convatlas.errors import ShapeError
+from convatlas.reference.activation import activate
+from convatlas.specs import Conv2dSpec
+
+BLOCK_BYTES = 8 << 20  # of im2col's matrix at a time: about a core's share of the last-level cache
+
+
+def conv2d(
+    x: np.ndarray,
+    w: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    residual: np.ndarray | None = None,
+    dtype: Any = np.float64,
+) -> np.ndarray:
+    """y = activation(conv(x, w) + bias + residual), the convolution that of torch.nn.functional.conv2d; NumPy arrays, NCHW.
+
+    x is (N, C, H, W), w (K, C/groups, R, S), bias (K,), residual and y (N, K, P, Q), with P = floor((H + top + bottom -
+    dilation*(R-1) - 1) / stride) + 1. Padding is an int, a pair, "same", "valid" or ((top, bottom), (left, right)). The
+    formula is written out in conv2d_plain.
+
+    Padding is a zero that is multiplied: an infinite or NaN weight makes NaN where it meets padding, as torch's float64
+    convolution has it. Raises ShapeError, showing both sides, for what does not fit.
+    """
+    x, w = np.asarray(x, dtype), np.asarray(w, dtype)
+    spec = Conv2dSpec.of(x.shape, w.shape, stride, padding, dilation, groups)
+    with np.errstate(invalid="ignore", over="ignore"):  # inf * 0 is NaN, as it should be
+        y = correlate(x, w, spec)
+    return finish(y, spec, bias, activation, residual)
+
+
+def finish(
+    y: np.ndarray, spec: Conv2dSpec, bias: np.ndarray | None, activation: str | None, residual: np.ndarray | None
+) -> np.ndarray:
+    """The epilogue, activation(y + bias + residual). Raises ShapeError when bias or residual do not fit."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if bias is not None:
+            bias = np.asarray(bias, y.dtype)
+            if bias.shape != (spec.K,):
+                raise ShapeError(f"conv2d: bias of shape {bias.shape}, expected ({spec.K},)")
+            y = y + bias[:, None, None]
+        if residual is not None:
+            residual = np.asarray(residual, y.dtype)
+            if residual.shape != y.shape:
+                raise ShapeError(f"conv2d: residual of shape {residual.shape}, expected {y.shape}, the output's")
+            y = y + residual
+    return activate(y, activation)
+
+
+def correlate(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """The convolution alone, of arrays of one dtype that fit the spec."""
+    if spec.kind == "pointwise":
+        return pointwise(x, w, spec)
+    x = padded(x, spec)
+    return depthwise(x, w, spec) if spec.groups == spec.C else by_im2col(x, w, spec)
+
+
+def padded(x: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """x within its border of zeros."""
+    (top, bottom), (left, right) = spec.padding
+    if not (top or bottom or left or right):
+        return x
+    out = np.zeros((spec.N, spec.C, top + spec.H + bottom, left + spec.W + right), x.dtype)
+    out[:, :, top : top + spec.H, left : left + spec.W] = x
+    return out
+
+
+def pointwise(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """1x1: y[n] = W x[n], W of K x C and x[n] of C x P*Q; no im2col."""
+    u, v = spec.stride
+    x = np.ascontiguousarray(x[:, :, ::u, ::v]).reshape(spec.N, spec.C, spec.P * spec.Q)
+    return np.matmul(w.reshape(spec.K, spec.C), x).reshape(spec.output_shape)
+
+
+def depthwise(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """One input channel a group: a sum over the R*S taps of the shifted input times one number a filter."""
+    (u, v), (d, e) = spec.stride, spec.dilation
+    filters = spec.K // spec.C
+    y = np.zeros((spec.N, spec.C, filters, spec.P, spec.Q), x.dtype)
+    w = w.reshape(spec.C, filters, spec.R, spec.S, 1, 1)
+    for r in range(spec.R):
+        for s in range(spec.S):
+            tap = x[:, :, r * d : r * d + (spec.P - 1) * u + 1 : u, s * e : s * e + (spec.Q - 1) * v + 1 : v]
+            y += tap[:, :, None] * w[:, :, r, s]
+    return y.reshape(spec.output_shape)
+
+
+def by_im2col(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """y[n, g] = W[g] cols[n, g]: the windows of a few rows at a time, copied out as the columns of a matrix per group."""
+    (u, v), (d, e), G = spec.stride, spec.dilation, spec.groups
+    depth = spec.reduction
+    w = w.reshape(G, spec.K // G, depth)
+    y = np.empty((spec.N, G, spec.K // G, spec.P, spec.Q), x.dtype)
+    n_, c_, h_, w_ = x.strides
+    windows = np.lib.stride_tricks.as_strided(
+        x,
+        (spec.N, G, spec.C // G, spec.R, spec.S, spec.P, spec.Q),
+        (n_, c_ * (spec.C // G), c_, h_ * d, w_ * e, h_ * u, w_ * v),
+        writeable=False,
+    )
+    rows = max(1, min(spec.P, BLOCK_BYTES // max(1, G * depth * spec.Q * x.itemsize)))
+    for n in range(spec.N):
+        for p in range(0, spec.P, rows):
+            block = windows[n, ..., p : p + rows, :]
+            columns = np.ascontiguousarray(block).reshape(G, depth, -1)
+            y[n, :, :, p : p + rows] = np.matmul(w, columns).reshape(G, spec.K // G, -1, spec.Q)
+    return y.reshape(spec.output_shape)
