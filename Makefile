@@ -1,0 +1,90 @@
+# Everything a person runs on this repository. `make` alone lists the targets; a fresh machine needs Python 3.10+ and make.
+#
+# Variables, each to be given as `make TARGET NAME=value`:
+#   PYTHON        the interpreter that .venv is made from, and the one that `make gpu` runs with     (python3)
+#   VENV          where the virtual environment lies                                                 (.venv)
+#   PIP_FLAGS     passed to every pip install, such as an index with CPU-only wheels of PyTorch      (none)
+#   PYTEST_FLAGS  passed to every pytest, such as "-k pool -x"                                       (none)
+#   WORKERS       test processes; each computes with THREADS threads                                 (auto: one a core; 1)
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+WORKERS ?= auto
+THREADS ?= 1
+
+BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install $(PIP_FLAGS)
+# The version of ruff stands once, in the test extra.
+RUFF := $(shell sed -n 's/.*"\(ruff==[^"]*\)".*/\1/p' pyproject.toml)
+# BLAS, OpenMP (torch) and MKL would each start a thread a core in every test process: slower than one, and unsteady.
+SINGLE = OPENBLAS_NUM_THREADS=$(THREADS) OMP_NUM_THREADS=$(THREADS) MKL_NUM_THREADS=$(THREADS)
+LINKS := src/convatlas/kernels src/convatlas/nets src/convatlas/reference
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test bench lint format dev gpu docs clean distclean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights, every layer checked
+	$(BIN)/convatlas classify skimage:chelsea --check
+	$(BIN)/convatlas classify skimage:coffee --check
+
+test: $(VENV)/.test ## run all tests, in parallel, without a GPU
+	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
+
+bench: $(VENV)/.test ## run the benchmarks, one process, all cores
+	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)
+
+lint: $(VENV)/.lint ## check style (needs ruff only, neither torch nor our own package)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.lint ## rewrite the code in the style that lint checks
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dev: $(VENV)/.test $(LINKS) ## make test's environment, links for go-to-definition, and the commit hooks
+	$(PIP) pre-commit
+	if [ -e .git ]; then $(BIN)/pre-commit install; fi
+
+# On a machine with a GPU, where torch, Triton and CuPy are installed and nothing can be downloaded: the links make src/ importable
+# as it stands, so nothing is built and nothing is installed. Tests whose own tools are missing there are reported, not fatal.
+gpu: $(LINKS) ## run the tests that need a GPU, with the python and the packages already installed
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu --continue-on-collection-errors $(PYTEST_FLAGS)
+
+docs: $(VENV)/.test ## run what the README shows and write its real output there (BLOCKS=demo for one of them)
+	$(BIN)/python docs/refresh.py $(BLOCKS)
+
+clean: ## remove build products, caches and the links of `make dev`
+	rm -rf build dist out *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage $(LINKS)
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the virtual environment too
+	rm -rf $(VENV)
+
+# Python's own message says what to install where venv is missing; the half-made folder must not count as one.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "convatlas needs Python 3.10 or newer, $(PYTHON) is %d.%d; choose another: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# One stamp for each set of packages, older than the files that list them: a second call installs nothing.
+$(VENV)/.demo: setup.py pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+# Both extras in one go, so that pip picks a torch and a torchvision that belong together.
+$(VENV)/.test: setup.py pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[demo,test]'
+	@touch $(VENV)/.demo $(VENV)/.lint $@
+
+$(VENV)/.lint: pyproject.toml | $(BIN)/python
+	$(PIP) '$(RUFF)'
+	@touch $@
+
+# src/convatlas/kernels -> ../../kernels: editors follow imports by folders, not by setup.py.
+$(LINKS):
+	ln -s ../../$(notdir $@) $@
