@@ -65,7 +65,7 @@ def correlate(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
     if spec.kind == "pointwise":
         return pointwise(x, w, spec)
     x = padded(x, spec)
-    return depthwise(x, w, spec) if spec.groups == spec.C else by_im2col(x, w, spec)
+    return depthwise(x, w, spec) if spec.kind == "depthwise" else by_im2col(x, w, spec)
 
 
 def padded(x: np.ndarray, spec: Conv2dSpec) -> np.ndarray:

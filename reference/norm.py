@@ -28,7 +28,7 @@ def batch_norm(
     given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     given = {name: None if a is None else np.asarray(a, dtype) for name, a in given.items()}
     x = np.asarray(x, dtype)
-    NormSpec.of(x.shape, **{name: None if a is None else a.shape for name, a in given.items()})
+    NormSpec.of(x.shape, eps, **{name: None if a is None else a.shape for name, a in given.items()})
     mean, var, weight, bias = (per_channel(a, x.ndim) for a in given.values())
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a negative variance is NaN, as in torch
         y = (x - mean) / np.sqrt(var + x.dtype.type(eps))

@@ -61,6 +61,8 @@ class Conv2dSpec(Spec):
             raise ShapeError(f"{op}: K={K} output and C={C} input channels, expected at least 1 of each")
         if K % groups:
             raise ShapeError(f"{op}: weight has K={K} output channels, expected a multiple of groups={groups}")
+        if N != 0 and (H < 1 or W < 1):
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected H and W of at least 1 unless N is 0")
         pads = window_padding(padding, (R, S), stride, dilation, op)
         spec = cls(N, C, H, W, K, R, S, stride, pads, dilation, groups)
         if spec.H + sum(pads[0]) < spec.reach[0] or spec.W + sum(pads[1]) < spec.reach[1]:

@@ -107,8 +107,10 @@ class NormSpec(Spec):
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, input: tuple, **parameters: tuple | None) -> NormSpec:
-        """From an input shape (N, C, ...) and the shapes of running_mean, running_var, weight, bias. Raises ShapeError."""
+    def of(cls, input: tuple, eps: float = 1e-5, **parameters: tuple | None) -> NormSpec:
+        """From an input shape (N, C, ...), eps, and the shapes of running_mean, running_var, weight, bias. Raises ShapeError."""
+        if eps < 0:
+            raise ShapeError(f"batch_norm: eps={eps}, expected 0 or more")
         if len(input) < 2:
             raise ShapeError(f"batch_norm: input of shape {tuple(input)}, expected (N, C, ...)")
         for name, shape in parameters.items():

@@ -149,17 +149,17 @@ class AdaptivePool2dSpec(Spec):
 
     @classmethod
     def of(cls, input: tuple, output_size: Any) -> AdaptivePool2dSpec:
-        """From an input shape (N, C, H, W) and an int or a pair; None keeps that size. Raises ShapeError."""
+        """From an input shape (N, C, H, W) and an int or a pair, where None keeps that size. Raises ShapeError."""
         op = "adaptive_avg_pool2d"
         if len(input) != 4:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
         N, C, H, W = input
-        if C < 1 or H < 1 or W < 1:
-            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected C, H and W of at least 1")
+        if H < 1 or W < 1:
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected H and W of at least 1")
         sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-        if len(sizes) != 2 or not all(v is None or is_size(v) for v in sizes):
+        if len(sizes) != 2 or output_size is None or not all(v is None or is_size(v) for v in sizes):
             raise ShapeError(
-                f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None keeps a size)"
+                f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None in a pair keeps a size)"
             )
         P, Q = (size if given is None else given for given, size in zip(sizes, (H, W)))
         at_least((P, Q), 0, "output_size", op)
