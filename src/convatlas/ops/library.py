@@ -254,7 +254,8 @@ def _register(op: Op) -> None:
     names = [*op.arguments, "backend"]
 
     def bind(values: tuple, keywords: dict) -> Args:
-        return {**dict(zip(names, values)), **keywords}
+        # The dispatcher leaves out trailing arguments that equal their default, on its way through autograd at least.
+        return {"backend": None, **dict(zip(names, values)), **keywords}
 
     def implementation(*values: Any, **keywords: Any) -> Any:
         return _run(op, bind(values, keywords), None)
