@@ -1,0 +1,63 @@
+"""Backend "triton": from a Call to the launches of its kernels, and their execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from convatlas.kernels import conv2d, elementwise, linear, norm, pool, residual_add, softmax
+from convatlas.kernels.launch import Launch
+from convatlas.kernels.target import Target, current
+from convatlas.ops.layout import allocate
+from convatlas.ops.observe import Call
+
+LAUNCHERS: dict[str, Callable[[Call, dict[str, Tensor], Tensor, Target], list[Launch]]] = {
+    "conv2d": conv2d.launches,
+    "linear": linear.launches,
+    "max_pool2d": pool.max_launches,
+    "avg_pool2d": pool.avg_launches,
+    "adaptive_avg_pool2d": pool.adaptive_launches,
+    "residual_add": residual_add.launches,
+    "batch_norm": norm.batch_norm_launches,
+    "local_response_norm": norm.local_response_norm_launches,
+    "softmax": softmax.launches,
+    "relu": elementwise.activation_launches,
+    "relu6": elementwise.activation_launches,
+    "concat": elementwise.concat_launches,
+}
+# These see `out` reshaped, which strides can forbid: such an out gets a copy of a contiguous result.
+RESHAPED = {
+    "linear": lambda out: out.view(-1, out.shape[-1]),
+    "softmax": lambda out: out.view(-1) if out.is_contiguous() else None,
+    "batch_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
+    "local_response_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
+}
+
+
+def _viewable(op: str, out: Tensor) -> bool:
+    if op not in RESHAPED or not out.numel():
+        return True
+    try:
+        return RESHAPED[op](out) is not None
+    except RuntimeError:
+        return False
+
+
+def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    """Computes `call` on the tensors' GPU, or in the interpreter."""
+    first = next(iter(tensors.values()))
+    target = current(first)
+    y = allocate(call.spec.output_shape, first) if out is None else out
+    if not _viewable(call.op, y):
+        y = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+    extra = ()
+    if call.params.get("return_indices"):
+        extra = (allocate(call.spec.output_shape, first, torch.int64),)
+    for launch in LAUNCHERS[call.op](call, tensors, y, target, *extra):
+        launch.run()
+    if out is not None and y is not out:
+        out.copy_(y)
+        y = out
+    return (y, *extra) if extra else y

@@ -1,0 +1,54 @@
+"""How a convolution is packed, tiled and split: pure functions of spec, dtype and target."""
+
+from __future__ import annotations
+
+from convatlas.kernels.gemm.configs import TileConfig, interpreter_config, tile_config
+from convatlas.kernels.launch import cdiv, power_of_two
+from convatlas.kernels.target import Target
+from convatlas.specs import Conv2dSpec
+
+# An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one, so taps and channels are flattened.
+STEM_CHANNELS = 16
+# Channels that a pack of groups aims for: 32 halves are 64 bytes, two DRAM sectors of every pixel, and two MMA steps; more
+# would only add zeros to the block-diagonal weights (a pack of G groups multiplies G times what it must).
+PACK_CHANNELS = 32
+
+
+def kind(spec: Conv2dSpec) -> str:
+    """Which kernel a convolution runs on: "depthwise", "pointwise", "stem" or "gather"."""
+    if spec.kind in ("depthwise", "pointwise"):
+        return spec.kind
+    if spec.groups == 1 and spec.C < STEM_CHANNELS:
+        return "stem"
+    return "gather"
+
+
+def pack(spec: Conv2dSpec) -> int:
+    """How many groups one program takes together: the most that divide `groups` and keep to PACK_CHANNELS channels and filters."""
+    if spec.groups == 1:
+        return 1
+    widest = max(spec.C, spec.K) // spec.groups
+    return max(g for g in range(1, spec.groups + 1) if spec.groups % g == 0 and (g == 1 or g * widest <= PACK_CHANNELS))
+
+
+def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> TileConfig:
+    """Tiles for the gather kernel: steps are taps x channel blocks, at most 4 warps for more than one tap (see the kernel)."""
+    packs = spec.groups // pack(spec)
+    M, K, C = spec.N * spec.P * spec.Q, spec.K // packs, spec.C // packs
+    if target.interpreted:
+        return interpreter_config(M, K, C)
+    taps = spec.R * spec.S
+    warps = 8 if taps == 1 else 4
+    # A step lies inside one tap, so BK follows from the channels alone; the tile and the split from all taps.
+    BK = max(16, min(64 if dtype != "float32" else 32, power_of_two(C)))
+    steps = taps * cdiv(C, BK) * BK
+    split = 16 if packs == 1 else 1  # the workspace of a split is laid out for one pack
+    return tile_config(M, K, steps, dtype, tf32, target, problems=packs, max_warps=warps, max_split=split, BK=BK)
+
+
+def stem_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> TileConfig:
+    """Tiles for the stem kernel: no split (its reduction is short), steps of 32 so that 27 or 147 products pad little."""
+    M, K, L = spec.N * spec.P * spec.Q, spec.K, spec.reduction
+    if target.interpreted:
+        return interpreter_config(M, K, L)
+    return tile_config(M, K, L, dtype, tf32, target, max_warps=4, BK=16 if L <= 16 else 32, max_split=1)

@@ -1,0 +1,93 @@
+"""Tile configs of the dense kernels (GEMM and implicit GEMM), chosen by a model of waves, tensor-core time and L2 traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convatlas.kernels.launch import cdiv, power_of_two
+from convatlas.kernels.target import Target
+
+# L2 -> SM bytes per clock and SM. Source: Jia et al. 2018 ("Dissecting the NVIDIA Volta GPU architecture via
+# microbenchmarking", table 3.1: 64 B/clk/SM ports); what a kernel sustains is nearer half of that.
+L2_BYTES = 32
+# A block's fixed cost in clocks: launch, index arithmetic, the pipeline's first loads (about one DRAM latency) and the epilogue.
+BLOCK_OVERHEAD = 1500
+# What a split adds: the second kernel's launch, in clocks (about 2.5 us at 1.7 GHz).
+SPLIT_OVERHEAD = 4000
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """BM x BN outputs a program, BK products a step, SPLIT programs along the reduction, warps and pipeline stages."""
+
+    BM: int
+    BN: int
+    BK: int
+    SPLIT: int = 1
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+def interpreter_config(M: int, K: int, C: int) -> TileConfig:
+    """Blocks as big as Triton allows (2^20 elements): the interpreter's cost is per operation, not per element."""
+    BN = min(power_of_two(max(K, 16)), 512)
+    BK = min(power_of_two(max(C, 16)), 512)
+    BM = min(power_of_two(max(M, 16)), (1 << 20) // max(BN, BK))
+    return TileConfig(BM, BN, BK, num_warps=1, num_stages=1)
+
+
+def stages(target: Target, BM: int, BN: int, BK: int, size: int) -> int:
+    """As deep a pipeline as shared memory holds, 4 at most: a DRAM latency is about 3 steps of a 128x128x64 tile."""
+    return max(2, min(4, (target.shared - 8192) // ((BM + BN) * BK * size)))
+
+
+def tile_config(
+    M: int,
+    K: int,
+    C: int,
+    dtype: str,
+    tf32: bool,
+    target: Target,
+    *,
+    problems: int = 1,
+    max_warps: int = 8,
+    max_split: int = 16,
+    BK: int | None = None,
+) -> TileConfig:
+    """The config with the least predicted time for `problems` GEMMs of M x K outputs and C products each.
+
+    Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
+    L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
+    written and read once. A model, not a measurement: it orders configs, its clocks are predictions.
+    """
+    if target.interpreted:
+        return interpreter_config(M, K, C)
+    size = 2 if dtype != "float32" else 4
+    # fp32: half the elements fill the same bytes. Without tensor cores (IEEE fp32) the tile lives in registers: keep it small.
+    BK = BK or max(16, min(64 if size == 2 else 32, power_of_two(C)))
+    simt = dtype == "float32" and not tf32
+    rate = target.fma_rate(dtype, tf32)
+    best: tuple[float, TileConfig] | None = None
+    for BM in (64,) if simt else (128, 64):
+        for BN in (16, 32, 64) if simt else (16, 32, 64, 128, 256):
+            if BN > power_of_two(max(K, 16)):
+                continue
+            # 64 accumulator registers a thread or fewer on sm_80 (its operands sit in registers too), 128 where wgmma reads
+            # operands from shared memory: more would spill.
+            budget = 64 if target.arch < 90 or size == 4 else 128
+            warps = next((w for w in (4, 8) if BM * BN <= budget * 32 * w), None)
+            if warps is None or warps > max_warps:
+                continue
+            blocks, steps = cdiv(M, BM) * cdiv(K, BN) * problems, cdiv(C, BK)
+            step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)
+            for split in (1, 2, 4, 8, 16):
+                if split > 1 and (split > max_split or split > steps // 2 or blocks * split > 2 * target.sms):
+                    break
+                waves = cdiv(blocks * split, target.sms)
+                clocks = waves * (cdiv(steps, split) * step + BLOCK_OVERHEAD)
+                if split > 1:
+                    clocks += SPLIT_OVERHEAD + 8 * M * K * split / (L2_BYTES * target.sms)
+                config = TileConfig(BM, BN, BK, split, warps, stages(target, BM, BN, BK, size))
+                if best is None or clocks < best[0]:
+                    best = clocks, config
+    return best[1]

@@ -1,0 +1,77 @@
+"""Launch: one kernel launch as a value, to be run, or to be compiled for a GPU that is not here."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel, its grid and its arguments.
+
+    Attributes:
+        kernel: the @triton.jit function.
+        grid: programs along each axis.
+        arguments: what is known at run time only: tensors, integers, floats; None for an operand that is absent.
+        constants: the tl.constexpr parameters.
+        num_warps: warps of 32 threads a program.
+        num_stages: depth of the software pipeline of its innermost loop.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    constants: dict[str, Any] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 2
+
+    def run(self) -> None:
+        """Launches on the current stream of the tensors' device; an empty grid launches nothing."""
+        if prod(self.grid) == 0:
+            return
+        device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self.kernel[self.grid](
+                **self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages
+            )
+
+
+def cdiv(a: int, b: int) -> int:
+    """Ceiling of a / b."""
+    return -(-a // b)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def is_wide(*tensors: Tensor | None) -> bool:
+    """Whether an element offset into any of the tensors passes 2^31, so that kernels must count in 64 bits."""
+    return any(
+        x is not None and sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride()) if n) >= 2**31 for x in tensors
+    )
+
+
+def strides(prefix: str, x: Tensor | None, axes: str) -> dict[str, int]:
+    """A 4-D NCHW tensor's element strides as kernel arguments, prefix_n, prefix_c, ... for the letters in `axes`."""
+    values = (0, 0, 0, 0) if x is None else x.stride()
+    named = dict(zip("nchw", values))
+    return {f"{prefix}_{axis}": named[axis] for axis in axes}
+
+
+def channels_adjacent(x: Tensor) -> Tensor:
+    """x itself when its channels are adjacent in memory, else a channels_last copy: dense kernels read channel vectors.
+
+    The copy reads and writes the input once; a dense kernel without it would gather every element R*S*K/BN times from
+    addresses that lie H*W elements apart.
+    """
+    if x.shape[1] == 1 or x.stride(1) == 1:
+        return x
+    return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,46 @@
+"""Normalisation: batch norm at inference (where it is not folded into a convolution) and local response normalisation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from convatlas.kernels.depthwise.configs import block_config
+from convatlas.kernels.launch import Launch, cdiv, is_wide, strides
+from convatlas.kernels.norm.triton_norm import batch_norm_kernel, local_response_norm_kernel
+from convatlas.kernels.target import Target
+from convatlas.ops.observe import Call
+
+
+def as_image(x: Tensor) -> Tensor:
+    """(N, C, ...) seen as (N, C, H, W): absent dimensions are 1, further ones folded into W (copied if need be)."""
+    while x.dim() < 4:
+        x = x.unsqueeze(-1)
+    return x if x.dim() == 4 else x.flatten(3)
+
+
+def _launch(kernel, call: Call, x: Tensor, y: Tensor, extra: dict, constants: dict, target: Target) -> Launch:
+    N, C, H, W = y.shape
+    M = N * H * W
+    config = block_config(M, C, y.stride(1) == 1, target)
+    arguments = dict(x=x, y=y, M=M, H=H, W=W, C=C, **strides("x", x, "nchw"), **strides("y", y, "nchw"), **extra)
+    constants = dict(**constants, BM=config.BM, BC=config.BC, WIDE=is_wide(x, y), INTERPRET=target.interpreted)
+    return Launch(kernel, (cdiv(M, config.BM) * cdiv(C, config.BC),), arguments, constants, config.num_warps)
+
+
+def batch_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+    """One pass over the input."""
+    vectors = {name: tensors[name].contiguous() if name in tensors else None for name in ("weight", "bias")}
+    extra = dict(
+        mean=tensors["running_mean"].contiguous(),
+        var=tensors["running_var"].contiguous(),
+        **vectors,
+        eps=call.params["eps"],
+    )
+    constants = dict(ACTIVATION=call.epilogue.activation)
+    return [_launch(batch_norm_kernel, call, as_image(tensors["input"]), as_image(out), extra, constants, target)]
+
+
+def local_response_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+    """One pass; the window's channels come from L1."""
+    extra = dict(**call.params, SIZE=call.spec.size)
+    return [_launch(local_response_norm_kernel, call, as_image(tensors["input"]), as_image(out), extra, {}, target)]

@@ -1,0 +1,74 @@
+"""Pointwise (1x1) convolution: a GEMM of N*P*Q pixels by K filters over C channels (Lin et al. 2013, "Network in Network")."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convatlas.kernels.gemm.configs import tile_config
+from convatlas.kernels.gemm.splitk import reduce_launch
+from convatlas.kernels.gemm.triton_gemm import gemm_kernel
+from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, strides
+from convatlas.kernels.precision import conv_tf32
+from convatlas.kernels.target import Target
+from convatlas.ops.observe import Call
+
+
+def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+    """One GEMM, or with split-K a GEMM and a reduction, for a 1x1 convolution without padding or groups."""
+    x, w = channels_adjacent(tensors["input"]), tensors["weight"].flatten(1).contiguous()
+    tf32 = conv_tf32(call)
+    return gemm_launches(
+        x,
+        w,
+        tensors.get("bias"),
+        tensors.get("residual"),
+        out,
+        call.spec.stride,
+        call.epilogue.activation,
+        tf32,
+        target,
+    )
+
+
+def gemm_launches(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    stride: tuple[int, int],
+    activation: str | None,
+    tf32: bool,
+    target: Target,
+) -> list[Launch]:
+    """x (N, C, H, W) with adjacent channels, w (K, C) contiguous, residual and out (N, K, P, Q)."""
+    K, C = w.shape
+    N, _, P, Q = out.shape
+    M = N * P * Q
+    dtype = str(x.dtype).removeprefix("torch.")
+    config = tile_config(M, K, C, dtype, tf32, target)
+    split = config.SPLIT
+    y = out if split == 1 else torch.empty((split, M, K), dtype=torch.float32, device=out.device)
+    images = [x, out] if residual is None else [x, out, residual]
+    arguments = dict(
+        x=x, w=w, bias=bias if split == 1 else None, residual=residual if split == 1 else None, y=y,
+        M=M, K=K, C=C, P=P, Q=Q, w_k=C,
+        **strides("x", x, "nhw"), **strides("y", out, "nchw"), **strides("res", residual if split == 1 else None, "nchw"),
+    )  # fmt: skip
+    constants = dict(
+        STRIDE_H=stride[0], STRIDE_W=stride[1], ACTIVATION=activation if split == 1 else None,
+        FLAT=stride == (1, 1) and all(map(_flat, images)), EVEN_C=C % config.BK == 0,
+        SPLIT=split, BM=config.BM, BN=config.BN, BK=config.BK, GROUP=8,
+        PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(*images, w), INTERPRET=target.interpreted,
+    )  # fmt: skip
+    grid = (cdiv(M, config.BM) * cdiv(K, config.BN) * split,)
+    gemm = Launch(gemm_kernel, grid, arguments, constants, config.num_warps, config.num_stages)
+    return [gemm] if split == 1 else [gemm, reduce_launch(y, bias, residual, out, activation, target)]
+
+
+def _flat(x: Tensor) -> bool:
+    """Whether pixel m = (n*H + h)*W + w starts at m * stride(w)."""
+    N, _, H, W = x.shape
+    row = x.stride(3)
+    return (H == 1 or x.stride(2) == W * row) and (N == 1 or x.stride(0) == H * W * row)

@@ -1,0 +1,64 @@
+"""What launch configs are chosen for: an architecture, its SMs and its rates, or Triton's interpreter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from convatlas.ops.backends import interpreting
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU as far as a launch config cares, or the interpreter.
+
+    Attributes:
+        arch: compute capability as an int (80, 90, 100), 0 for the interpreter.
+        sms: streaming multiprocessors.
+        half_fma: dense fp16 / bf16 tensor-core multiply-adds per clock and SM.
+        shared: bytes of shared memory that one block may use.
+    """
+
+    arch: int
+    sms: int
+    half_fma: int
+    shared: int
+
+    @property
+    def interpreted(self) -> bool:
+        return self.arch == 0
+
+    def fma_rate(self, dtype: str, tf32: bool) -> int:
+        """Multiply-adds per clock and SM: TF32 has half the fp16 rate, fp32 without tensor cores 128 (4 x 32 lanes)."""
+        if dtype != "float32":
+            return self.half_fma
+        return self.half_fma // 2 if tf32 else 128
+
+
+# Sources: NVIDIA A100 Tensor Core GPU Architecture (2020), table 4: 108 SMs, 1024 FMA/clk/SM, 164 KB shared memory, 163 for a
+# block; NVIDIA H100 (2022), tables 2 and 3: 132 SMs (SXM5), 2048 FMA/clk/SM, 228 KB, 227 for a block; Blackwell (sm_100): CUDA C++
+# Programming Guide, "Compute Capability 10.x" (228 KB, 227 for a block), 148 SMs, twice Hopper's rate.
+TARGETS = {
+    "interpreter": Target(0, 1, 1, 1 << 40),
+    "sm_80": Target(80, 108, 1024, 163 * 1024),
+    "sm_90": Target(90, 132, 2048, 227 * 1024),
+    "sm_100": Target(100, 148, 4096, 227 * 1024),
+}
+
+
+@cache
+def _of_device(index: int) -> Target:
+    properties = torch.cuda.get_device_properties(index)
+    arch = 10 * properties.major + properties.minor
+    shared = properties.shared_memory_per_block_optin
+    family = TARGETS["sm_80"] if arch < 90 else TARGETS["sm_90"] if arch < 100 else TARGETS["sm_100"]
+    return Target(arch, properties.multi_processor_count, family.half_fma, shared)
+
+
+def current(x: torch.Tensor) -> Target:
+    """The target that kernels on `x` run on: its GPU, or the interpreter where Triton was imported in interpreter mode."""
+    if interpreting() or not x.is_cuda:
+        return TARGETS["interpreter"]
+    return _of_device(x.device.index)
