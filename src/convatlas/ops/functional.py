@@ -56,7 +56,7 @@ def _unbatched_call(name: str, single: bool, args: tuple, backend: str | None, o
 def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """Casts as torch.autocast does for F.conv2d and F.linear: floating tensors of the device, float64 excepted."""
     device = next(x.device.type for x in tensors if x is not None)
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):  # the meta device knows no autocast, and raises
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [x.to(dtype) if x is not None and x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
