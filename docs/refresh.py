@@ -1,0 +1,52 @@
+"""Writes into README.md what its commands really print, so that it never shows an imagined result.
+
+    python docs/refresh.py [demo] [test]        (default: both; `make docs` does it in .venv)
+
+Each block stands between <!-- NAME-output:begin --> and <!-- NAME-output:end -->. "demo" takes all of `make demo`,
+"test" the closing line of `make test`. A command that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = "110"
+
+
+def make(target: str) -> str:
+    """What `make target` prints on stdout, without colour. Exits when it fails."""
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": WIDTH, "TERM": "dumb"}
+    command = ["make", "--no-print-directory", target]
+    result = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    if result.returncode != 0:
+        sys.exit(f"{result.stdout}\nmake {target} failed: README.md is as it was")
+    return "\n".join(line.rstrip() for line in result.stdout.strip().splitlines())
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """`text` with `content`, as a code block, between the markers of block `name`."""
+    begin, end = f"<!-- {name}-output:begin -->", f"<!-- {name}-output:end -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        sys.exit(f"README.md has no {begin} ... {end}")
+    return f"{before}{begin}\n```text\n{content}\n```\n{end}{after}"
+
+
+def main(names: list[str]) -> None:
+    unknown = set(names) - {"demo", "test"}
+    if unknown:
+        sys.exit(f"no block {', '.join(sorted(unknown))} in README.md, expected demo or test")
+    readme = ROOT / "README.md"
+    for name in names or ["demo", "test"]:
+        printed = make(name)
+        content = printed if name == "demo" else printed.splitlines()[-1].strip("= ")
+        readme.write_text(replaced(readme.read_text(), name, f"$ make {name}\n{content}"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
