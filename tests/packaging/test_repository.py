@@ -1,0 +1,153 @@
+"""What holds for the repository as a whole: files of one idea, tests that test, imports that go one way, true documents."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("src/convatlas", "kernels", "nets", "reference", "tests", "benchmarks", "docs")
+LINES = 450
+
+
+def files(*suffixes: str, folders: tuple[str, ...] = CODE) -> list[Path]:
+    """The files below `folders` with one of the suffixes, those behind a link of `make dev` not counted."""
+    found = [p for folder in folders for suffix in suffixes for p in (ROOT / folder).rglob(f"*{suffix}")]
+    return sorted(p for p in found if p == p.resolve() and "__pycache__" not in p.parts)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_no_file_of_code_is_long() -> None:
+    lengths = {relative(p): len(p.read_text().splitlines()) for p in files(".py", ".cu", ".cuh", ".hpp")}
+    assert not {name: n for name, n in lengths.items() if n > LINES}, f"over {LINES} lines: more than one idea"
+
+
+def asserts(node: ast.AST) -> bool:
+    """An assert, pytest.raises or warns, or a call of a function whose name says that it asserts."""
+    if isinstance(node, ast.Assert):
+        return True
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    return name in ("raises", "warns", "fail", "opcheck") or name.lstrip("_").startswith(("assert", "check", "expect"))
+
+
+def test_every_test_asserts_something() -> None:
+    idle = [
+        f"{relative(path)}:{node.lineno} {node.name}"
+        for path in files(".py", folders=("tests", "benchmarks"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not any(map(asserts, ast.walk(node)))
+    ]
+    assert not idle
+
+
+# A module imports from its own layer and from those before it (docs/design.md, "Imports go one way"). ops and kernels are one
+# layer: kernels take Call from ops, and ops imports a backend only when it is first used.
+LAYERS = (
+    ("errors",),
+    ("specs",),
+    ("reference",),
+    ("ops", "kernels"),
+    ("nets",),
+    ("engine", "hardware", "study"),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of what a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{relative(path)}:{node.lineno}: relative import, expected an absolute one"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_imports_go_one_way() -> None:
+    upward = []
+    for path in files(".py", folders=("src/convatlas", "kernels", "nets", "reference")):
+        layer = relative(path).removeprefix("src/convatlas/").split("/")[0].removesuffix(".py")
+        for name in imported(path) if layer in RANK else ():
+            other = name.split(".")[1] if name.startswith("convatlas.") else ""
+            if RANK.get(other, -1) > RANK[layer]:
+                upward.append(f"{relative(path)} imports {name}")
+    assert not upward
+
+
+def test_reference_and_specs_import_no_framework() -> None:
+    """The truth must not share code with what it judges, and must run where neither torch nor a GPU is."""
+    foreign = {
+        f"{relative(path)}: {name}"
+        for path in files(".py", folders=("reference", "src/convatlas/specs"))
+        for name in imported(path)
+        if name.split(".")[0] in ("torch", "triton", "cupy")
+    }
+    assert not foreign
+
+
+def layout() -> list[str]:
+    """The paths that docs/design.md lists under "Layout": the first word of each line of the first indented block."""
+    block = (ROOT / "docs/design.md").read_text().split("\n## Layout\n", 1)[1].strip("\n").split("\n\n")[0]
+    return [line.split()[0] for line in block.splitlines()]
+
+
+def test_design_lists_what_exists() -> None:
+    paths = layout()
+    assert len(paths) > 10
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_design_lists_every_package_folder() -> None:
+    packages = {f"{relative(p.parent)}/" for p in files("__init__.py", folders=("src/convatlas", "kernels"))}
+    assert packages - set(layout()) == set()
+
+
+def test_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "make demo" in text and "make test" in text
+    for block in ("demo-output", "test-output"):
+        assert text.count(f"<!-- {block}:begin -->") == text.count(f"<!-- {block}:end -->") == 1
+
+
+def test_readme_example_runs(tmp_path: Path) -> None:
+    """The Python block as it stands; the lines that it says it prints are printed."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[1]
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    error, *printed = result.stdout.splitlines()
+    assert float(error) < 1e-4
+    assert printed == re.findall(r"^print\(spec.*\)  # (.*)$", code, flags=re.MULTILINE)
+
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text()) + re.findall(r'src="([^"]+)"', document.read_text())
+    local = [target for target in targets if "://" not in target and not target.startswith("mailto:")]
+    assert not [target for target in local if not (document.parent / target).exists()]
+
+
+def test_code_cites_items_that_the_roadmap_has() -> None:
+    items = set(re.findall(r"^#+ (R\d+):", (ROOT / "docs/roadmap.md").read_text(), flags=re.MULTILINE))
+    assert items
+    cited = {
+        (relative(path), item)
+        for path in files(".py", ".cu", ".cuh", ".hpp", ".md")
+        for item in re.findall(r"\broadmap(?:\.md)?[^\n]{0,4}\b(R\d+)\b", path.read_text())
+    }
+    assert not [(name, item) for name, item in cited if item not in items]
