@@ -1,8 +1,8 @@
 """The NumPy reference: what every kernel is held to. One file an op, float64 unless told otherwise, no GPU and no torch.
 
-The functions take NumPy arrays, NCHW, and the arguments of torch.nn.functional. `truth` computes an op's float64 value
-together with what its error bound needs, and `check` holds a kernel's output to that bound, which docs/numerics.md
-derives.
+The functions take NumPy arrays, NCHW, and the arguments of torch.nn.functional. `evaluate` takes any op by its name and
+spec; `truth` does so in float64 and adds what the op's error bound needs; `check` holds a kernel's output to that bound,
+which docs/numerics.md derives.
 """
 
 if __name__ != "convatlas.reference":
@@ -17,6 +17,7 @@ from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import conv2d
 from convatlas.reference.conv2d_plain import conv2d_plain
 from convatlas.reference.error_bound import Report, check
+from convatlas.reference.evaluate import evaluate
 from convatlas.reference.linear import linear
 from convatlas.reference.norm import batch_norm, local_response_norm
 from convatlas.reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
@@ -34,6 +35,7 @@ __all__ = [
     "concat",
     "conv2d",
     "conv2d_plain",
+    "evaluate",
     "linear",
     "local_response_norm",
     "max_pool2d",

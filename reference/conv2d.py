@@ -10,7 +10,7 @@ from convatlas.errors import ShapeError
 from convatlas.reference.activation import activate
 from convatlas.specs import Conv2dSpec
 
-BLOCK_BYTES = 8 << 20  # of im2col's matrix at a time: about a core's share of the last-level cache
+BLOCK_BYTES = 8 << 20  # of the im2col matrix at a time: written and read back within the last-level cache
 
 
 def conv2d(
@@ -64,57 +64,58 @@ def correlate(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
     """The convolution alone, of arrays of one dtype that fit the spec."""
     if spec.kind == "pointwise":
         return pointwise(x, w, spec)
-    x = padded(x, spec)
-    return depthwise(x, w, spec) if spec.kind == "depthwise" else by_im2col(x, w, spec)
-
-
-def padded(x: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
-    """x within its border of zeros."""
-    (top, bottom), (left, right) = spec.padding
-    if not (top or bottom or left or right):
-        return x
-    out = np.zeros((spec.N, spec.C, top + spec.H + bottom, left + spec.W + right), x.dtype)
-    out[:, :, top : top + spec.H, left : left + spec.W] = x
-    return out
+    one_image = depthwise if spec.kind == "depthwise" else by_im2col
+    y = np.empty(spec.output_shape, x.dtype)
+    for n in range(spec.N):
+        y[n] = one_image(padded(x[n], spec), w, spec)
+    return y
 
 
 def pointwise(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
-    """1x1: y[n] = W x[n], W of K x C and x[n] of C x P*Q; no im2col."""
+    """1x1: y[n] = W x[n], W of K x C and x[n] of C x P*Q; nothing to rearrange."""
     u, v = spec.stride
     x = np.ascontiguousarray(x[:, :, ::u, ::v]).reshape(spec.N, spec.C, spec.P * spec.Q)
     return np.matmul(w.reshape(spec.K, spec.C), x).reshape(spec.output_shape)
 
 
-def depthwise(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
-    """One input channel a group: a sum over the R*S taps of the shifted input times one number a filter."""
+def padded(image: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """One image, (C, H, W), within its border of zeros."""
+    (top, bottom), (left, right) = spec.padding
+    if not (top or bottom or left or right):
+        return image
+    out = np.zeros((spec.C, top + spec.H + bottom, left + spec.W + right), image.dtype)
+    out[:, top : top + spec.H, left : left + spec.W] = image
+    return out
+
+
+def depthwise(image: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """One input channel a group: over the R*S taps, the sum of the shifted image times one number a filter."""
     (u, v), (d, e) = spec.stride, spec.dilation
     filters = spec.K // spec.C
-    y = np.zeros((spec.N, spec.C, filters, spec.P, spec.Q), x.dtype)
     w = w.reshape(spec.C, filters, spec.R, spec.S, 1, 1)
+    y = np.zeros((spec.C, filters, spec.P, spec.Q), image.dtype)
     for r in range(spec.R):
         for s in range(spec.S):
-            tap = x[:, :, r * d : r * d + (spec.P - 1) * u + 1 : u, s * e : s * e + (spec.Q - 1) * v + 1 : v]
-            y += tap[:, :, None] * w[:, :, r, s]
-    return y.reshape(spec.output_shape)
+            tap = image[:, r * d : r * d + (spec.P - 1) * u + 1 : u, s * e : s * e + (spec.Q - 1) * v + 1 : v]
+            y += tap[:, None] * w[:, :, r, s]
+    return y.reshape(spec.K, spec.P, spec.Q)
 
 
-def by_im2col(x: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
-    """y[n, g] = W[g] cols[n, g]: the windows of a few rows at a time, copied out as the columns of a matrix per group."""
-    (u, v), (d, e), G = spec.stride, spec.dilation, spec.groups
-    depth = spec.reduction
-    w = w.reshape(G, spec.K // G, depth)
-    y = np.empty((spec.N, G, spec.K // G, spec.P, spec.Q), x.dtype)
-    n_, c_, h_, w_ = x.strides
+def by_im2col(image: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
+    """y[g] = W[g] X[g]: W[g] of K/G x L, and X[g] of L x P*Q with one window a column, a few output rows at a time."""
+    (u, v), (d, e), G, L = spec.stride, spec.dilation, spec.groups, spec.reduction
+    channels = spec.C // G
+    to_c, to_h, to_w = image.strides
     windows = np.lib.stride_tricks.as_strided(
-        x,
-        (spec.N, G, spec.C // G, spec.R, spec.S, spec.P, spec.Q),
-        (n_, c_ * (spec.C // G), c_, h_ * d, w_ * e, h_ * u, w_ * v),
+        image,
+        shape=(G, channels, spec.R, spec.S, spec.P, spec.Q),
+        strides=(channels * to_c, to_c, to_h * d, to_w * e, to_h * u, to_w * v),
         writeable=False,
     )
-    rows = max(1, min(spec.P, BLOCK_BYTES // max(1, G * depth * spec.Q * x.itemsize)))
-    for n in range(spec.N):
-        for p in range(0, spec.P, rows):
-            block = windows[n, ..., p : p + rows, :]
-            columns = np.ascontiguousarray(block).reshape(G, depth, -1)
-            y[n, :, :, p : p + rows] = np.matmul(w, columns).reshape(G, spec.K // G, -1, spec.Q)
-    return y.reshape(spec.output_shape)
+    w = w.reshape(G, spec.K // G, L)
+    y = np.empty((G, spec.K // G, spec.P, spec.Q), image.dtype)
+    rows = max(1, BLOCK_BYTES // (spec.C * spec.R * spec.S * max(spec.Q, 1) * image.itemsize))
+    for p in range(0, spec.P, rows):
+        columns = np.ascontiguousarray(windows[..., p : p + rows, :]).reshape(G, L, -1)
+        y[:, :, p : p + rows] = np.matmul(w, columns).reshape(G, spec.K // G, -1, spec.Q)
+    return y.reshape(spec.K, spec.P, spec.Q)

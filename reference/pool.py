@@ -50,7 +50,7 @@ def avg_pool2d(
     x = np.asarray(x, dtype)
     args = (kernel_size, stride, padding, 1, ceil_mode, count_include_pad, divisor_override)
     spec = Pool2dSpec.of("avg", x.shape, *args)
-    return window_sum(x, spec) / divisors(spec).astype(dtype)
+    return average(x, spec)
 
 
 def adaptive_avg_pool2d(x: np.ndarray, output_size: Any, *, dtype: Any = np.float64) -> np.ndarray:
@@ -60,7 +60,7 @@ def adaptive_avg_pool2d(x: np.ndarray, output_size: Any, *, dtype: Any = np.floa
     """
     x = np.asarray(x, dtype)
     spec = AdaptivePool2dSpec.of(x.shape, output_size)
-    return adaptive_sum(x, spec) / adaptive_divisors(spec).astype(dtype)
+    return adaptive_mean(x, spec)
 
 
 def max_pool(x: np.ndarray, spec: Pool2dSpec, return_indices: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -100,6 +100,11 @@ def taps(x: np.ndarray, spec: Pool2dSpec, fill: float) -> Iterator[tuple[int, in
             yield r, s, padded[:, :, rows, s * e : s * e + (spec.Q - 1) * v + 1 : v]
 
 
+def average(x: np.ndarray, spec: Pool2dSpec) -> np.ndarray:
+    """avg_pool2d, its arguments checked."""
+    return window_sum(x, spec) / divisors(spec).astype(x.dtype)
+
+
 def window_sum(x: np.ndarray, spec: Pool2dSpec) -> np.ndarray:
     """The sum of each window, zeros outside the input."""
     total = np.zeros(spec.output_shape, x.dtype)
@@ -124,6 +129,11 @@ def divisors(spec: Pool2dSpec) -> np.ndarray:
         return stop - start if spec.count_include_pad else np.minimum(stop, size) - np.maximum(start, 0)
 
     return pixels(0)[:, None] * pixels(1)
+
+
+def adaptive_mean(x: np.ndarray, spec: AdaptivePool2dSpec) -> np.ndarray:
+    """adaptive_avg_pool2d, its arguments checked."""
+    return adaptive_sum(x, spec) / adaptive_divisors(spec).astype(x.dtype)
 
 
 def adaptive_sum(x: np.ndarray, spec: AdaptivePool2dSpec) -> np.ndarray:

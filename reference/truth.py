@@ -1,4 +1,4 @@
-"""The float64 value of an op, with the companions that its error bound is made of (docs/numerics.md)."""
+"""The float64 value of an op, with the companions that its error bound is made of (docs/numerics.md derives them)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from convatlas.errors import ShapeError
-from convatlas.reference.activation import activate, relu, relu6, softmax
-from convatlas.reference.concat import concat
+from convatlas.reference.activation import activate
 from convatlas.reference.conv2d import correlate
-from convatlas.reference.norm import batch_norm, local_response_norm, lrn_base, per_channel
-from convatlas.reference.pool import adaptive_divisors, adaptive_sum, divisors, max_pool, window_sum
+from convatlas.reference.evaluate import Arrays, Params, as_arrays, before_activation
+from convatlas.reference.norm import lrn_base, per_channel
+from convatlas.reference.pool import adaptive_divisors, adaptive_sum, divisors, window_sum
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, Epilogue, LinearSpec, Pool2dSpec, Spec
-
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Truth:
         value: the exact result, in float64.
         magnitude: A, at least the absolute value of every intermediate that is rounded: for a convolution, the convolution
             of |x| and |w| plus |bias| plus |residual|.
-        spread: the root mean square of those intermediates where the terms come in no particular order.
+        spread: S, the root mean square of those intermediates where the terms come in no particular order.
         length: L, the terms summed, whose roundings add up like a random walk; 0 where nothing is summed.
         roundings: further roundings in the accumulator's precision, counted one by one, each of at most A.
     """
@@ -46,144 +43,130 @@ class Truth:
         return self.length == 0 and self.roundings == 0
 
 
-def truth(
-    op: str,
-    spec: Spec | None,
-    epilogue: Epilogue | None,
-    arrays: Arrays,
-    params: dict[str, Any] | None = None,
-) -> Truth:
+@dataclass(frozen=True)
+class Companions:
+    """A Truth without its value."""
+
+    magnitude: np.ndarray
+    spread: np.ndarray
+    length: int
+    roundings: int
+
+
+def truth(op: str, spec: Spec | None, epilogue: Epilogue | None, arrays: Arrays, params: Params | None = None) -> Truth:
     """The Truth of `op` on `arrays`, which hold exact values in any float dtype (bfloat16 comes as float32).
 
-    op                    spec                    arrays                                               params
-    conv2d                Conv2dSpec              input, weight, bias?, residual?
-    linear                LinearSpec              input, weight, bias?
-    max_pool2d            Pool2dSpec              input
-    avg_pool2d            Pool2dSpec              input
-    adaptive_avg_pool2d   AdaptivePool2dSpec      input
-    residual_add          ResidualAddSpec         x, shortcut
-    batch_norm            NormSpec                input, running_mean, running_var, weight?, bias?     eps
-    local_response_norm   LocalResponseNormSpec   input                                                alpha, beta, k
-    softmax               ElementwiseSpec         input                                                dim
-    relu, relu6           ElementwiseSpec         input
-    concat                ConcatSpec              "0", "1", ...
-
-    The epilogue's activation is applied; its bias and residual are those in `arrays`. Raises ShapeError for an unknown op.
+    Arguments and errors are those of convatlas.reference.evaluate. Magnitude and spread are taken before the activation, which
+    makes no error larger: relu and relu6 move no two numbers apart.
     """
-    if op not in TRUTHS:
-        raise ShapeError(f"truth: op {op!r}, expected one of {', '.join(TRUTHS)}")
-    arrays = {name: np.asarray(a, np.float64) for name, a in arrays.items() if a is not None}
+    params = params or {}
+    arrays = as_arrays(arrays, np.float64)
     with np.errstate(all="ignore"):
-        value, magnitude, spread, length, roundings = TRUTHS[op](spec, arrays, params or {})
+        value = before_activation(op, spec, arrays, params)
+        parts = COMPANIONS.get(op, _exact)(spec, arrays, params, value)
         value = activate(value, epilogue.activation if epilogue else None)
     # Where an infinity went into a finite result (relu6 of inf, 1 / inf), nothing was rounded.
-    magnitude, spread = (np.where(np.isfinite(a), a, 0.0) for a in (magnitude, spread))
-    return Truth(op, value, magnitude, spread, length, roundings)
+    magnitude, spread = (np.where(np.isfinite(a), a, 0.0) for a in (parts.magnitude, parts.spread))
+    return Truth(op, value, magnitude, spread, parts.length, parts.roundings)
 
 
-Parts = tuple[np.ndarray, np.ndarray, np.ndarray, int, int]
+def _exact(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """max_pool2d, relu, relu6, concat: the result is one of the inputs, or 0, or 6."""
+    zero = np.zeros(value.shape)
+    return Companions(zero, zero, 0, 0)
 
 
 def _sum_of_products(
-    product: Callable[[np.ndarray, np.ndarray], np.ndarray], a: Arrays, length: int, bias: np.ndarray | None
-) -> Parts:
-    """Convolution and linear: a sum of L products, to which bias and residual are added."""
+    product: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    length: int,
+    a: Arrays,
+    added: list[np.ndarray],
+    value: np.ndarray,
+) -> Companions:
+    """A sum of `length` products, to which bias and residual are added: A = sum |x||w| + |bias| + |residual|.
+
+    Of a sum whose terms come in no particular order, a part has mean square at most (the sum)^2 + sum of (x w)^2.
+    """
     x, w = a["input"], a["weight"]
-    value, magnitude, squares = product(x, w), product(np.abs(x), np.abs(w)), product(x * x, w * w)
-    squares = squares + value * value
-    for term in (bias, a.get("residual")):
-        if term is not None:
-            value, magnitude, squares = value + term, magnitude + np.abs(term), squares + term * term
-            length += 1
-    return value, magnitude, np.sqrt(squares), length, 0
+    magnitude = product(np.abs(x), np.abs(w))
+    squares = product(x * x, w * w)
+    for term in added:
+        magnitude = magnitude + np.abs(term)
+        squares = squares + term * term
+        value = value - term
+    return Companions(magnitude, np.sqrt(squares + value * value), length + len(added), 0)
 
 
-def _conv2d(spec: Conv2dSpec, a: Arrays, params: dict) -> Parts:
-    bias = a["bias"][:, None, None] if "bias" in a else None
-    return _sum_of_products(lambda x, w: correlate(x, w, spec), a, spec.reduction, bias)
+def _conv2d(spec: Conv2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    added = [a["bias"][:, None, None]] if "bias" in a else []
+    added += [a["residual"]] if "residual" in a else []
+    return _sum_of_products(lambda x, w: correlate(x, w, spec), spec.reduction, a, added, value)
 
 
-def _linear(spec: LinearSpec, a: Arrays, params: dict) -> Parts:
-    return _sum_of_products(lambda x, w: x @ w.T, a, spec.reduction, a.get("bias"))
+def _linear(spec: LinearSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    added = [a["bias"]] if "bias" in a else []
+    return _sum_of_products(lambda x, w: x @ w.T, spec.reduction, a, added, value)
 
 
-def _exact(value: np.ndarray) -> Parts:
-    return value, np.zeros(value.shape), np.zeros(value.shape), 0, 0
+def _mean(
+    window_sums: Callable[[np.ndarray], np.ndarray], divisor: np.ndarray, length: int, x: np.ndarray, value: np.ndarray
+) -> Companions:
+    """Average pooling: a sum, then a division, or a product with a rounded reciprocal, which is two roundings."""
+    magnitude = window_sums(np.abs(x)) / np.abs(divisor)
+    spread = np.sqrt(window_sums(x * x) / np.square(divisor) + value * value)
+    return Companions(magnitude, spread, length, 2)
 
 
-def _mean(window_sums: Callable[[np.ndarray], np.ndarray], x: np.ndarray, divisor: np.ndarray, length: int) -> Parts:
-    """Average pooling: a sum, and a division or a product with a rounded reciprocal, which is two roundings."""
-    value, magnitude = window_sums(x) / divisor, window_sums(np.abs(x)) / np.abs(divisor)
-    spread = np.sqrt(window_sums(x * x) / divisor**2 + value * value)
-    return value, magnitude, spread, length, 2
+def _avg_pool2d(spec: Pool2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    divisor = divisors(spec).astype(np.float64)
+    return _mean(lambda x: window_sum(x, spec), divisor, spec.reduction, a["input"], value)
 
 
-def _avg_pool2d(spec: Pool2dSpec, a: Arrays, params: dict) -> Parts:
-    return _mean(lambda x: window_sum(x, spec), a["input"], divisors(spec).astype(float), spec.reduction)
+def _adaptive_avg_pool2d(spec: AdaptivePool2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    divisor = adaptive_divisors(spec).astype(np.float64)
+    return _mean(lambda x: adaptive_sum(x, spec), divisor, spec.reduction, a["input"], value)
 
 
-def _adaptive_avg_pool2d(spec: AdaptivePool2dSpec, a: Arrays, params: dict) -> Parts:
-    divisor = adaptive_divisors(spec).astype(float)
-    return _mean(lambda x: adaptive_sum(x, spec), a["input"], divisor, spec.reduction)
+def _residual_add(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """One addition, rounded once."""
+    return Companions(np.abs(value), np.abs(value), 0, 1)
 
 
-def _residual_add(spec: Spec, a: Arrays, params: dict) -> Parts:
-    value = a["x"] + a["shortcut"]
-    return value, np.abs(value), np.abs(value), 0, 1
-
-
-def _batch_norm(spec: Spec, a: Arrays, params: dict) -> Parts:
-    """Folded or not, at most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|: docs/numerics.md counts them."""
-    eps = params.get("eps", 1e-5)
-    mean, var, weight, bias = (a.get(name) for name in ("running_mean", "running_var", "weight", "bias"))
-    value = batch_norm(a["input"], mean, var, weight, bias, eps)
-    scale = np.abs(1.0 if weight is None else weight) / np.sqrt(var + eps)
-    shift = np.abs(mean) * scale + np.abs(0.0 if bias is None else bias)
+def _batch_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """Folded into scale and shift or not, at most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|."""
+    scale = np.abs(a.get("weight", np.float64(1))) / np.sqrt(a["running_var"] + params.get("eps", 1e-5))
+    shift = np.abs(a["running_mean"]) * scale + np.abs(a.get("bias", np.float64(0)))
     rank = a["input"].ndim
     magnitude = np.abs(a["input"]) * per_channel(scale, rank) + per_channel(shift, rank)
-    return value, magnitude, magnitude, 0, 9
+    return Companions(magnitude, magnitude, 0, 9)
 
 
-def _local_response_norm(spec: Any, a: Arrays, params: dict) -> Parts:
-    """Proportional to |y|: the relative error of base^-beta is beta times the base's, plus beta*|ln base| of the power's own."""
+def _local_response_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """Proportional to |y|: base^-beta errs relatively by beta times the base's error, and by beta*|ln base| from the power."""
     alpha, beta, k = params.get("alpha", 1e-4), params.get("beta", 0.75), params.get("k", 1.0)
-    x = a["input"]
-    value = local_response_norm(x, spec.size, alpha, beta, k)
-    base = lrn_base(x, spec.size, alpha, k)
-    cancelled = lrn_base(x, spec.size, abs(alpha), abs(k)) / np.abs(base)  # 1 unless k or alpha is negative
+    base = lrn_base(a["input"], spec.size, alpha, k)
+    cancelled = lrn_base(a["input"], spec.size, abs(alpha), abs(k)) / np.abs(base)  # 1 unless alpha or k is negative
     magnitude = np.abs(value) * (1 + abs(beta) * (cancelled + np.abs(np.log(base))))
-    return value, magnitude, magnitude, spec.size, 10
+    return Companions(magnitude, magnitude, spec.size, 10)
 
 
-def _softmax(spec: Spec, a: Arrays, params: dict) -> Parts:
-    """Proportional to y: an error u*|d| in the exponent d = x - max is a relative error of the exponential."""
-    dim = params.get("dim", -1)
-    x = a["input"]
-    value = softmax(x, dim)
+def _softmax(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """Proportional to y: an error of u*|d| in the exponent d = x - max is a relative one of exp(d)."""
+    x, dim = np.atleast_1d(a["input"]), params.get("dim", -1)
     if x.size == 0:
-        return _exact(value)
-    axis = dim if x.ndim else None
-    terms = x.shape[dim] if x.ndim else 1
-    depth = x.max(axis=axis, keepdims=True) - x
-    magnitude = value * (1 + depth + np.log(terms))
-    return value, magnitude, magnitude, terms, 12
+        return _exact(spec, a, params, value)
+    depth = np.max(x, axis=dim, keepdims=True) - x
+    magnitude = value * (1 + depth + np.log(x.shape[dim])).reshape(value.shape)
+    return Companions(magnitude, magnitude, x.shape[dim], 12)
 
 
-def _concat(spec: Any, a: Arrays, params: dict) -> Parts:
-    return _exact(concat([a[str(i)] for i in range(len(a))], spec.dim if spec else params.get("dim", 1)))
-
-
-TRUTHS: dict[str, Callable[[Any, Arrays, dict], Parts]] = {
+COMPANIONS: dict[str, Callable[[Any, Arrays, Params, np.ndarray], Companions]] = {
     "conv2d": _conv2d,
     "linear": _linear,
-    "max_pool2d": lambda spec, a, params: _exact(max_pool(a["input"], spec, return_indices=False)),
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "residual_add": _residual_add,
     "batch_norm": _batch_norm,
     "local_response_norm": _local_response_norm,
     "softmax": _softmax,
-    "relu": lambda spec, a, params: _exact(relu(a["input"])),
-    "relu6": lambda spec, a, params: _exact(relu6(a["input"])),
-    "concat": _concat,
 }
