@@ -1,0 +1,79 @@
+"""Batch normalisation folded into the convolution before it, and the cache that keeps the folded weights.
+
+With s = g / sqrt(var + eps), one number a channel:
+
+    w' = w * s          b' = beta + (b - mean) * s
+
+so that conv(x, w') + b' is the batch norm, at inference, of conv(x, w) + b (Ioffe, Szegedy 2015, section 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from convatlas.errors import ShapeError
+
+Folded = tuple[Tensor, Tensor]
+
+
+def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
+    """(w', b') in the weight's dtype, computed in float32, or in float64 for float64 weights.
+
+    Raises ShapeError when bn has not one channel per output channel of the weight.
+    """
+    mean, var = bn.running_mean, bn.running_var
+    if mean.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"batch norm of {tuple(mean.shape)} behind a convolution whose weight is {tuple(weight.shape)}, "
+            f"expected ({weight.shape[0]},), one number per output channel"
+        )
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    scale = 1.0 / torch.sqrt(var.to(wide) + bn.eps)
+    if bn.weight is not None:
+        scale = scale * bn.weight.to(wide)
+    shift = -mean.to(wide) if bias is None else bias.to(wide) - mean.to(wide)
+    shift = shift * scale
+    if bn.bias is not None:
+        shift = shift + bn.bias.to(wide)
+    return (weight.to(wide) * scale[:, None, None, None]).to(weight.dtype), shift.to(weight.dtype)
+
+
+class FoldCache:
+    """The last folded weights of one convolution, used again until a tensor they came from changes.
+
+    A change is another tensor object, version, memory, dtype or device. PyTorch counts no version for a write through
+    `.data`, so the convolution also drops the cache in train(), eval() and whenever it is moved or cast.
+    """
+
+    def __init__(self) -> None:
+        self._sources: tuple[Tensor | None, ...] = ()
+        self._state: tuple = ()
+        self._folded: Folded | None = None
+
+    def get(self, weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
+        """fold(weight, bias, bn), from the cache where nothing changed."""
+        sources = (weight, bias, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+        if not _cacheable(sources):
+            return fold(weight, bias, bn)
+        state = (bn.eps, *(t is not None and (t._version, t.data_ptr(), t.dtype, t.device) for t in sources))
+        same = len(self._sources) == len(sources) and all(a is b for a, b in zip(self._sources, sources))
+        if self._folded is None or not same or self._state != state:
+            with torch.no_grad():
+                self._folded = fold(weight, bias, bn)
+            self._sources, self._state = sources, state
+        return self._folded
+
+    def clear(self) -> None:
+        """Forgets the folded weights, and frees them."""
+        self.__init__()
+
+
+def _cacheable(sources: tuple[Tensor | None, ...]) -> bool:
+    """Not while a compiler traces, not where a gradient would be lost, not for tensors that count no versions or hold no data."""
+    if torch.compiler.is_compiling():
+        return False
+    given = [t for t in sources if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        return False
+    return all(type(t) in (Tensor, nn.Parameter) and not t.is_meta and not t.is_inference() for t in given)

@@ -1,0 +1,156 @@
+"""The modules that nets are made of: torch.nn's, with their state_dict keys, running on convatlas ops.
+
+A block writes `x = self.conv1(x, self.bn1, "relu")`: the convolution, its folded batch norm and its activation are one kernel.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convatlas.errors import ShapeError
+from convatlas.nets.folding import FoldCache
+from convatlas.ops import functional as ops
+from convatlas.specs import tf_same_padding
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x in channels_last memory, the kernels' fast path; every op keeps that format, so a net asks once, for its input."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def he_normal(weight: Tensor, gain: float = sqrt(2.0)) -> None:
+    """Normal numbers of standard deviation gain / sqrt(fan_in): activations keep their size through a relu (He et al. 2015)."""
+    fan_in = weight[0].numel()
+    nn.init.normal_(weight, std=gain / sqrt(fan_in))
+
+
+class Conv2d(nn.Conv2d):
+    """torch.nn.Conv2d whose batch norm, activation and residual run in the convolution's own kernel.
+
+    Args:
+        tf_same: TensorFlow's SAME padding, from the size of each input (the odd pixel at the bottom and the right).
+        The rest as torch.nn.Conv2d; padding_mode is "zeros".
+
+    Raises ShapeError for another padding_mode, or for padding together with tf_same.
+    """
+
+    def __init__(self, *args: Any, tf_same: bool = False, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.tf_same = tf_same
+        self._folded = FoldCache()
+        if self.padding_mode != "zeros":
+            raise ShapeError(f'Conv2d: padding_mode={self.padding_mode!r}, expected "zeros"')
+        if tf_same and self.padding not in (0, (0, 0)):
+            raise ShapeError(f"Conv2d: padding={self.padding!r} with tf_same=True, expected one of them")
+
+    def reset_parameters(self) -> None:
+        """He et al. 2015, section 2.2; biases zero."""
+        he_normal(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        bn: nn.BatchNorm2d | None = None,
+        activation: str | None = None,
+        residual: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """activation(bn(conv(x)) + residual).
+
+        At inference the batch norm is folded into the weights (nets.folding) and all of it is one kernel. While bn.training, it
+        normalises by the batch, which no kernel can know beforehand: the convolution, then torch.nn.functional for the rest.
+
+        Raises ShapeError, DtypeError, BackendError as convatlas.conv2d.
+        """
+        if bn is not None and (bn.training or bn.running_var is None):
+            y = bn(self._convolve(x, self.weight, self.bias))
+            y = _activate(y if residual is None else y + residual, activation)
+            return y if out is None else out.copy_(y)
+        if bn is None:
+            weight, bias = self.weight, self.bias
+        else:
+            weight, bias = self._folded.get(self.weight, self.bias, bn)
+        return self._convolve(x, weight, bias, activation=activation, residual=residual, out=out)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, **epilogue: Any) -> Tensor:
+        return ops.conv2d(x, weight, bias, self.stride, self._pads(x), self.dilation, self.groups, **epilogue)
+
+    def _pads(self, x: Tensor) -> Any:
+        if not self.tf_same:
+            return self.padding
+        return tf_same_padding(tuple(x.shape[-2:]), self.kernel_size, self.stride, self.dilation)
+
+    def train(self, mode: bool = True) -> Conv2d:
+        """As torch.nn.Module.train; forgets the folded weights, so a change made through `.data` is seen after it."""
+        self._folded.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Conv2d:
+        """What .to(), .half() and .cuda() call: the folded weights of the old dtype or device are freed."""
+        self._folded.clear()
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy.deepcopy: the folded weights are derived, a copy makes its own."""
+        return {**self.__dict__, "_folded": FoldCache()}
+
+
+def _activate(y: Tensor, activation: str | None) -> Tensor:
+    """torch's own activation, which has a backward."""
+    if activation is None:
+        return y
+    return torch.relu(y) if activation == "relu" else nn.functional.relu6(y)
+
+
+class Linear(nn.Linear):
+    """torch.nn.Linear on convatlas.linear, with a fused activation."""
+
+    def reset_parameters(self) -> None:
+        """Standard deviation 1 / sqrt(fan_in), so that outputs are as large as inputs; biases zero."""
+        he_normal(self.weight, gain=1.0)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """activation(x @ weight.T + bias). Raises ShapeError, DtypeError, BackendError."""
+        return ops.linear(x, self.weight, self.bias, activation=activation)
+
+
+class MaxPool2d(nn.MaxPool2d):
+    """torch.nn.MaxPool2d on convatlas.max_pool2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises ShapeError, DtypeError, BackendError."""
+        window = self.kernel_size, self.stride, self.padding, self.dilation
+        return ops.max_pool2d(x, *window, self.ceil_mode, self.return_indices)
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """torch.nn.AvgPool2d on convatlas.avg_pool2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises ShapeError, DtypeError, BackendError."""
+        window = self.kernel_size, self.stride, self.padding
+        return ops.avg_pool2d(x, *window, self.ceil_mode, self.count_include_pad, self.divisor_override)
+
+
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """torch.nn.AdaptiveAvgPool2d on convatlas.adaptive_avg_pool2d."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises ShapeError, DtypeError, BackendError."""
+        return ops.adaptive_avg_pool2d(x, self.output_size)
+
+
+class ResidualAdd(nn.Module):
+    """activation(x + shortcut) as a kernel of its own; it has no parameters."""
+
+    def forward(self, x: Tensor, shortcut: Tensor, activation: str | None = None) -> Tensor:
+        """Raises ShapeError, DtypeError, BackendError."""
+        return ops.residual_add(x, shortcut, activation=activation)

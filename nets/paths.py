@@ -1,0 +1,39 @@
+"""Which module of a net is running right now, so that an op can be given its place in the net."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+@contextmanager
+def module_paths(net: nn.Module) -> Iterator[Callable[[], str]]:
+    """Inside the `with` block, the function it yields tells the path of the innermost module of `net` that is running.
+
+    A path is a name of net.named_modules(), such as "layer1.0.conv1"; "" is the net itself, or nothing. Only the thread that
+    entered counts. The hooks are PyTorch's global ones: the net is not touched, and none stays behind.
+    """
+    names = {id(module): name for name, module in net.named_modules()}
+    thread = threading.get_ident()
+    running: list[str] = []
+
+    def entering(module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == thread and id(module) in names:
+            running.append(names[id(module)])
+
+    def leaving(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == thread and id(module) in names and running:
+            running.pop()
+
+    # A hook on leaving is called for a forward that raised, too, so that the list is right for a net that catches errors.
+    hooks = [register_module_forward_pre_hook(entering), register_module_forward_hook(leaving, always_call=True)]
+    try:
+        yield lambda: running[-1] if running else ""
+    finally:
+        for hook in hooks:
+            hook.remove()
