@@ -1,0 +1,16 @@
+"""Instruments that look at nets: trace lists a net's layers; what walks a net (verify, summary, profile) walks that list."""
+
+from importlib import import_module
+from typing import Any
+
+# No module here is called "trace": imported, it would hide the function of that name.
+_LAZY = {"Layer": "tracing", "trace": "tracing"}
+
+__all__ = list(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first asked for: the instruments need torch, the package does not."""
+    if name in _LAZY:
+        return getattr(import_module(f"convatlas.study.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'convatlas.study' has no attribute {name!r}")
