@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from convatlas.ops.layout import allocate
+from convatlas.reference.evaluate import evaluate
 from convatlas.reference.pool import max_pool2d
 from convatlas.reference.rounding import round_to
-from convatlas.reference.truth import truth
 
 if TYPE_CHECKING:
     from convatlas.ops.observe import Call
@@ -35,5 +35,5 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
         value, where = max_pool2d(arrays["input"], *window, return_indices=True)
         indices = allocate(s.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
         return out.copy_(torch.from_numpy(value)), indices
-    value = truth(call.op, call.spec, call.epilogue, arrays, call.params).value
+    value = evaluate(call.op, call.spec, call.epilogue, arrays, call.params)
     return out.copy_(torch.from_numpy(np.ascontiguousarray(round_to(value, call.dtype))))
