@@ -45,7 +45,7 @@ def _gather(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target)
     spec, tf32, activation = call.spec, conv_tf32(call), call.epilogue.activation
     x, w = channels_adjacent(tensors["input"]), _krsc(tensors["weight"])
     bias, residual = tensors.get("bias"), tensors.get("residual")
-    config = gather_config(spec, call.dtype, tf32, target)
+    config = gather_config(spec, call.dtype, tf32, residual is not None, target)
     together = pack(spec)
     packs = spec.groups // together
     M, K, C = spec.N * spec.P * spec.Q, spec.K // packs, spec.C // packs

@@ -31,7 +31,7 @@ def pack(spec: Conv2dSpec) -> int:
     return max(g for g in range(1, spec.groups + 1) if spec.groups % g == 0 and (g == 1 or g * widest <= PACK_CHANNELS))
 
 
-def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> TileConfig:
+def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, target: Target) -> TileConfig:
     """Tiles for the gather kernel: steps are taps x channel blocks, at most 4 warps for more than one tap (see the kernel)."""
     packs = spec.groups // pack(spec)
     M, K, C = spec.N * spec.P * spec.Q, spec.K // packs, spec.C // packs
@@ -43,12 +43,18 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> T
     BK = max(16, min(64 if dtype != "float32" else 32, power_of_two(C)))
     steps = taps * cdiv(C, BK) * BK
     split = 16 if packs == 1 else 1  # the workspace of a split is laid out for one pack
-    return tile_config(M, K, steps, dtype, tf32, target, problems=packs, max_warps=warps, max_split=split, BK=BK)
+    return tile_config(
+        M, K, steps, dtype, tf32, target, problems=packs, max_warps=warps, max_split=split, BK=BK, residual=residual
+    )
 
 
 def stem_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> TileConfig:
-    """Tiles for the stem kernel: no split (its reduction is short), steps of 32 so that 27 or 147 products pad little."""
+    """Tiles for the stem kernel: no split (its reduction is short), steps of 32 so that 27 or 147 products pad little.
+
+    Its addresses differ element by element and live in registers, so the tile is small and the pipeline short: 128x64 spilled.
+    """
     M, K, L = spec.N * spec.P * spec.Q, spec.K, spec.reduction
     if target.interpreted:
         return interpreter_config(M, K, L)
-    return tile_config(M, K, L, dtype, tf32, target, max_warps=4, BK=16 if L <= 16 else 32, max_split=1)
+    BK = 16 if L <= 16 else 32
+    return tile_config(M, K, L, dtype, tf32, target, max_warps=4, max_split=1, BK=BK, accumulators=32, max_stages=2)

@@ -1,8 +1,8 @@
 """Implicit GEMM by pointer gather: y[m, k] = sum over r, s, c of x[pixel of m shifted by (r, s), c] * w[k, r, s, c].
 
 M = N*P*Q output pixels, GEMM K = R*S*C, its slices BK channels of one tap (r, s). Per output pixel the address of its first
-tap and two bit masks (which of the R rows and S columns of its window lie inside the image) are computed once, so that a step costs one
-addition and two shifts a row; outside pixels load zero, so padding costs nothing. Source of the mask idea: CUTLASS's
+tap and two bit masks (which of the R rows and S columns of its window lie inside the image) are computed once, so that a step
+costs one addition and two shifts a row; outside pixels load zero, so padding costs nothing. Source of the mask idea: CUTLASS's
 Conv2dFprop "optimized" iterator.
 
 Groups: a program works inside one pack of PACK groups. Many-channel groups have PACK = 1; few-channel groups (ResNeXt: 4 to 32
@@ -106,7 +106,8 @@ def conv2d_gather_kernel(
         filter = column * (R * S * C)
 
     acc = tl.zeros((BM, BN), tl.float32)
-    for step in range(split, R * S * C_BLOCKS, SPLIT):
+    for i in range(R * S * C_BLOCKS // SPLIT):
+        step = i * SPLIT + split
         tap = step // C_BLOCKS
         block = step % C_BLOCKS * BK + c
         r = tap // S

@@ -53,8 +53,15 @@ def tile_config(
     max_warps: int = 8,
     max_split: int = 16,
     BK: int | None = None,
+    residual: bool = False,
+    accumulators: int = 128,
+    max_stages: int = 4,
 ) -> TileConfig:
     """The config with the least predicted time for `problems` GEMMs of M x K outputs and C products each.
+
+    Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills): a thread holds at most
+    `accumulators`, at most 64 where operands pass through registers too (mma on sm_80, fp32) or a residual is added, half of that
+    for both at once.
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
@@ -67,27 +74,27 @@ def tile_config(
     BK = BK or max(16, min(64 if size == 2 else 32, power_of_two(C)))
     simt = dtype == "float32" and not tf32
     rate = target.fma_rate(dtype, tf32)
+    pressure = (target.arch < 90) + (size == 4) + residual
+    budget = min(accumulators, (128, 64, 32, 32)[pressure])
     best: tuple[float, TileConfig] | None = None
     for BM in (64,) if simt else (128, 64):
         for BN in (16, 32, 64) if simt else (16, 32, 64, 128, 256):
             if BN > power_of_two(max(K, 16)):
                 continue
-            # 64 accumulator registers a thread or fewer on sm_80 (its operands sit in registers too), 128 where wgmma reads
-            # operands from shared memory: more would spill.
-            budget = 64 if target.arch < 90 or size == 4 else 128
             warps = next((w for w in (4, 8) if BM * BN <= budget * 32 * w), None)
             if warps is None or warps > max_warps:
                 continue
             blocks, steps = cdiv(M, BM) * cdiv(K, BN) * problems, cdiv(C, BK)
             step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)
             for split in (1, 2, 4, 8, 16):
-                if split > 1 and (split > max_split or split > steps // 2 or blocks * split > 2 * target.sms):
+                # A split that does not divide the steps would leave some programs idle while others end.
+                if split > 1 and (split > max_split or steps % split or blocks * split > 2 * target.sms):
                     break
                 waves = cdiv(blocks * split, target.sms)
                 clocks = waves * (cdiv(steps, split) * step + BLOCK_OVERHEAD)
                 if split > 1:
                     clocks += SPLIT_OVERHEAD + 8 * M * K * split / (L2_BYTES * target.sms)
-                config = TileConfig(BM, BN, BK, split, warps, stages(target, BM, BN, BK, size))
+                config = TileConfig(BM, BN, BK, split, warps, min(stages(target, BM, BN, BK, size), max_stages))
                 if best is None or clocks < best[0]:
                     best = clocks, config
     return best[1]

@@ -39,6 +39,7 @@ def gemm_kernel(
     STRIDE_W: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FLAT: tl.constexpr,
+    STEPS: tl.constexpr,
     EVEN_C: tl.constexpr,
     SPLIT: tl.constexpr,
     BM: tl.constexpr,
@@ -67,10 +68,11 @@ def gemm_kernel(
     filter = (k.to(tl.int64) if WIDE else k) * w_k
     c = tl.arange(0, BK)
 
-    # Each split takes every SPLIT-th block: the trip counts differ by one at most, and no split is empty.
+    # A split takes every SPLIT-th of STEPS * SPLIT blocks. Loop bounds are constants: the interpreter of Triton 3.6 cannot make an
+    # index of a run-time scalar under NumPy 2.4 and later.
     acc = tl.zeros((BM, BN), tl.float32)
-    for step in range(split, tl.cdiv(C, BK), SPLIT):
-        block = step * BK + c
+    for step in range(STEPS):
+        block = (step * SPLIT + split) * BK + c
         if EVEN_C:
             a = tl.load(x + x_row[:, None] + block[None, :], mask=m_mask[:, None], other=0.0)
             b = tl.load(w + filter[None, :] + block[:, None], mask=k_mask[None, :], other=0.0)

@@ -42,5 +42,9 @@ def batch_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, tar
 
 def local_response_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
     """One pass; the window's channels come from L1."""
-    extra = dict(**call.params, SIZE=call.spec.size)
-    return [_launch(local_response_norm_kernel, call, as_image(tensors["input"]), as_image(out), extra, {}, target)]
+    constants = dict(SIZE=call.spec.size)
+    return [
+        _launch(
+            local_response_norm_kernel, call, as_image(tensors["input"]), as_image(out), call.params, constants, target
+        )
+    ]

@@ -73,7 +73,7 @@ def local_response_norm_kernel(
     alpha,
     beta,
     k,
-    SIZE,
+    SIZE: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     WIDE: tl.constexpr,

@@ -47,7 +47,7 @@ def gemm_launches(
     N, _, P, Q = out.shape
     M = N * P * Q
     dtype = str(x.dtype).removeprefix("torch.")
-    config = tile_config(M, K, C, dtype, tf32, target)
+    config = tile_config(M, K, C, dtype, tf32, target, residual=residual is not None)
     split = config.SPLIT
     y = out if split == 1 else torch.empty((split, M, K), dtype=torch.float32, device=out.device)
     images = [x, out] if residual is None else [x, out, residual]
@@ -58,7 +58,7 @@ def gemm_launches(
     )  # fmt: skip
     constants = dict(
         STRIDE_H=stride[0], STRIDE_W=stride[1], ACTIVATION=activation if split == 1 else None,
-        FLAT=stride == (1, 1) and all(map(_flat, images)), EVEN_C=C % config.BK == 0,
+        FLAT=stride == (1, 1) and all(map(_flat, images)), STEPS=cdiv(C, config.BK) // split, EVEN_C=C % config.BK == 0,
         SPLIT=split, BM=config.BM, BN=config.BN, BK=config.BK, GROUP=8,
         PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(*images, w), INTERPRET=target.interpreted,
     )  # fmt: skip

@@ -30,7 +30,9 @@ def _common(call: Call, x: Tensor, out: Tensor, target: Target) -> tuple[dict, d
 
 def _window(call: Call) -> dict[str, int]:
     spec = call.spec
-    return dict(TOP=spec.padding[0], LEFT=spec.padding[1], STRIDE_H=spec.stride[0], STRIDE_W=spec.stride[1])
+    return dict(
+        R=spec.R, S=spec.S, TOP=spec.padding[0], LEFT=spec.padding[1], STRIDE_H=spec.stride[0], STRIDE_W=spec.stride[1]
+    )
 
 
 def max_launches(
@@ -39,7 +41,7 @@ def max_launches(
     """max_pool2d; `indices`, of out's shape and strides, gets each maximum's position."""
     spec = call.spec
     arguments, constants, grid, warps = _common(call, tensors["input"], out, target)
-    arguments.update(indices=indices, R=spec.R, S=spec.S)
+    arguments.update(indices=indices)
     constants.update(**_window(call), DILATION_H=spec.dilation[0], DILATION_W=spec.dilation[1])
     return [Launch(max_pool_kernel, grid, arguments, constants, warps)]
 
@@ -48,7 +50,6 @@ def avg_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Ta
     """avg_pool2d."""
     spec = call.spec
     arguments, constants, grid, warps = _common(call, tensors["input"], out, target)
-    arguments.update(R=spec.R, S=spec.S)
     constants.update(**_window(call), COUNT_INCLUDE_PAD=spec.count_include_pad, DIVISOR=spec.divisor_override or 0)
     return [Launch(avg_pool_kernel, grid, arguments, constants, warps)]
 
@@ -61,8 +62,8 @@ def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, targe
         BC = min(power_of_two(spec.C), 512 if target.interpreted else 64 if x.stride(1) == 1 else 1)
         pixels = power_of_two(spec.H * spec.W)
         BM = min(pixels, 2048 if target.interpreted else max(2048 // BC, 1))
-        arguments = dict(x=x, y=out, H=spec.H, W=spec.W, C=spec.C, **strides("x", x, "nchw"), **strides("y", out, "nc"))
-        constants = dict(BM=BM, BC=BC, WIDE=is_wide(x, out), INTERPRET=target.interpreted)
+        arguments = dict(x=x, y=out, W=spec.W, C=spec.C, **strides("x", x, "nchw"), **strides("y", out, "nc"))
+        constants = dict(PIXELS=spec.H * spec.W, BM=BM, BC=BC, WIDE=is_wide(x, out), INTERPRET=target.interpreted)
         return [Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)]
     arguments, constants, grid, warps = _common(call, x, out, target)
     if spec.P and spec.Q:
@@ -72,5 +73,5 @@ def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, targe
         )
     else:
         rows = columns = 0  # no outputs: the grid is empty
-    arguments.update(R=rows, S=columns)
+    constants.update(R=rows, S=columns)
     return [Launch(adaptive_pool_kernel, grid, arguments, constants, warps)]

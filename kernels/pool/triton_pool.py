@@ -29,14 +29,14 @@ def max_pool_kernel(
     y_c,
     y_h,
     y_w,
-    R,
-    S,
     TOP: tl.constexpr,
     LEFT: tl.constexpr,
     STRIDE_H: tl.constexpr,
     STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr,
     DILATION_W: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     WIDE: tl.constexpr,
@@ -92,14 +92,14 @@ def avg_pool_kernel(
     y_c,
     y_h,
     y_w,
-    R,
-    S,
     TOP: tl.constexpr,
     LEFT: tl.constexpr,
     STRIDE_H: tl.constexpr,
     STRIDE_W: tl.constexpr,
     COUNT_INCLUDE_PAD: tl.constexpr,
     DIVISOR: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     WIDE: tl.constexpr,
@@ -157,8 +157,8 @@ def adaptive_pool_kernel(
     y_c,
     y_h,
     y_w,
-    R,
-    S,
+    R: tl.constexpr,
+    S: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     WIDE: tl.constexpr,
@@ -191,7 +191,6 @@ def adaptive_pool_kernel(
 def global_pool_kernel(
     x,
     y,
-    H,
     W,
     C,
     x_n,
@@ -200,24 +199,25 @@ def global_pool_kernel(
     x_w,
     y_n,
     y_c,
+    PIXELS: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    """The mean over all H x W pixels. A program owns one image's BC channels and reads BM pixels at a time; the sum is a tree."""
+    """The mean over PIXELS = H*W pixels: a program owns one image's BC channels, reads BM pixels a step, and sums as a tree."""
     tiles_c = tl.cdiv(C, BC)
     pid = tl.program_id(0)
     n = (pid // tiles_c).to(tl.int64) if WIDE else pid // tiles_c
     c = pid % tiles_c * BC + tl.arange(0, BC)
     column = c.to(tl.int64) if WIDE else c
     acc = tl.zeros((BM, BC), tl.float32)
-    for first in range(0, H * W, BM):
+    for first in range(0, PIXELS, BM):
         i = first + tl.arange(0, BM)
         h = i // W
         if WIDE:
             h = h.to(tl.int64)
         place = (n * x_n + h * x_h + i % W * x_w)[:, None] + (column * x_c)[None, :]
-        acc += tl.load(x + place, mask=(i < H * W)[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
-    mean = tl.sum(acc, axis=0) / (H * W).to(tl.float32)
+        acc += tl.load(x + place, mask=(i < PIXELS)[:, None] & (c < C)[None, :], other=0.0).to(tl.float32)
+    mean = tl.sum(acc, axis=0) / PIXELS
     tl.store(y + n * y_n + column * y_c, cast(mean, y.dtype.element_ty, INTERPRET), mask=c < C)

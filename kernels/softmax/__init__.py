@@ -17,7 +17,7 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
     shape, dim = call.spec.shape, call.params["dim"]
     length, inner = shape[dim], prod(shape[dim + 1 :])
     BLOCK = min(power_of_two(length), 1 << 16 if target.interpreted else 1024)
-    arguments = dict(x=tensors["input"].contiguous(), y=out, LENGTH=length, INNER=inner)
-    constants = dict(BLOCK=BLOCK, INTERPRET=target.interpreted)
+    arguments = dict(x=tensors["input"].contiguous(), y=out, INNER=inner)
+    constants = dict(LENGTH=length, BLOCK=BLOCK, INTERPRET=target.interpreted)
     rows = out.numel() // length if length else 0
     return [Launch(softmax_kernel, (rows,), arguments, constants)]

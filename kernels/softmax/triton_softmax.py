@@ -7,7 +7,7 @@ from convatlas.kernels.device import cast
 
 
 @triton.jit
-def softmax_kernel(x, y, LENGTH, INNER, BLOCK: tl.constexpr, INTERPRET: tl.constexpr):
+def softmax_kernel(x, y, INNER, LENGTH: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr):
     """Row = outer*INNER + inner, its elements INNER apart. One NaN makes the whole row NaN, as PyTorch's."""
     row = tl.program_id(0).to(tl.int64)
     start = row // INNER * LENGTH * INNER + row % INNER

@@ -1,0 +1,139 @@
+"""Compiles a kernel launch for a GPU that is not here, and reads registers, spills and instructions from the cubin.
+
+Needs Triton (its wheel brings ptxas and cuobjdump), no GPU and no driver. An interpreted kernel cannot be compiled, so this
+runs in a process without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from convatlas.errors import BackendError
+from convatlas.kernels.launch import Launch
+from convatlas.ops.backends import interpreting
+
+POINTERS = {
+    "torch.float32": "*fp32",
+    "torch.float16": "*fp16",
+    "torch.bfloat16": "*bf16",
+    "torch.int64": "*i64",
+}
+# What a tensor core executes, by the first part of its SASS name: Ampere's mma, Hopper's warpgroup mma, Blackwell's tcgen05.
+TENSOR_CORE = ("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA", "UTCOMMA")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler made of one launch.
+
+    Attributes:
+        kernel: its name.
+        arch: compute capability, such as 90.
+        constants: the tl.constexpr parameters and launch options.
+        registers: a thread's, at most 255.
+        stack: bytes of local memory a thread has: spills and indexed arrays. 0 is what we want.
+        shared: bytes of shared memory a block asks for.
+        opcodes: SASS instructions by their name up to the first dot.
+        accesses: global loads, stores and asynchronous copies by full name (LDG.E.128 moves 16 bytes a thread).
+    """
+
+    kernel: str
+    arch: int
+    constants: dict[str, Any]
+    registers: int
+    stack: int
+    shared: int
+    opcodes: dict[str, int]
+    accesses: dict[str, int]
+
+    @property
+    def spills(self) -> int:
+        """Loads and stores of local memory in the code."""
+        return self.opcodes.get("LDL", 0) + self.opcodes.get("STL", 0)
+
+    @property
+    def tensor_core(self) -> str | None:
+        """The tensor-core instruction it uses, if any."""
+        return next((name for name in TENSOR_CORE if name in self.opcodes), None)
+
+
+def specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple, list]]:
+    """(signature, constants, attributes) as Triton's launcher would specialise the arguments.
+
+    1 and None become constants, integers and pointers that 16 divides are marked so (torch allocations are 256-byte aligned; a
+    channel slice may be less, which only a run shows).
+    """
+    signature, constants, attributes = {}, {}, {}
+    for place, name in enumerate(launch.kernel.arg_names):
+        if name in launch.constants:
+            signature[name], constants[name] = "constexpr", launch.constants[name]
+            continue
+        value = launch.arguments[name]
+        if value is None or (isinstance(value, int) and value == 1):
+            signature[name], constants[name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[name] = POINTERS[str(value.dtype)]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    return signature, constants, attributes
+
+
+def key(launch: Launch) -> tuple:
+    """Equal for two launches that run the same machine code."""
+    signature, constants, attributes = specialize(launch)
+    parts = (signature, constants, attributes, {"warps": launch.num_warps, "stages": launch.num_stages})
+    return (launch.kernel.__name__, *(tuple(sorted((str(k), str(v)) for k, v in part.items())) for part in parts))
+
+
+def compile_launch(launch: Launch, arch: int) -> Compiled:
+    """Compiles for compute capability `arch` (80, 90, 100, ...). Raises BackendError in a process that interprets kernels."""
+    if interpreting():
+        raise BackendError(
+            "cross-compilation needs a process without TRITON_INTERPRET: interpreted kernels have no compiler"
+        )
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature, constants, attributes = specialize(launch)
+    compiled = triton.compile(
+        ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes),
+        target=GPUTarget("cuda", arch, 32),
+        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+    )
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _run(cuobjdump, "-res-usage", file.name)
+        sass = _run(cuobjdump, "--dump-sass", file.name)
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", sass, re.MULTILINE)
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return Compiled(
+        kernel=launch.kernel.__name__,
+        arch=arch,
+        constants={name: str(v) for name, v in {**launch.constants, **options}.items()},
+        registers=registers,
+        stack=stack,
+        shared=compiled.metadata.shared,
+        opcodes=dict(Counter(name.split(".")[0] for name in names)),
+        accesses=dict(Counter(name for name in names if name.startswith(("LDG", "STG", "LDGSTS", "UTMA")))),
+    )
+
+
+def _run(*command: Any) -> str:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout
