@@ -63,9 +63,9 @@ def round_to(x: np.ndarray, dtype: str) -> np.ndarray:
     of two bfloat16 numbers can fall on the middle first and then to the wrong side. Raises DtypeError.
     """
     fmt = format_of(dtype)
-    x = np.asarray(x, np.float64)
-    _, exponent = np.frexp(x)  # x = m * 2^exponent, 1/2 <= |m| < 1
-    spacing = np.maximum(exponent - 1, fmt.emin) - (fmt.precision - 1)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow is wanted, and so are signalling NaNs
+        x = np.asarray(x, np.float64)
+        _, exponent = np.frexp(x)  # x = m * 2^exponent, 1/2 <= |m| < 1
+        spacing = np.maximum(exponent - 1, fmt.emin) - (fmt.precision - 1)
         y = np.ldexp(np.rint(np.ldexp(x, -spacing)), spacing)
     return np.where(np.abs(y) > fmt.largest, np.copysign(np.inf, x), y)
