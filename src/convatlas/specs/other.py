@@ -219,6 +219,8 @@ class ConcatSpec(Spec):
         if not shapes:
             raise ShapeError("concat: no tensors given, expected at least one")
         rank = len(shapes[0])
+        if rank < 1:
+            raise ShapeError("concat: a tensor of shape (), expected one dimension or more")
         if not is_size(dim) or not -rank <= dim < rank:
             raise ShapeError(f"concat: dim={dim!r}, expected an int from {-rank} to {rank - 1}")
         dim %= rank
