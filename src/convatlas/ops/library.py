@@ -17,7 +17,7 @@ from torch import Tensor
 from convatlas.errors import ConvAtlasError, DtypeError, ShapeError
 from convatlas.ops import backends
 from convatlas.ops.layout import allocate, overlap
-from convatlas.ops.observe import Call, notify
+from convatlas.ops.observe import Call, notify, observed
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
@@ -222,8 +222,11 @@ def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tenso
     if out is not None:
         _check_overlap(call, tensors, out)
     call = replace(call, backend=backend)
+    seen = tensors
+    if out is not None and observed():  # an input that `out` overwrites is kept for the observers
+        seen = {name: x.clone() if overlap(x, out) else x for name, x in tensors.items()}
     result = backends.runner(backend)(call, tensors, out)
-    notify(call, tensors, result[0] if isinstance(result, tuple) else result)
+    notify(call, seen, result[0] if isinstance(result, tuple) else result)
     return result
 
 

@@ -54,6 +54,11 @@ def observe(observer: Observer) -> Iterator[None]:
         _observers.reset(token)
 
 
+def observed() -> bool:
+    """Whether any observer is active."""
+    return bool(_observers.get())
+
+
 def notify(call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
     """Tells every active observer; the observers themselves may call ops, which are then not observed."""
     active = _observers.get()

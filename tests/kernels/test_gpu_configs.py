@@ -1,0 +1,82 @@
+"""The very launches that a GPU would get, run in the interpreter: tiles, split-K, packs, and offsets beyond 2^31."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
+
+import convatlas
+from convatlas.kernels import backend as triton_backend
+from convatlas.kernels.backend import LAUNCHERS
+from convatlas.kernels.target import TARGETS
+from convatlas.ops.observe import Call
+from convatlas.specs import Conv2dSpec, Epilogue
+
+pytestmark = pytest.mark.interpreter
+
+SPLIT = [
+    conv("gather-split", (1, 256, 5, 5), (64, 256, 3, 3), padding=1, residual=True, activation="relu"),
+    conv("pointwise-split", (1, 1024, 4, 4), (128, 1024, 1, 1), activation="relu6"),
+    conv("pointwise-split-residual", (1, 1024, 3, 3), (40, 1024, 1, 1), residual=True),
+]
+
+
+@pytest.fixture(params=["sm_80", "sm_90", "sm_100"])
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(triton_backend, "current", lambda x: TARGETS[request.param])
+    return request.param
+
+
+@pytest.mark.parametrize("case", [*CONVOLUTIONS, *SPLIT], ids=str)
+def test_convolutions(case: Case, target: str, poisoned: None) -> None:
+    hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton"))
+
+
+@pytest.mark.parametrize("case", POOLS, ids=str)
+def test_pools(case: Case, target: str, poisoned: None) -> None:
+    hold(lambda: run_pool(case, "float16", "cpu", "nhwc", "normal", "triton"))
+
+
+@pytest.mark.parametrize("case", SPLIT, ids=str)
+def test_the_split_cases_split(case: Case, target: str) -> None:
+    """Else the tests above would prove nothing of split-K; the partial sums are added in one order, so results repeat."""
+    spec = Conv2dSpec.of(case.input, case.weight, padding=case.arguments.get("padding", 0))
+    tensors = {"input": torch.empty(case.input, device="meta"), "weight": torch.empty(case.weight, device="meta")}
+    call = Call("conv2d", spec, Epilogue(), dtype="float16")
+    out = torch.empty(spec.output_shape, device="meta")
+    names = [launch.kernel.__name__ for launch in LAUNCHERS["conv2d"](call, tensors, out, TARGETS[target])]
+    assert names[1:] == ["splitk_reduce_kernel"]
+    once, twice = (run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton") for _ in range(2))
+    assert torch.equal(once, twice)
+
+
+def far(shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """A channels_last tensor whose images lie 2^31 elements apart; untouched pages of the storage take no memory."""
+    N, C, H, W = shape
+    storage = torch.empty((N - 1) * 2**31 + C * H * W, dtype=torch.float16)
+    return storage.as_strided(shape, (2**31, 1, W * C, C))
+
+
+@pytest.mark.parametrize(
+    "weight, groups", [((8, 16, 3, 3), 1), ((8, 16, 1, 1), 1), ((16, 1, 3, 3), 16), ((32, 4, 3, 3), 4)], ids=str
+)
+def test_offsets_beyond_32_bits_in_convolutions(weight: tuple, groups: int) -> None:
+    x, out = far((2, 16, 5, 5)), far((2, weight[0], 5, 5))
+    x.copy_(torch.randn(x.shape))
+    w = torch.randn(weight, dtype=torch.float16) * 0.1
+    hold(lambda: convatlas.conv2d(x, w, padding=weight[2] // 2, groups=groups, out=out, backend="triton"))
+
+
+def test_offsets_beyond_32_bits_elsewhere() -> None:
+    x, out = far((2, 3, 6, 6)), far((2, 3, 6, 6))
+    x.copy_(torch.randn(x.shape))
+    B = {"backend": "triton"}
+    hold(lambda: convatlas.conv2d(x, torch.randn(3, 3, 3, 3).half(), padding=1, out=out, **B))
+    hold(lambda: convatlas.max_pool2d(x, 3, 1, 1, out=out, **B))
+    hold(lambda: convatlas.avg_pool2d(x, 3, 1, 1, out=out, **B))
+    hold(lambda: convatlas.adaptive_avg_pool2d(x, 6, out=out, **B))
+    hold(lambda: convatlas.adaptive_avg_pool2d(x, 1, out=far((2, 3, 1, 1)), **B))
+    hold(lambda: convatlas.relu(x, out=out, **B))
+    hold(lambda: convatlas.local_response_norm(x, 3, out=out, **B))
+    hold(lambda: convatlas.batch_norm(x, torch.zeros(3).half(), torch.ones(3).half(), out=out, **B))

@@ -1,0 +1,119 @@
+"""residual_add, relu, relu6, concat, linear, batch_norm, local_response_norm and softmax against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from kernel_cases import DTYPES, guarded, hold, layout, random
+
+import convatlas
+
+BACKENDS = ["triton"]
+SHAPES = [(2, 64, 7, 7), (3, 17, 5, 3), (1, 1, 1, 1), (0, 8, 4, 4), (2, 3, 13, 11)]
+
+
+def residual(x: torch.Tensor, **options) -> torch.Tensor:
+    return convatlas.residual_add(x, x.flip(0).contiguous(), **options)
+
+
+def batch_norm(x: torch.Tensor, affine: bool = True, **options) -> torch.Tensor:
+    C = x.shape[1] if x.dim() > 1 else 1
+    mean, weight, bias = (random((C,), x.dtype, x.device, "normal", seed) for seed in (7, 8, 9))
+    var = random((C,), x.dtype, x.device, "normal", 10).abs() + 0.5
+    return convatlas.batch_norm(x, mean, var, *((weight, bias) if affine else ()), **options)
+
+
+OPS: dict[str, Callable] = {
+    "residual_add": residual,
+    "residual_add-relu": lambda x, **o: residual(x, activation="relu", **o),
+    "residual_add-relu6": lambda x, **o: residual(x, activation="relu6", **o),
+    "relu": convatlas.relu,
+    "relu6": convatlas.relu6,
+    "concat": lambda x, **o: convatlas.concat([x, x[:, :1], x], **o),
+    "batch_norm": batch_norm,
+    "batch_norm-plain": lambda x, **o: batch_norm(x, affine=False, activation="relu", **o),
+    "local_response_norm": lambda x, **o: convatlas.local_response_norm(x, 5, alpha=0.1, **o),
+    "local_response_norm-even": lambda x, **o: convatlas.local_response_norm(x, 4, 0.5, 0.5, 2.0, **o),
+    "softmax-channels": lambda x, **o: convatlas.softmax(x, 1, **o),
+    "softmax-last": lambda x, **o: convatlas.softmax(x, -1, **o),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["nhwc", "nchw", "sliced"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_within_the_error_bound(
+    op: str, shape: tuple, form: str, dtype: str, backend: str, device: str, poisoned: None
+) -> None:
+    x = layout(random(shape, DTYPES[dtype], device, "normal", 0), form)
+    hold(lambda: OPS[op](x, backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["nhwc", "nchw"])
+@pytest.mark.parametrize("op", OPS)
+def test_out_slices(op: str, kind: str, backend: str, device: str) -> None:
+    x = random((2, 9, 5, 7), torch.float16, device, "normal", 0)
+    shape = OPS[op](x.to("meta"), backend=None).shape
+    out, unchanged = guarded(tuple(shape), torch.float16, device, kind)
+    hold(lambda: OPS[op](x, backend=backend, out=out))
+    unchanged()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("op", ["relu", "relu6", "residual_add", "batch_norm"])
+def test_out_may_be_the_input(op: str, backend: str, device: str) -> None:
+    x = random((2, 16, 5, 5), torch.float32, device, "normal", 0)
+    expected = OPS[op](x, backend=backend)
+    with torch.no_grad():
+        assert OPS[op](x, backend=backend, out=x) is x
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rank", [1, 2, 3, 5])
+@pytest.mark.parametrize("op", ["relu", "residual_add-relu", "batch_norm", "local_response_norm", "softmax-last"])
+def test_other_ranks(op: str, rank: int, backend: str, device: str) -> None:
+    if (op, rank) in {("batch_norm", 1), ("local_response_norm", 1), ("local_response_norm", 2)}:
+        with pytest.raises(convatlas.ShapeError, match="expected"):
+            OPS[op](torch.zeros((3, 8, 5, 2, 2)[:rank], device=device), backend=backend)
+        return
+    x = random((3, 8, 5, 2, 2)[:rank], torch.float32, device, "normal", 0)
+    hold(lambda: OPS[op](x, backend=backend))
+    hold(lambda: OPS[op](x.transpose(0, -1), backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "lead, C, K",
+    [((1,), 512, 1000), ((8,), 17, 3), ((3, 5), 40, 64), ((), 33, 7), ((0,), 16, 4), ((4,), 1, 1), ((130,), 96, 40)],
+)
+def test_linear(lead: tuple, C: int, K: int, dtype: str, backend: str, device: str, poisoned: None) -> None:
+    kind = DTYPES[dtype]
+    x = random((*lead, C), kind, device, "normal", 0)
+    w = (random((K, C), torch.float32, device, "normal", 1) * C**-0.5).to(kind)
+    b = random((K,), kind, device, "normal", 2)
+    hold(lambda: convatlas.linear(x, w, b, activation="relu", backend=backend))
+    hold(lambda: convatlas.linear(x, w.t().contiguous().t(), backend=backend))
+    out = torch.full((*lead, K + 3), 5.0, dtype=kind, device=device)
+    hold(lambda: convatlas.linear(x, w, b, backend=backend, out=out[..., 1 : K + 1]))
+    assert (out[..., 0] == 5).all() and (out[..., K + 1 :] == 5).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "op", ["relu", "relu6", "residual_add-relu", "batch_norm-plain", "local_response_norm", "softmax-channels"]
+)
+def test_nan_and_infinity_go_where_torch_sends_them(op: str, value: float, backend: str, device: str) -> None:
+    """The reference is held to torch in tests/reference; here the kernel must put the same values in the same places."""
+    x = random((2, 8, 4, 4), torch.float32, device, "normal", 0)
+    x[0, 3, 1, 2] = value
+    hold(lambda: OPS[op](x, backend=backend))
+    if op == "softmax-channels":
+        hold(lambda: OPS[op](torch.full((1, 5, 1, 1), value, device=device), backend=backend))

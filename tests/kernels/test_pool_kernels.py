@@ -1,0 +1,62 @@
+"""Every pooling kernel against the reference, PyTorch's indices, and NaN and infinity."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kernel_cases import DTYPES, POOLS, Case, guarded, hold, run_pool
+
+import convatlas
+
+BACKENDS = ["triton"]
+MAX = [case for case in POOLS if case.id.startswith("max")]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["nhwc", "nchw"])
+@pytest.mark.parametrize("case", POOLS, ids=str)
+def test_within_the_error_bound(case: Case, form: str, dtype: str, backend: str, device: str, poisoned: None) -> None:
+    hold(lambda: run_pool(case, dtype, device, form, "normal", backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["nhwc", "nchw"])
+@pytest.mark.parametrize("case", POOLS, ids=str)
+def test_out_slices_and_strided_inputs(case: Case, kind: str, backend: str, device: str) -> None:
+    shape = run_pool(case, "float16", "meta", "nchw", "normal", None).shape
+    out, unchanged = guarded(tuple(shape), torch.float16, device, kind)
+    hold(lambda: run_pool(case, "float16", device, "sliced", "normal", backend, out))
+    unchanged()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("data", ["normal", "ties", "nan", "infinite"])
+@pytest.mark.parametrize("case", MAX, ids=str)
+def test_indices_are_torchs(case: Case, data: str, backend: str, device: str, poisoned: None) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(case.input, generator=generator)
+    if data == "ties":
+        x = x.round()
+    elif data == "nan":
+        x[torch.rand(x.shape, generator=generator) < 0.2] = float("nan")
+    elif data == "infinite":
+        x[torch.rand(x.shape, generator=generator) < 0.7] = float("-inf")
+    expected, where = F.max_pool2d(x, **case.arguments, return_indices=True)
+    got, at = convatlas.max_pool2d(x.to(device), **case.arguments, return_indices=True, backend=backend)
+    assert torch.equal(at.cpu(), where)
+    assert torch.equal(got.cpu().nan_to_num(nan=99.0), expected.nan_to_num(nan=99.0))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("case", [c for c in POOLS if c.input[0]], ids=str)
+def test_nan_and_infinity_go_where_torch_sends_them(case: Case, value: float, backend: str, device: str) -> None:
+    op = {"max": F.max_pool2d, "avg": F.avg_pool2d, "adaptive": F.adaptive_avg_pool2d}[case.id.split("-")[0]]
+    ours = {"max": convatlas.max_pool2d, "avg": convatlas.avg_pool2d, "adaptive": convatlas.adaptive_avg_pool2d}
+    x = torch.randn(case.input, generator=torch.Generator().manual_seed(5))
+    x[0, 0, case.input[2] // 2, case.input[3] // 2] = value
+    expected = op(x, **case.arguments)
+    got = ours[case.id.split("-")[0]](x.to(device), **case.arguments, backend=backend).cpu()
+    assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
