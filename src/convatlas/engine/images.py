@@ -1,0 +1,93 @@
+"""From a picture file to a net's input."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from convatlas.errors import InputError
+from convatlas.nets.registry import Preprocess
+
+SKIMAGE = "skimage:"
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def load_image(source: str) -> Image.Image:
+    """The picture at the path `source`, or scikit-image's bundled "skimage:NAME", upright and in RGB.
+
+    Any format and mode Pillow reads: grey (8, 16 and 32 bits), palette, CMYK; what is transparent lies on white; the camera's
+    EXIF orientation is applied; of several frames the first. Raises InputError, one line.
+    """
+    path = _bundled(source.removeprefix(SKIMAGE)) if source.startswith(SKIMAGE) else Path(source)
+    if not path.exists():
+        raise InputError(f"image {source}: no such file")
+    if not path.is_file():
+        raise InputError(f"image {source}: not a file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"image {source}: cannot be read: {line}") from error
+
+
+def _bundled(name: str) -> Path:
+    """One of the pictures in scikit-image's own folder; those it would download are not offered."""
+    package = find_spec("skimage")
+    if package is None:
+        raise InputError(
+            f'image {SKIMAGE}{name} comes with scikit-image, which is not installed: pip install "convatlas[demo]"'
+        )
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    pictures = {file.stem: file for file in folder.iterdir() if file.suffix in (".png", ".jpg")}
+    if name not in pictures:
+        raise InputError(
+            f"image {SKIMAGE}{name}: scikit-image brings no such picture, but {', '.join(sorted(pictures))}"
+        )
+    return pictures[name]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB; what is transparent is laid on white."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled by 255 / 65535; numbers of no fixed range by their largest where that is above 255 (Pillow would clip)."""
+    values = np.asarray(image, np.float64)
+    top = 65535.0 if image.mode.startswith("I;16") else max(float(np.nanmax(values, initial=0.0)), 255.0)
+    return Image.fromarray(np.nan_to_num(values * (255.0 / top)).clip(0, 255).round().astype(np.uint8))
+
+
+def crop_middle(image: Image.Image, how: Preprocess) -> Image.Image:
+    """The shorter side resized to how.resize, then how.crop x how.crop from the middle, as torchvision rounds both."""
+    width, height = image.size
+    short = min(width, height)
+    if (
+        max(width, height) > 4 * short
+    ):  # of a thin strip only the middle is ever seen; the rest would be resized for nothing
+        left, top = max(0, (width - 4 * short) // 2), max(0, (height - 4 * short) // 2)
+        image = image.crop((left, top, min(width, left + 4 * short), min(height, top + 4 * short)))
+        width, height = image.size
+    size = (how.resize, how.resize * height // width) if width <= height else (how.resize * width // height, how.resize)
+    image = image.resize(size, RESAMPLING[how.interpolation])
+    left, top = (round((side - how.crop) / 2.0) for side in size)
+    return image.crop((left, top, left + how.crop, top + how.crop))
+
+
+def to_input(image: Image.Image, how: Preprocess) -> Tensor:
+    """(1, 3, crop, crop), float32, channels_last: (pixel - mean) / std of the middle of an RGB picture."""
+    pixels = np.asarray(crop_middle(image, how), np.float32)
+    values = (pixels - np.float32(how.mean)) / np.float32(how.std)
+    return torch.from_numpy(values).permute(2, 0, 1).unsqueeze(0)

@@ -1,0 +1,85 @@
+"""One layer by itself: random operands of its exact shapes, and the op run on them into a poisoned buffer."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convatlas.ops import functional as ops
+from convatlas.ops.backends import use_backend
+from convatlas.study.tracing import Layer
+
+Tensors = dict[str, Tensor]
+
+
+def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) -> Tensors:
+    """Normal numbers under the op's operand names; weights scaled by sqrt(2/L) (He et al. 2015), so that outputs are O(1).
+
+    Four-dimensional ones are channels_last in memory, as in a net. The same seed gives the same numbers on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spec = layer.spec
+
+    def normal(shape: tuple, scale: float = 1.0) -> Tensor:
+        x = (torch.randn(shape, generator=generator) * scale).to(device, dtype)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    if layer.op == "concat":
+        return {str(i): normal(shape) for i, shape in enumerate(spec.shapes)}
+    if layer.op == "residual_add":
+        return {"x": normal(spec.shape), "shortcut": normal(spec.shape)}
+    if layer.op == "linear":
+        tensors = {"input": normal((*spec.lead, spec.C)), "weight": normal((spec.K, spec.C), sqrt(2 / spec.reduction))}
+    elif layer.op == "conv2d":
+        tensors = {"input": normal(spec.input_shape), "weight": normal(spec.weight_shape, sqrt(2 / spec.reduction))}
+    elif layer.op == "batch_norm":
+        C = (spec.shape[1],)
+        statistics = {"running_mean": normal(C), "running_var": normal(C).abs() + 0.5}
+        return {"input": normal(spec.shape), **statistics, "weight": normal(C), "bias": normal(C)}
+    else:
+        return {"input": normal(getattr(spec, "input_shape", None) or spec.shape)}
+    if layer.epilogue.bias:
+        tensors["bias"] = normal((spec.bias_elements,))
+    if layer.epilogue.residual:
+        tensors["residual"] = normal(spec.output_shape)
+    return tensors
+
+
+def run(layer: Layer, tensors: Tensors, backend: str) -> Tensor:
+    """The op on `tensors`, into an `out` that was full of NaN: an element that no kernel writes stays one."""
+    first = next(iter(tensors.values()))
+    out = torch.full(layer.spec.output_shape, torch.nan, dtype=first.dtype, device=first.device)
+    if out.dim() == 4:
+        out = out.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), use_backend(backend):
+        _call(layer, tensors, out)
+    return out
+
+
+def _call(layer: Layer, t: Tensors, out: Tensor) -> Any:
+    s, activation = layer.spec, layer.epilogue.activation if layer.epilogue else None
+    match layer.op:
+        case "conv2d":
+            geometry = s.stride, s.padding, s.dilation, s.groups
+            epilogue = {"activation": activation, "residual": t.get("residual")}
+            ops.conv2d(t["input"], t["weight"], t.get("bias"), *geometry, **epilogue, out=out)
+        case "linear":
+            ops.linear(t["input"], t["weight"], t.get("bias"), activation=activation, out=out)
+        case "max_pool2d":
+            ops.max_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode, out=out)
+        case "avg_pool2d":
+            divide = s.ceil_mode, s.count_include_pad, s.divisor_override
+            ops.avg_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, *divide, out=out)
+        case "adaptive_avg_pool2d":
+            ops.adaptive_avg_pool2d(t["input"], (s.P, s.Q), out=out)
+        case "local_response_norm":
+            ops.local_response_norm(t["input"], s.size, **layer.params, out=out)
+        case "concat":
+            ops.concat(list(t.values()), s.dim, out=out)
+        case "residual_add" | "batch_norm":
+            getattr(ops, layer.op)(**t, **layer.params, activation=activation, out=out)
+        case _:  # relu, relu6, softmax
+            getattr(ops, layer.op)(t["input"], **layer.params, out=out)
