@@ -135,6 +135,10 @@ class Spec:
     def output_shape(self) -> tuple[int, ...]:
         raise NotImplementedError
 
+    def __str__(self) -> str:
+        """One short line for tables: the output's shape, where a subclass has nothing better."""
+        return "x".join(map(str, self.output_shape))
+
     @property
     def elements(self) -> dict[str, int]:
         """Elements that must move between DRAM and the chip, by operand name: inputs read once, output written once."""
