@@ -10,7 +10,7 @@ from convatlas.errors import ShapeError
 from convatlas.reference.activation import activate
 from convatlas.specs import Conv2dSpec
 
-BLOCK_BYTES = 8 << 20  # of the im2col matrix at a time: written and read back within the last-level cache
+BLOCK_BYTES = 1 << 20  # of the im2col matrix at a time: written and read back within one core's second-level cache
 
 
 def conv2d(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,8 +126,6 @@ def test_epilogue_adds_bias_and_residual_before_the_activation(form: Any, activa
 
 
 def test_blocks_of_rows_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((2, 4, 9, 7)), rng.standard_normal((6, 2, 3, 3))
     whole = conv2d(x, w, padding=1, groups=2)
@@ -133,6 +133,18 @@ def test_blocks_of_rows_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> 
     for size in (1, 4 * 9 * 7 * 8 * 2):  # one row at a time, two rows at a time
         monkeypatch.setattr(module, "BLOCK_BYTES", size)
         np.testing.assert_allclose(conv2d(x, w, padding=1, groups=2), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_memory_beyond_the_output_is_one_image_and_one_block() -> None:
+    x, w = np.ones((8, 16, 64, 64), np.float32), np.ones((16, 16, 3, 3), np.float32)
+    tracemalloc.start()
+    y = conv2d(x, w, padding=1, dtype=np.float32)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    block = sys.modules["convatlas.reference.conv2d"].BLOCK_BYTES
+    image = 4 * 16 * 66 * 66
+    assert peak < y.nbytes + 2 * image + 2 * block  # im2col of all of it at once would be 9 * x.nbytes
+    assert 9 * x.nbytes > 3 * (y.nbytes + 2 * image + 2 * block)
 
 
 def test_strided_and_integer_inputs() -> None:
