@@ -1,1 +1,1 @@
-"""How layers map to hardware: what a machine has, and what the compiler makes of a kernel for a GPU that is not here."""
+"""What the machine is and can do."""

@@ -1,0 +1,48 @@
+"""The command line, `convatlas` and `python -m convatlas`.
+
+Exit codes: 0 fine, 1 verification failed, 2 bad usage or input that cannot be used (one line on stderr, no traceback), 130
+interrupted, 141 the reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+BAD_USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code; arguments default to the process's."""
+    from convatlas.cli.app import app
+    from convatlas.errors import ConvAtlasError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal or pipe of another encoding gets a "?" for what it cannot show
+            stream.reconfigure(errors="replace")
+    try:
+        code = app(args=arguments, prog_name="convatlas", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except ConvAtlasError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # Python flushes stdout once more on its way out, which must not fail again (docs.python.org, signal, "SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        # Click's own errors, whichever package brings Click (typer carries its own since 0.26).
+        if hasattr(error, "format_message"):
+            return _fail(error.format_message())
+        if type(error).__name__ == "Abort":
+            return INTERRUPTED
+        if isinstance(error, MemoryError) or ("allocate" in str(error) and isinstance(error, RuntimeError)):
+            return _fail(f"not enough memory: {str(error).splitlines()[0] if str(error) else 'the allocation failed'}")
+        raise
+
+
+def _fail(message: str) -> int:
+    print(f"convatlas: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_USAGE

@@ -1,0 +1,37 @@
+"""The commands, one file each. Nothing here imports torch or NumPy: a command does when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from convatlas import __version__
+from convatlas.cli import classify, doctor, verify
+
+app = typer.Typer(
+    help="An atlas of convolutional networks on GPU hardware: hand-written kernels, the nets built of them, and their proof.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("classify")(classify.command)
+app.command("verify")(verify.command)
+app.command("doctor")(doctor.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"convatlas {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)

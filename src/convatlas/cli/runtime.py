@@ -1,0 +1,27 @@
+"""What must be settled before torch and triton are imported."""
+
+from __future__ import annotations
+
+import os
+
+BACKEND_HELP = "triton (in its interpreter where there is no GPU), cudnn or numpy"
+
+
+def prepare(backend: str) -> None:
+    """Without a GPU, turns Triton's interpreter on for backend "triton", unless TRITON_INTERPRET is set already.
+
+    Triton reads the variable when it is first imported, so nothing may import it earlier.
+    """
+    if backend != "triton" or "TRITON_INTERPRET" in os.environ:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
+def ran_on(backend: str, device: str, interpreted: bool) -> str:
+    """Where the kernels ran, for the human output."""
+    if interpreted:
+        return f"{backend}, in Triton's interpreter on the CPU (no GPU here)"
+    return f"{backend}, on the {'GPU' if device == 'cuda' else 'CPU'}"

@@ -1,0 +1,126 @@
+"""convatlas verify: a whole net, layer by layer, against the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convatlas.cli import output
+from convatlas.cli.runtime import BACKEND_HELP, prepare, ran_on
+
+if TYPE_CHECKING:
+    from convatlas.engine.verify import LayerResult, Verification
+
+
+def command(
+    net: Annotated[str, typer.Argument(help="The network.")],
+    size: Annotated[
+        int | None, typer.Option("--size", min=1, help="Pixels of the square input; default: the network's own.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 1,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32 or float64.")] = "float16",
+    backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "triton",
+    worst: Annotated[
+        int | None, typer.Option("--worst", min=1, help="Print only this many layers, the worst first.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run every layer on random inputs, then the whole network, and compare with the NumPy reference."""
+    from convatlas.nets.registry import info
+
+    info(net)
+    prepare(backend)
+    from convatlas.engine.verify import verify
+
+    with output.progress(f"verifying {net}") as show:
+        result = verify(net, size, batch, dtype, backend, show)
+    if json:
+        output.print_json(as_dict(result, worst))
+    else:
+        show_text(result, worst)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def chosen(result: Verification, worst: int | None) -> list[LayerResult]:
+    """All layers as they run, or the `worst` ones, worst first."""
+    if worst is None:
+        return result.layers
+    return sorted(result.layers, key=lambda layer: (layer.ok, -layer.worst))[:worst]
+
+
+def as_dict(result: Verification, worst: int | None) -> dict[str, Any]:
+    """The JSON document."""
+    logits, wrong = result.logits, result.first_wrong
+    return {
+        "net": result.name,
+        "input_shape": list(result.input_shape),
+        "dtype": result.dtype,
+        "backend": result.backend,
+        "device": result.device,
+        "interpreted": result.interpreted,
+        "ok": result.ok,
+        "first_wrong": None if wrong is None else wrong.layer.path,
+        "layers": [
+            {
+                "path": r.layer.path,
+                "op": r.layer.op,
+                "shape": str(r.layer.spec),
+                "epilogue": str(r.layer.epilogue or "none"),
+                "ok": r.ok,
+                "alone": {"worst": r.alone.worst, "rms": r.alone.rms},
+                "in_network": {"worst": r.inside.worst, "rms": r.inside.rms},
+                "detail": r.detail,
+            }
+            for r in chosen(result, worst)
+        ],
+        "logits": {
+            "ok": logits.ok,
+            "rms_error": logits.error,
+            "rms_error_of_rounding_alone": logits.yardstick,
+            "limit": logits.limit,
+            "top1_agrees": logits.agree,
+            "images": logits.images,
+        },
+        "seconds": result.seconds,
+    }
+
+
+def show_text(result: Verification, worst: int | None) -> None:
+    """A row a layer, the logits, the verdict."""
+    console = output.console()
+    shape = "x".join(map(str, result.input_shape))
+    where = ran_on(result.backend, result.device, result.interpreted)
+    console.print(output.plain(f"{result.name}, {shape}, {result.dtype}: {where}\n"))
+
+    wide = console.width >= output.NARROW
+    numbers = ("error/\nbound", "right"), ("rms/\nbound", "right")
+    table = output.table("layer", *["op"] * wide, *numbers)
+    for r in chosen(result, worst):
+        what = [output.plain(f"{r.layer.op} {r.layer.spec}")] * wide
+        style = "" if r.ok else "bold red"
+        table.add_row(
+            output.plain(r.layer.path or r.layer.op), *what, output.number(r.worst), output.number(r.rms), style=style
+        )
+    console.print(table)
+
+    for r in result.layers:
+        if not r.ok:
+            console.print(output.plain(f"\n{r.layer.path or r.layer.op}: {r.detail}", "bold red"))
+    top = max(result.layers, key=lambda r: r.worst)
+    wrong = sum(not r.ok for r in result.layers)
+    counted = f"{len(result.layers)} layers ({result.distinct} distinct), each alone and in the network"
+    if wrong:
+        console.print(output.plain(f"\n{counted}: {wrong} outside the error bound", "bold red"))
+    else:
+        console.print(
+            output.plain(f"\n{counted}: all within the error bound, at most {output.number(top.worst)} of it", "green")
+        )
+    logits = result.logits
+    line = (
+        f"logits: rms error {output.number(logits.error)}, allowed {output.number(logits.limit)}; rounding to {result.dtype} "
+        f"alone makes {output.number(logits.yardstick)}; top-1 agrees for {logits.agree} of {logits.images}"
+    )
+    console.print(output.plain(line, "green" if logits.ok else "bold red"))
+    console.print(output.plain(f"{'verified' if result.ok else 'NOT verified'} in {result.seconds:.1f} s"))
