@@ -49,15 +49,13 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     """Computes `call` on the tensors' GPU, or in the interpreter."""
     first = next(iter(tensors.values()))
     target = current(first)
-    y = allocate(call.spec.output_shape, first) if out is None else out
-    if not _viewable(call.op, y):
-        y = torch.empty(y.shape, dtype=y.dtype, device=y.device)
+    result = allocate(call.spec.output_shape, first) if out is None else out
+    y = result if _viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
     extra = ()
     if call.params.get("return_indices"):
         extra = (allocate(call.spec.output_shape, first, torch.int64),)
     for launch in LAUNCHERS[call.op](call, tensors, y, target, *extra):
         launch.run()
-    if out is not None and y is not out:
-        out.copy_(y)
-        y = out
-    return (y, *extra) if extra else y
+    if y is not result:
+        result.copy_(y)
+    return (result, *extra) if extra else result

@@ -29,7 +29,7 @@ def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Te
             f"{name}: out= does not support automatic differentiation, but an argument requires a gradient; "
             "run it under torch.no_grad()"
         )
-    getattr(_ops, f"{name}_out")(*args, backend, out=out)
+    getattr(_ops, f"{name}_out")(*args, backend, into=out)
     return out
 
 
@@ -201,8 +201,10 @@ def adaptive_avg_pool2d(
     op = "adaptive_avg_pool2d"
     single, (input, *_) = _batched(op, input)
     sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    if len(sizes) != 2 or not all(v is None or is_size(v) for v in sizes):
-        raise ShapeError(f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None keeps a size)")
+    if len(sizes) != 2 or not all(v is None or is_size(v) for v in sizes) or output_size is None:
+        raise ShapeError(
+            f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None in a pair keeps a size)"
+        )
     sizes = [size if given is None else given for given, size in zip(sizes, input.shape[-2:])]
     return _unbatched_call(op, single, (input, sizes), backend, out)
 

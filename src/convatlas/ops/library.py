@@ -1,6 +1,6 @@
 """Every op's registration with torch.library, from one table: schema, implementation, fake, autograd.
 
-Each op is `torch.ops.convatlas.<name>(...) -> Tensor` and, for `out=`, `torch.ops.convatlas.<name>_out(..., Tensor(a!) out)`.
+Each op is `torch.ops.convatlas.<name>(...) -> Tensor` and, for `out=`, `torch.ops.convatlas.<name>_out(..., *, Tensor(a!) into)`.
 The implementation builds the op's Call (which validates), picks the backend and runs it; the fake builds the same Call and only
 allocates, so torch.compile, torch.export and the meta device see the same shapes, strides and errors.
 """
@@ -274,13 +274,14 @@ def _register(op: Op) -> None:
     if op.returns != "Tensor":
         return
 
-    def implementation_out(*values: Any, out: Tensor, **keywords: Any) -> None:
-        _run(op, bind(values, keywords), out)
+    # Named "into": torch.compile takes any keyword "out" for torch's own and refuses a channel slice there.
+    def implementation_out(*values: Any, into: Tensor, **keywords: Any) -> None:
+        _run(op, bind(values, keywords), into)
 
-    def fake_out(*values: Any, out: Tensor, **keywords: Any) -> None:
-        _fake(op, bind(values, keywords), out)
+    def fake_out(*values: Any, into: Tensor, **keywords: Any) -> None:
+        _fake(op, bind(values, keywords), into)
 
-    _library.define(f"{op.name}_out({op.schema}, str? backend=None, *, Tensor(a!) out) -> ()")
+    _library.define(f"{op.name}_out({op.schema}, str? backend=None, *, Tensor(a!) into) -> ()")
     for device in ("CPU", "CUDA"):
         _library.impl(f"{op.name}_out", implementation_out, device)
     torch.library.register_fake(f"convatlas::{op.name}_out", fake_out, lib=_library)

@@ -1,0 +1,142 @@
+"""Registration with torch: opcheck, export, compile, the meta device, backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import convatlas
+from convatlas.ops.library import OPS
+
+last = torch.channels_last
+
+
+def samples() -> dict[str, tuple]:
+    """Arguments for every op by its name, in the schema's order."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 9, 8).contiguous(memory_format=last)
+    w, b = torch.randn(4, 3, 3, 3), torch.randn(4)
+    vector = torch.rand(6) + 0.5
+    pool = ([3, 3], [2, 2], [1, 1])
+    return {
+        "conv2d": (x, w, b, [2, 1], [1, 0, 1, 2], [1, 1], 2, "relu", None),
+        "linear": (torch.randn(3, 5, 6), torch.randn(4, 6), b, "relu6"),
+        "max_pool2d": (x, *pool, [1, 1], False),
+        "max_pool2d_with_indices": (x, *pool, [1, 1], True),
+        "avg_pool2d": (x.contiguous(), *pool, True, False, None),
+        "adaptive_avg_pool2d": (x, [3, 1]),
+        "residual_add": (x, x.contiguous(), "relu"),
+        "batch_norm": (x, vector, vector, vector, None, 1e-5, None),
+        "local_response_norm": (x, 5, 1e-4, 0.75, 1.0),
+        "softmax": (x, 1),
+        "relu": (x,),
+        "relu6": (x,),
+        "concat": ([x, x[:, :2]], 1),
+    }
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.interpreter)])
+@pytest.mark.parametrize("name", [op.name for op in OPS])
+def test_opcheck(name: str, backend: str) -> None:
+    args = (*samples()[name], backend)
+    result = torch.library.opcheck(getattr(torch.ops.convatlas, name).default, args)
+    assert set(result.values()) == {"SUCCESS"}, result
+
+
+@pytest.mark.parametrize("name", [op.name for op in OPS if op.returns == "Tensor"])
+def test_opcheck_out(name: str) -> None:
+    args = samples()[name]
+    out = torch.empty_like(getattr(torch.ops.convatlas, name)(*args))
+    result = torch.library.opcheck(getattr(torch.ops.convatlas, f"{name}_out").default, (*args, None), {"into": out})
+    assert set(result.values()) == {"SUCCESS"}, result
+
+
+@pytest.mark.parametrize("name", [op.name for op in OPS])
+def test_meta_device_gives_the_same_shapes_and_strides(name: str) -> None:
+    def meta(a):
+        if isinstance(a, torch.Tensor):
+            return a.to("meta")
+        return [meta(i) for i in a] if isinstance(a, list) else a
+
+    op, args = getattr(torch.ops.convatlas, name), samples()[name]
+    real, fake = op(*args), op(*map(meta, args))
+    for r, f in zip(*((y if isinstance(y, tuple) else (y,)) for y in (real, fake))):
+        assert (r.shape, r.stride(), r.dtype) == (f.shape, f.stride(), f.dtype)
+
+
+class Block(torch.nn.Module):
+    """Most ops in one model: convolution into a slice, pooling, concatenation, residual, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1 = torch.nn.Parameter(torch.randn(8, 3, 3, 3) * 0.2)
+        self.w2 = torch.nn.Parameter(torch.randn(8, 8, 1, 1) * 0.3)
+        self.fc = torch.nn.Parameter(torch.randn(5, 24) * 0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = convatlas.conv2d(x, self.w1, padding="same", activation="relu")
+        y = convatlas.max_pool2d(y, 2)
+        z = convatlas.conv2d(y, self.w2, residual=y, activation="relu6")
+        wide = torch.zeros(z.shape[0], 16, *z.shape[2:], device=z.device)
+        convatlas.relu(z, out=wide[:, :8])
+        convatlas.local_response_norm(y, 3, out=wide[:, 8:])
+        y = convatlas.concat([wide, convatlas.residual_add(y, z)])
+        y = convatlas.adaptive_avg_pool2d(convatlas.avg_pool2d(y, 3, 1, 1), 1).flatten(1)
+        return convatlas.softmax(convatlas.linear(y, self.fc))
+
+
+@torch.no_grad()
+def test_compiles_without_a_graph_break() -> None:
+    net, x = Block().eval(), torch.randn(2, 3, 8, 8)
+    torch._dynamo.reset()
+    assert torch.allclose(torch.compile(net, backend="eager", fullgraph=True)(x), net(x))
+
+
+@torch.no_grad()
+def test_compiles_with_dynamic_shapes() -> None:
+    net = Block().eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True, dynamic=True)
+    for x in (torch.randn(2, 3, 8, 8), torch.randn(5, 3, 12, 10)):
+        assert torch.allclose(compiled(x), net(x))
+
+
+@torch.no_grad()
+def test_exports_with_a_dynamic_batch() -> None:
+    net, batch = Block().eval(), torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(net, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert any("convatlas" in name for name in names)
+    for N in (1, 3):
+        x = torch.randn(N, 3, 8, 8)
+        assert torch.allclose(program.module()(x), net(x))
+
+
+@pytest.mark.interpreter
+def test_the_backend_is_chosen_when_the_graph_runs() -> None:
+    """Compiled under one backend, run under another: the choice is no part of the graph."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: convatlas.relu(x), backend="eager", fullgraph=True)
+    seen = []
+    x = torch.randn(4)
+    compiled(x)
+    with (
+        convatlas.use_backend("triton"),
+        convatlas.ops.observe.observe(lambda call, tensors, output: seen.append(call.backend)),
+    ):
+        compiled(x)
+    assert seen == ["triton"]
+
+
+@pytest.mark.parametrize("op", ["conv2d", "max_pool2d", "linear", "relu"])
+def test_backward_says_that_there_is_none(op: str) -> None:
+    x = torch.randn(1, 2, 4, 4, requires_grad=True)
+    y = {
+        "conv2d": lambda: convatlas.conv2d(x, torch.randn(2, 2, 1, 1)),
+        "max_pool2d": lambda: convatlas.max_pool2d(x, 2),
+        "linear": lambda: convatlas.linear(x, torch.randn(3, 4)),
+        "relu": lambda: convatlas.relu(x),
+    }[op]()
+    assert y.requires_grad
+    with pytest.raises(NotImplementedError, match=f"convatlas.{op} has no backward yet"):
+        y.sum().backward()
