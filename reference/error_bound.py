@@ -1,18 +1,20 @@
 """The one error bound, and the one function that holds a kernel's output to it. docs/numerics.md derives every term.
 
-Elementwise, for any data:
+Elementwise, with A the truth's magnitude and S its spread:
 
-    |y - ref| <= acc + inputs + u_out * (|ref| + acc + inputs) + (stores - 1) * u_out * A + eta
+    |y - ref| <= inner + u_out * (|ref| + inner) + (stores - 1) * u_out * A + eta
+    inner = u_acc * (C * sqrt(L) + roundings) * A        the accumulator's roundings, a random walk of L steps
+          + u_acc * DRIFT * L * S                        tensor cores only: they cut off, and so drift towards zero
+          + 2 * 2^-10 * A                                tf32 only: both factors cut to 10 explicit mantissa bits
+    eta   = half the smallest subnormal of the output, and of the accumulator once a term
 
-    acc     = u_acc * (C * sqrt(L) + roundings) * A      the accumulator's roundings, a random walk of L steps
-    inputs  = 2 * 2^-10 * A                              tf32 only: both factors cut to 10 explicit mantissa bits
-    eta     = half the smallest subnormal of the output, and of the accumulator once a term
+Over the tensor, where the terms of the sums come in no particular order, the sum of squares, each element's share
 
-Over the tensor, for terms that come in no particular order, the sum of squares, with S the spread in place of A:
+    sigma = the same with inner = u_acc * ((sqrt(L) + DRIFT * L) * S + roundings * A) + 2 * 2^-10 * S
 
     sum |y - ref|^2 <= T1 + 2 * sqrt(T2 * t) + 2 * Tmax * t,     t = C^2 / 2
 
-T1, T2 and Tmax the sum, the sum of squares and the maximum of the squared standard deviations allowed each element.
+with T1, T2 and Tmax the sum, the sum of squares and the maximum of sigma^2.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from convatlas.reference.truth import Truth
 # outputs checked give a false alarm with probability 2.5e-5 (Higham, Mary 2019; Connolly, Higham, Mary 2021).
 C = 8.0
 
-# Tensor cores cut sums off instead of rounding them, so a step errs by up to 2u and always towards zero; the steps are at
-# least this many products long (4 for tf32 on Ampere, more elsewhere: Fasi, Higham, Mikaitis, Pranesh 2021).
-TENSOR_CORE_STEP = 4
+# A tensor core aligns a block of b products and the running sum to the largest of them, keeps e bits beyond float32's,
+# cuts the rest off, adds, and cuts the sum to float32. What is cut off is half a unit on average: of the sum once a block,
+# of each product in its 2^-e-th part. (b, e) is (4, 1) for tf32 on the A100, the worst in use; (8, 1) for half precision
+# there, (16, 2) on the H100 and B200 (Fasi, Higham, Mikaitis, Pranesh 2021; Khattak, Mikaitis 2025).
+DRIFT = (1 / 4 + 2.0**-1) / 2
 
 TF32_CUT = 2.0**-10  # truncation to 10 explicit mantissa bits; rounding to nearest would be half of it
 
@@ -125,13 +129,14 @@ def _bounds(truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int) 
     tensor_core = accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
     u_acc = acc.unit_roundoff * (2 if tensor_core else 1)
     cut = TF32_CUT if tf32 else 0.0
-    drift = L / TENSOR_CORE_STEP / 2 if tensor_core else 0.0  # the mean of what is cut off adds up, step by step
-
-    inner = (u_acc * (C * np.sqrt(L) + truth.roundings) + (2 + cut) * cut) * A + L * acc.smallest_subnormal / 2
+    drift = DRIFT * L if tensor_core else 0.0
+    tiny = L * acc.smallest_subnormal / 2
     u = out.unit_roundoff
+
+    inner = u_acc * ((C * np.sqrt(L) + truth.roundings) * A + drift * S) + (2 + cut) * cut * A + tiny
     bound = inner + u * (ref + inner) + (stores - 1) * u * A + out.smallest_subnormal / 2
 
-    inner = u_acc * ((np.sqrt(L) + drift) * S + truth.roundings * A) + 2 * cut * S + L * acc.smallest_subnormal / 2
+    inner = u_acc * ((np.sqrt(L) + drift) * S + truth.roundings * A) + 2 * cut * S + tiny
     deviation = inner + u * (ref + inner) + (stores - 1) * u * np.minimum(A, 2 * S) + out.smallest_subnormal / 2
     return bound, deviation
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,36 @@ def in_order(products: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
     return total.astype(np.float64)
 
 
-def cut(x: np.ndarray) -> np.ndarray:
-    """To float32, towards zero."""
-    y = x.astype(np.float32)
-    return np.where(np.abs(y.astype(np.float64)) > np.abs(x), np.nextafter(y, np.float32(0)), y)
+def cut(x: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """To a multiple of `unit`, towards zero."""
+    return np.trunc(x / unit) * unit
 
 
-def on_tensor_cores(products: np.ndarray) -> np.ndarray:
-    """Four exact products at a time are added to a float32 sum that is cut off, as on Ampere with tf32."""
-    total = np.zeros(products.shape[:-1], np.float32)
-    for i in range(0, products.shape[-1], 4):
-        total = cut(total + products[..., i : i + 4].sum(axis=-1))
-    return total.astype(np.float64)
+def unit_of(x: np.ndarray, bits: int) -> np.ndarray:
+    """The spacing of numbers of `bits` bits around x."""
+    return 2.0 ** (np.frexp(x)[1] - bits)
+
+
+@dataclass(frozen=True)
+class TensorCore:
+    """Adds `block` products at a time to a float32 sum, keeping `extra` bits beyond float32's and cutting off the rest."""
+
+    id: str
+    block: int
+    extra: int
+
+    def __call__(self, products: np.ndarray) -> np.ndarray:
+        total = np.zeros(products.shape[:-1])
+        for i in range(0, products.shape[-1], self.block):
+            terms = np.concatenate([total[..., None], products[..., i : i + self.block]], axis=-1)
+            total = cut(terms, unit_of(np.abs(terms).max(axis=-1, keepdims=True), 24 + self.extra)).sum(axis=-1)
+            total = cut(total, unit_of(total, 24))
+        return total
+
+
+# Khattak, Mikaitis 2025, "Accurate models of NVIDIA tensor cores".
+A100, A100_TF32 = TensorCore("A100", 8, 1), TensorCore("A100-tf32", 4, 1)
+H100, H100_TF32 = TensorCore("H100", 16, 2), TensorCore("H100-tf32", 8, 2)
 
 
 def to_tf32(x: np.ndarray) -> np.ndarray:
@@ -82,17 +101,19 @@ def test_float32_sums_pass(L: int, signs: str, dtype: str) -> None:
 @SIZES
 @SIGNS
 @pytest.mark.parametrize("dtype", HALVES)
-def test_tensor_core_sums_pass(L: int, signs: str, dtype: str) -> None:
+@pytest.mark.parametrize("core", [A100, H100], ids=lambda c: c.id)
+def test_tensor_core_sums_pass(core: TensorCore, L: int, signs: str, dtype: str) -> None:
     x, w, expected = problem(L, signs, dtype)
-    report = check(round_to(on_tensor_cores(products(x, w)), dtype), expected, dtype=dtype)
+    report = check(round_to(core(products(x, w)), dtype), expected, dtype=dtype)
     assert report.ok, report.detail
 
 
 @SIZES
 @SIGNS
-def test_tf32_passes_only_where_it_is_announced(L: int, signs: str) -> None:
+@pytest.mark.parametrize("core", [A100_TF32, H100_TF32], ids=lambda c: c.id)
+def test_tf32_passes_only_where_it_is_announced(core: TensorCore, L: int, signs: str) -> None:
     x, w, expected = problem(L, signs, "float32")
-    y = on_tensor_cores(products(to_tf32(x), to_tf32(w)))
+    y = core(products(to_tf32(x), to_tf32(w)))
     report = check(y, expected, dtype="float32", tf32=True)
     assert report.ok, report.detail
     assert check(y, expected, dtype="float32").rms > 20
