@@ -142,7 +142,7 @@ def _bounds(truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int) 
 
 
 def _rms_ratio(error: np.ndarray, deviation: np.ndarray) -> float:
-    """The root of the sum of squared errors over its bound (Hsu, Kakade, Zhang 2012, theorem 1, for a diagonal matrix)."""
+    """The root of the sum of squared errors over its bound (Hsu, Kakade, Zhang 2012)."""
     variance = deviation * deviation
     t = C * C / 2
     allowed = variance.sum() + 2 * np.sqrt((variance * variance).sum() * t) + 2 * variance.max(initial=0.0) * t

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 
 from convatlas import DtypeError
 from convatlas.reference import Truth, check, round_to, truth
+from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
 from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec
 
 HALVES = ("float16", "bfloat16")
@@ -351,3 +354,11 @@ def test_float64_is_checked_as_float64() -> None:
     y = torch.relu(F.conv2d(a["input"], a["weight"], a["bias"], **ARGS) + a["residual"]).numpy()
     assert check(y, expected, dtype="float64").ok
     assert not check(y * (1 + 1e-9), expected, dtype="float64").ok
+
+
+def test_the_document_names_the_constants() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "numerics.md").read_text(encoding="utf-8")
+    assert f"| C | {C:g} |" in text
+    assert f"| DRIFT | {Fraction(DRIFT)} |" in text
+    assert TF32_CUT == 2.0**-10
+    assert "| TF32_CUT | 2⁻¹⁰ |" in text
