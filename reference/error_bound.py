@@ -36,6 +36,8 @@ C = 8.0
 # there, (16, 2) on the H100 and B200 (Fasi, Higham, Mikaitis, Pranesh 2021; Khattak, Mikaitis 2025).
 DRIFT = (1 / 4 + 2.0**-1) / 2
 
+CHUNK = 1 << 18  # elements at a time: what is computed of them stays in the cache
+
 TF32_CUT = 2.0**-10  # truncation to 10 explicit mantissa bits; rounding to nearest would be half of it
 
 
@@ -87,66 +89,85 @@ def check(
     A NaN must stand where the truth has one, and an infinity where it has the same, or where the bound reaches so far
     that the output dtype overflows. Raises DtypeError for an unknown dtype.
     """
-    y = np.asarray(y, np.float64)
-    accumulate = accumulate or ("float64" if dtype == "float64" else "float32")
-    bounds = _bounds(truth, dtype, accumulate, tf32, stores)
+    y = np.asarray(y)
+    law = _Law(truth, dtype, accumulate or ("float64" if dtype == "float64" else "float32"), tf32, stores)
     if y.shape != truth.value.shape:
         detail = f"{truth.op}: y of shape {y.shape}, expected {truth.value.shape}"
         return Report(False, np.inf, np.inf, None, np.nan, np.nan, detail, y.size)
     if y.size == 0:
         return Report(True, 0.0, 0.0, None, np.nan, np.nan, "", 0)
     if exact or truth.exact:
-        return _exactly(y, truth, dtype)
+        return _exactly(y.astype(np.float64), truth, dtype)
 
-    ref = truth.value
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        bound, deviation = bounds
+    flat_y, flat_ref = y.reshape(-1), truth.value.reshape(-1)
+    worst, at, limit = -1.0, 0, 0.0
+    squares, T1, T2, Tmax = 0.0, 0.0, 0.0, 0.0
+    for start in range(0, y.size, CHUNK):
+        part = slice(start, start + CHUNK)
+        got, ref = flat_y[part].astype(np.float64), flat_ref[part]
+        bound, sigma = law(part)
+        ratio, error = _ratios(got, ref, bound, dtype)
+        i = int(np.argmax(ratio))
+        if ratio[i] > worst:
+            worst, at, limit = float(ratio[i]), start + i, float(bound[i])
+        usual = np.isfinite(error)
+        error, variance = error[usual], sigma[usual] ** 2
+        squares, T1, T2 = squares + error @ error, T1 + variance.sum(), T2 + variance @ variance
+        Tmax = max(Tmax, variance.max(initial=0.0))
+    t = C * C / 2
+    allowed = T1 + 2 * np.sqrt(T2 * t) + 2 * Tmax * t  # Hsu, Kakade, Zhang 2012
+    rms = float(np.sqrt(squares / allowed)) if allowed > 0 else 0.0
+
+    where = tuple(int(k) for k in np.unravel_index(at, y.shape))
+    got, expected = float(flat_y[at]), float(flat_ref[at])
+    detail = ""
+    if worst > 1:
+        detail = _line(truth.op, where, got, f"{expected:.9g} +- {limit:.3g}", f"{worst:.3g} x the bound")
+    elif rms > 1:
+        detail = f"{truth.op}: root mean square error {rms:.3g} x its bound, over {y.size} elements"
+    return Report(not detail, worst, rms, where, got, expected, detail, y.size)
+
+
+class _Law:
+    """The bounds of the elements of one truth, a flat slice at a time."""
+
+    def __init__(self, truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int) -> None:
+        self.ref, self.A, self.S = (a.reshape(-1) for a in (truth.value, truth.magnitude, truth.spread))
+        self.L, self.roundings, self.stores = truth.length, truth.roundings, stores
+        out, acc = format_of(dtype), format_of(accumulate)
+        tensor_core = accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
+        self.u_acc = acc.unit_roundoff * (2 if tensor_core else 1)
+        self.u_out = out.unit_roundoff
+        self.drift = DRIFT * self.L if tensor_core else 0.0
+        self.cut = TF32_CUT if tf32 else 0.0
+        self.eta = out.smallest_subnormal / 2 + self.L * acc.smallest_subnormal / 2
+
+    def __call__(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        """(what an error may be, its standard deviation where the terms come in no particular order)."""
+        A, S, ref = self.A[part], self.S[part], np.abs(self.ref[part])
+        ref = np.where(np.isfinite(ref), ref, 0.0)
+        root, cut = np.sqrt(self.L), self.cut
+
+        inner = self.u_acc * ((C * root + self.roundings) * A + self.drift * S) + (2 + cut) * cut * A
+        bound = inner + self.u_out * (ref + inner + (self.stores - 1) * A) + self.eta
+
+        inner = self.u_acc * ((root + self.drift) * S + self.roundings * A) + 2 * cut * S
+        sigma = inner + self.u_out * (ref + inner + (self.stores - 1) * np.minimum(A, 2 * S)) + self.eta
+        return bound, sigma
+
+
+def _ratios(y: np.ndarray, ref: np.ndarray, bound: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """(|error| / bound, |error|); where y or ref is not finite, 0 or infinity as y is right or wrong, and NaN."""
+    with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(y - ref)
         ratio = error / bound
-        ratio[error == 0] = 0.0
-        special = ~(np.isfinite(y) & np.isfinite(ref))
+        special = ~np.isfinite(error)
         if special.any():
             overflow = (y == round_to(ref + np.copysign(bound, ref), dtype)) & np.isinf(y)
             right = (y == ref) | (np.isnan(y) & np.isnan(ref)) | overflow
             ratio[special] = np.where(right[special], 0.0, np.inf)
-            error, deviation = error[~special], deviation[~special]
-        rms = _rms_ratio(error, deviation)
-    where = tuple(int(i) for i in np.unravel_index(np.argmax(ratio), ratio.shape))
-    worst, got, expected = float(ratio[where]), float(y[where]), float(ref[where])
-    detail = ""
-    if worst > 1:
-        detail = _line(truth.op, where, got, f"{expected:.9g} +- {bound[where]:.3g}", f"{worst:.3g} x the bound")
-    elif rms > 1:
-        detail = f"{truth.op}: root mean square error {rms:.3g} x its bound, over {error.size} elements"
-    return Report(not detail, worst, rms, where, got, expected, detail, y.size)
-
-
-def _bounds(truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int) -> tuple[np.ndarray, np.ndarray]:
-    """(what an element's error may be, the standard deviation it may have where the terms come in no particular order)."""
-    out, acc = format_of(dtype), format_of(accumulate)
-    A, S, L = truth.magnitude, truth.spread, truth.length
-    ref = np.where(np.isfinite(truth.value), np.abs(truth.value), 0.0)
-    tensor_core = accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
-    u_acc = acc.unit_roundoff * (2 if tensor_core else 1)
-    cut = TF32_CUT if tf32 else 0.0
-    drift = DRIFT * L if tensor_core else 0.0
-    tiny = L * acc.smallest_subnormal / 2
-    u = out.unit_roundoff
-
-    inner = u_acc * ((C * np.sqrt(L) + truth.roundings) * A + drift * S) + (2 + cut) * cut * A + tiny
-    bound = inner + u * (ref + inner) + (stores - 1) * u * A + out.smallest_subnormal / 2
-
-    inner = u_acc * ((np.sqrt(L) + drift) * S + truth.roundings * A) + 2 * cut * S + tiny
-    deviation = inner + u * (ref + inner) + (stores - 1) * u * np.minimum(A, 2 * S) + out.smallest_subnormal / 2
-    return bound, deviation
-
-
-def _rms_ratio(error: np.ndarray, deviation: np.ndarray) -> float:
-    """The root of the sum of squared errors over its bound (Hsu, Kakade, Zhang 2012)."""
-    variance = deviation * deviation
-    t = C * C / 2
-    allowed = variance.sum() + 2 * np.sqrt((variance * variance).sum() * t) + 2 * variance.max(initial=0.0) * t
-    return float(np.sqrt((error * error).sum() / allowed)) if allowed > 0 else 0.0
+            error[special] = np.nan
+    return ratio, error
 
 
 def _exactly(y: np.ndarray, truth: Truth, dtype: str) -> Report:

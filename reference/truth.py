@@ -65,8 +65,10 @@ def truth(op: str, spec: Spec | None, epilogue: Epilogue | None, arrays: Arrays,
         value = before_activation(op, spec, arrays, params)
         parts = COMPANIONS.get(op, _exact)(spec, arrays, params, value)
         value = activate(value, epilogue.activation if epilogue else None)
-    # Where an infinity went into a finite result (relu6 of inf, 1 / inf), nothing was rounded.
-    magnitude, spread = (np.where(np.isfinite(a), a, 0.0) for a in (parts.magnitude, parts.spread))
+        # Where an infinity went into a finite result (relu6 of inf, 1 / inf), nothing was rounded.
+        magnitude, spread = np.asarray(parts.magnitude), np.asarray(parts.spread)
+        for companion in (magnitude, spread):
+            companion[~np.isfinite(companion)] = 0.0
     return Truth(op, value, magnitude, spread, parts.length, parts.roundings)
 
 
@@ -91,10 +93,11 @@ def _sum_of_products(
     magnitude = product(np.abs(x), np.abs(w))
     squares = product(x * x, w * w)
     for term in added:
-        magnitude = magnitude + np.abs(term)
-        squares = squares + term * term
+        magnitude += np.abs(term)
+        squares += term * term
         value = value - term
-    return Companions(magnitude, np.sqrt(squares + value * value), length + len(added), 0)
+    squares += value * value
+    return Companions(magnitude, np.sqrt(squares, out=squares), length + len(added), 0)
 
 
 def _conv2d(spec: Conv2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
