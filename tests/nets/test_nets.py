@@ -44,13 +44,16 @@ def perturb(net: nn.Module, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("name", nets.names())
 def test_parameters_are_as_many_as_published(name):
-    assert sum(p.numel() for p in nets.create(name).parameters()) == PARAMETERS[name]
+    with torch.device("meta"):
+        net = nets.create(name)
+    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", RESNETS)
 def test_state_dict_is_torchvisions(name):
     models = pytest.importorskip("torchvision.models")
-    assert shapes(nets.create(name)) == shapes(getattr(models, name)())
+    with torch.device("meta"):
+        assert shapes(nets.create(name)) == shapes(getattr(models, name)())
 
 
 def test_state_dict_of_efficientnet_is_the_packages():
@@ -66,7 +69,7 @@ def test_logits_are_torchvisions(name, fused):
     theirs = perturb(getattr(models, name)(num_classes=10)).double().eval()
     ours = nets.create(name, num_classes=10, fuse_residual=fused).double()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(1, 3, 64, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(1, 3, 40, 33, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-10, atol=1e-10 * float(theirs(x).abs().max()))
 
@@ -173,7 +176,7 @@ def test_training_normalises_by_the_batch_as_torchvision_does():
     models = pytest.importorskip("torchvision.models")
     theirs, ours = models.resnet18(num_classes=4).double(), nets.create("resnet18", num_classes=4).double()
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(2, 3, 33, 33, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         torch.testing.assert_close(ours.train()(x), theirs.train()(x))
     for name, t in theirs.state_dict().items():

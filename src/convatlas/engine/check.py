@@ -10,11 +10,9 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from convatlas.errors import ConvAtlasError
 from convatlas.kernels.precision import conv_tf32, matmul_tf32
 from convatlas.nets.paths import module_paths
 from convatlas.ops.backend_numpy import as_array
-from convatlas.ops.layout import overlap
 from convatlas.ops.observe import Call, observe
 from convatlas.reference import error_bound
 from convatlas.reference.error_bound import Report
@@ -56,13 +54,7 @@ class Checker:
     checks: list[LayerCheck] = field(default_factory=list)
 
     def __call__(self, call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
-        """Raises ConvAtlasError for an op that wrote over its own input: what went in is no longer there."""
         start = perf_counter()
-        for name, x in tensors.items():
-            if overlap(x, output):
-                raise ConvAtlasError(
-                    f"check: {call.op} at {self.path()!r} wrote its output over its {name}, expected memory of its own"
-                )
         arrays = {name: as_array(x) for name, x in tensors.items()}
         expected = truth(call.op, call.spec, call.epilogue, arrays, call.params)
         report = error_bound.check(as_array(output), expected, dtype=call.dtype, **precision(call, output.device))
