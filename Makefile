@@ -54,7 +54,7 @@ dev: $(VENV)/.test $(LINKS) ## make test's environment, links for go-to-definiti
 # On a machine with a GPU, where torch, Triton and CuPy are installed and nothing can be downloaded: the links make src/ importable
 # as it stands, so nothing is built and nothing is installed. Tests whose own tools are missing there are reported, not fatal.
 gpu: $(LINKS) ## run the tests that need a GPU, with the python and the packages already installed
-	PYTHONPATH=src $(PYTHON) -m pytest -m gpu --continue-on-collection-errors $(PYTEST_FLAGS)
+	PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pytest -m gpu --continue-on-collection-errors $(PYTEST_FLAGS)
 
 docs: $(VENV)/.test ## run what the README shows and write its real output there (BLOCKS=demo for one of them)
 	$(BIN)/python docs/refresh.py $(BLOCKS)
