@@ -21,11 +21,6 @@ def test_a_small_resnet_on_the_triton_kernels(dtype):
     assert 0 < result.logits.error <= result.logits.limit and result.logits.images == 2
 
 
-@pytest.mark.slow
-def test_resnet18_at_its_own_size():
-    assert verify("resnet18").ok
-
-
 @pytest.mark.parametrize("dtype", ["float64", "float16"])
 def test_the_reference_agrees_with_itself(dtype):
     result = verify("efficientnet_lite0", 33, 1, dtype, "numpy")

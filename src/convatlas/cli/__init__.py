@@ -26,7 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except ConvAtlasError as error:
         return _fail(str(error))
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # rich and typer answer a broken pipe with SystemExit(1), which would say that a verification failed.
+        if isinstance(error, SystemExit) and error.code != 1:
+            raise
         # Python flushes stdout once more on its way out, which must not fail again (docs.python.org, signal, "SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE

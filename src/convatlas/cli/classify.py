@@ -26,9 +26,11 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify a picture and, with --check, prove every layer right while doing so."""
+    from convatlas.engine.images import locate
     from convatlas.nets.registry import info
 
     info(net)
+    locate(image)
     prepare(backend)
     from convatlas.engine.classify import classify
 

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from convatlas.errors import InputError
 from convatlas.nets.registry import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SKIMAGE = "skimage:"
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def load_image(source: str) -> Image.Image:
-    """The picture at the path `source`, or scikit-image's bundled "skimage:NAME", upright and in RGB.
-
-    Any format and mode Pillow reads: grey (8, 16 and 32 bits), palette, CMYK; what is transparent lies on white; the camera's
-    EXIF orientation is applied; of several frames the first. Raises InputError, one line.
-    """
+def locate(source: str) -> Path:
+    """The file that `source` means: a path, or scikit-image's bundled "skimage:NAME". Raises InputError when there is none."""
     path = _bundled(source.removeprefix(SKIMAGE)) if source.startswith(SKIMAGE) else Path(source)
     if not path.exists():
         raise InputError(f"image {source}: no such file")
     if not path.is_file():
         raise InputError(f"image {source}: not a file")
+    return path
+
+
+def load_image(source: str) -> Image.Image:
+    """The picture that locate(source) finds, upright and in RGB.
+
+    Any format and mode Pillow reads: grey (8, 16 and 32 bits), palette, CMYK; what is transparent lies on white; the camera's
+    EXIF orientation is applied; of several frames the first. Raises InputError, one line.
+    """
+    path = locate(source)
     try:
         with Image.open(path) as image:
             image.load()
@@ -88,6 +96,8 @@ def crop_middle(image: Image.Image, how: Preprocess) -> Image.Image:
 
 def to_input(image: Image.Image, how: Preprocess) -> Tensor:
     """(1, 3, crop, crop), float32, channels_last: (pixel - mean) / std of the middle of an RGB picture."""
+    import torch  # here, so that a picture that is not there is found out before torch's import takes seconds
+
     pixels = np.asarray(crop_middle(image, how), np.float32)
     values = (pixels - np.float32(how.mean)) / np.float32(how.std)
     return torch.from_numpy(values).permute(2, 0, 1).unsqueeze(0)
