@@ -33,8 +33,9 @@ demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights,
 	$(BIN)/convatlas classify skimage:chelsea --check
 	$(BIN)/convatlas classify skimage:coffee --check
 
+# loadgroup: tests marked xdist_group share costly work (compiled kernels, a built wheel) and stay in one process.
 test: $(VENV)/.test ## run all tests, in parallel, without a GPU
-	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_FLAGS)
+	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
 bench: $(VENV)/.test ## run the benchmarks, one process, all cores
 	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)

@@ -13,6 +13,7 @@ import pytest
 import convatlas
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("wheel")
 FOLDERS = ("kernels", "nets", "reference")
 LINKS = tuple(f"src/convatlas/{folder}" for folder in FOLDERS)
 
