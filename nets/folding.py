@@ -47,9 +47,7 @@ class FoldCache:
     """
 
     def __init__(self) -> None:
-        self._sources: tuple[Tensor | None, ...] = ()
-        self._state: tuple = ()
-        self._folded: Folded | None = None
+        self._entry: tuple[tuple[Tensor | None, ...], tuple, Folded] | None = None
 
     def get(self, weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
         """fold(weight, bias, bn), from the cache where nothing changed."""
@@ -57,16 +55,17 @@ class FoldCache:
         if not _cacheable(sources):
             return fold(weight, bias, bn)
         state = (bn.eps, *(t is not None and (t._version, t.data_ptr(), t.dtype, t.device) for t in sources))
-        same = len(self._sources) == len(sources) and all(a is b for a, b in zip(self._sources, sources))
-        if self._folded is None or not same or self._state != state:
-            with torch.no_grad():
-                self._folded = fold(weight, bias, bn)
-            self._sources, self._state = sources, state
-        return self._folded
+        entry = self._entry  # read once and replaced whole: threads may share a module
+        if entry is not None and entry[1] == state and all(a is b for a, b in zip(entry[0], sources)):
+            return entry[2]
+        with torch.no_grad():
+            folded = fold(weight, bias, bn)
+        self._entry = sources, state, folded
+        return folded
 
     def clear(self) -> None:
         """Forgets the folded weights, and frees them."""
-        self.__init__()
+        self._entry = None
 
 
 def _cacheable(sources: tuple[Tensor | None, ...]) -> bool:

@@ -9,6 +9,7 @@ from torch import nn
 
 import convatlas
 from convatlas.engine.check import Checker, checking, precision
+from convatlas.engine.device import device_for
 from convatlas.nets.layers import AdaptiveAvgPool2d, Conv2d, Linear, MaxPool2d
 from convatlas.ops.observe import Call, observe
 from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec
@@ -46,7 +47,7 @@ def x():
 @pytest.mark.parametrize("backend, dtype", [("numpy", "float64"), ("numpy", "bfloat16"), ("triton", "float16")])
 def test_a_right_net_passes(net, x, backend, dtype):
     kind = getattr(torch, dtype)
-    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    device = device_for(backend)
     net.to(device, kind)
     seen = []
     with torch.no_grad(), convatlas.use_backend(backend), checking(net, seen.append) as checks:

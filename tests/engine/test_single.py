@@ -6,6 +6,7 @@ from torch import nn
 
 import convatlas
 from convatlas.engine.check import Checker
+from convatlas.engine.device import device_for
 from convatlas.engine.single import operands, run
 from convatlas.ops.observe import observe
 from convatlas.study import trace
@@ -46,7 +47,7 @@ def test_no_op_is_missing_here():
 @pytest.mark.parametrize("backend, dtype", [("numpy", torch.float64), ("triton", torch.float32)])
 @pytest.mark.parametrize("layer", LAYERS, ids=IDS)
 def test_an_op_runs_as_it_was_traced(layer, backend, dtype):
-    device = torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
+    device = device_for(backend)
     tensors = operands(layer, dtype, device, seed=0)
     ran, checker = [], Checker()
     with observe(lambda call, given, output: ran.append((call, set(given)))), observe(checker):

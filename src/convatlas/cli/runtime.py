@@ -23,5 +23,5 @@ def prepare(backend: str) -> None:
 def ran_on(backend: str, device: str, interpreted: bool) -> str:
     """Where the kernels ran, for the human output."""
     if interpreted:
-        return f"{backend}, in Triton's interpreter on the CPU (no GPU here)"
+        return f"{backend}, in Triton's interpreter on the CPU"
     return f"{backend}, on the {'GPU' if device == 'cuda' else 'CPU'}"
