@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from convatlas.kernels.gemm.configs import TileConfig, interpreter_config, tile_config
-from convatlas.kernels.launch import cdiv, power_of_two
+from convatlas.kernels.gemm.configs import TileConfig, interpreter_config, step_channels, tile_config
+from convatlas.kernels.launch import cdiv
 from convatlas.kernels.target import Target
 from convatlas.specs import Conv2dSpec
 
@@ -40,11 +40,22 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, targ
     taps = spec.R * spec.S
     warps = 8 if taps == 1 else 4
     # A step lies inside one tap, so BK follows from the channels alone; the tile and the split from all taps.
-    BK = max(16, min(64 if dtype != "float32" else 32, power_of_two(C)))
+    BK = step_channels(C, dtype, tf32)
     steps = taps * cdiv(C, BK) * BK
     split = 16 if packs == 1 else 1  # the workspace of a split is laid out for one pack
     return tile_config(
-        M, K, steps, dtype, tf32, target, problems=packs, max_warps=warps, max_split=split, BK=BK, residual=residual
+        M,
+        K,
+        steps,
+        dtype,
+        tf32,
+        target,
+        problems=packs,
+        max_warps=warps,
+        max_split=split,
+        BK=BK,
+        residual=residual,
+        ragged=C % BK != 0,
     )
 
 
@@ -57,4 +68,7 @@ def stem_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> Til
     if target.interpreted:
         return interpreter_config(M, K, L)
     BK = 16 if L <= 16 else 32
-    return tile_config(M, K, L, dtype, tf32, target, max_warps=4, max_split=1, BK=BK, accumulators=32, max_stages=2)
+    simt = dtype == "float32" and not tf32  # operands pass through registers as well
+    return tile_config(
+        M, K, L, dtype, tf32, target, max_warps=4, max_split=1, BK=BK, accumulators=16 if simt else 32, max_stages=2
+    )

@@ -28,7 +28,7 @@ def window_bits(first, size, TAPS: tl.constexpr, DILATION: tl.constexpr):
     return bits
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def conv2d_gather_kernel(
     x,
     w,

@@ -11,7 +11,7 @@ import triton.language as tl
 from convatlas.kernels.device import cast, finish, operand, tile_order, unravel
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def conv2d_stem_kernel(
     x,
     w,

@@ -17,7 +17,7 @@ class BlockConfig:
     num_warps: int = 4
 
 
-def block_config(pixels: int, channels: int, adjacent: bool, target: Target, taps: int = 1) -> BlockConfig:
+def block_config(pixels: int, channels: int, adjacent: bool, target: Target) -> BlockConfig:
     """Blocks for `pixels` x `channels` outputs.
 
     adjacent: channels lie side by side in memory (channels_last): a warp then reads rows of 64 channels, 128 bytes of halves.
@@ -34,4 +34,5 @@ def block_config(pixels: int, channels: int, adjacent: bool, target: Target, tap
     # Fewer pixels a program until there are two blocks an SM: a small map has little to share between neighbours anyway.
     while BM > 8 and (pixels // BM) * (channels // BC + 1) < 2 * target.sms:
         BM //= 2
-    return BlockConfig(BM, BC)
+    # 8 elements a thread at least, so that a half-precision access moves 16 bytes.
+    return BlockConfig(BM, BC, num_warps=max(1, min(4, BM * BC // 256)))

@@ -23,7 +23,7 @@ def product(x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s
     return a.to(tl.float32) * b.to(tl.float32)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def depthwise_kernel(
     x,
     w,
@@ -83,54 +83,19 @@ def depthwise_kernel(
     v = q * STRIDE_W - LEFT
     origin = (n * x_n + h * x_h + v * x_w)[:, None] + channel[None, :] * x_c
 
-    # Small windows are unrolled, so that their loads are all in flight at once; a large one would bloat the code.
+    # A row of the window is unrolled, so that its loads are all in flight at once; a whole window spilled registers.
     acc = tl.zeros((BM, BC), tl.float32)
-    if R * S <= 49:
-        for tap in tl.static_range(R * S):
-            acc += product(
-                x,
-                w,
-                origin,
-                h,
-                v,
-                k,
-                m_mask,
-                k_mask,
-                H,
-                W,
-                x_h,
-                x_w,
-                w_k,
-                w_r,
-                w_s,
-                tap // S,
-                tap % S,
-                DILATION_H,
-                DILATION_W,
-            )
-    else:
-        for tap in range(R * S):
-            acc += product(
-                x,
-                w,
-                origin,
-                h,
-                v,
-                k,
-                m_mask,
-                k_mask,
-                H,
-                W,
-                x_h,
-                x_w,
-                w_k,
-                w_r,
-                w_s,
-                tap // S,
-                tap % S,
-                DILATION_H,
-                DILATION_W,
-            )
+    for r in range(R):
+        if S <= 8:
+            for s in tl.static_range(S):
+                acc += product(
+                    x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W
+                )
+        else:
+            for s in range(S):
+                acc += product(
+                    x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W
+                )
 
     mask = m_mask[:, None] & k_mask[None, :]
     res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c

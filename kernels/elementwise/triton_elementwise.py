@@ -10,7 +10,7 @@ import triton.language as tl
 from convatlas.kernels.device import activate, cast
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "D1", "D2"])
 def elementwise_kernel(
     x,
     shortcut,

@@ -41,6 +41,17 @@ def stages(target: Target, BM: int, BN: int, BK: int, size: int) -> int:
     return max(2, min(4, (target.shared - 8192) // ((BM + BN) * BK * size)))
 
 
+def step_channels(C: int, dtype: str, tf32: bool) -> int:
+    """BK: 64 halves or 32 TF32 numbers are 128 bytes, a full line of L2; IEEE float32 multiplies out of registers, half of that.
+
+    Half a line where that divides the channels and a whole one does not: then no step is masked. 16, an MMA's depth, at least.
+    """
+    line = 64 if dtype != "float32" else 32 if tf32 else 16
+    if line > 16 and C % line and C % (line // 2) == 0:
+        line //= 2
+    return max(16, min(line, power_of_two(C)))
+
+
 def tile_config(
     M: int,
     K: int,
@@ -54,14 +65,15 @@ def tile_config(
     max_split: int = 16,
     BK: int | None = None,
     residual: bool = False,
+    ragged: bool = False,
     accumulators: int = 128,
     max_stages: int = 4,
 ) -> TileConfig:
     """The config with the least predicted time for `problems` GEMMs of M x K outputs and C products each.
 
     Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills): a thread holds at most
-    `accumulators`, at most 64 where operands pass through registers too (mma on sm_80, fp32) or a residual is added, half of that
-    for both at once.
+    `accumulators`, at most 64 where operands pass through registers too (mma on sm_80, fp32), a residual is added, or the last step
+    is masked (`ragged`: BK does not divide the channels), half of that for two of these at once, and half again for three.
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
@@ -70,12 +82,12 @@ def tile_config(
     if target.interpreted:
         return interpreter_config(M, K, C)
     size = 2 if dtype != "float32" else 4
-    # fp32: half the elements fill the same bytes. Without tensor cores (IEEE fp32) the tile lives in registers: keep it small.
-    BK = BK or max(16, min(64 if size == 2 else 32, power_of_two(C)))
+    BK = BK or step_channels(C, dtype, tf32)
     simt = dtype == "float32" and not tf32
     rate = target.fma_rate(dtype, tf32)
-    pressure = (target.arch < 90) + (size == 4) + residual
-    budget = min(accumulators, (128, 64, 32, 32)[pressure])
+    ragged = ragged or C % BK != 0
+    pressure = (target.arch < 90) + (size == 4) + residual + ragged
+    budget = min(accumulators, 128 >> min(pressure, 3))
     best: tuple[float, TileConfig] | None = None
     for BM in (64,) if simt else (128, 64):
         for BN in (16, 32, 64) if simt else (16, 32, 64, 128, 256):
@@ -94,7 +106,9 @@ def tile_config(
                 clocks = waves * (cdiv(steps, split) * step + BLOCK_OVERHEAD)
                 if split > 1:
                     clocks += SPLIT_OVERHEAD + 8 * M * K * split / (L2_BYTES * target.sms)
-                config = TileConfig(BM, BN, BK, split, warps, min(stages(target, BM, BN, BK, size), max_stages))
+                config = TileConfig(
+                    BM, BN, BK, split, warps, min(stages(target, BM, BN, BK, size), 2 if simt else max_stages)
+                )
                 if best is None or clocks < best[0]:
                     best = clocks, config
     return best[1]

@@ -11,7 +11,7 @@ from convatlas.kernels.launch import Launch, cdiv, is_wide, power_of_two, stride
 from convatlas.kernels.target import Target
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "P", "Q"])
 def splitk_reduce_kernel(
     partial,
     bias,

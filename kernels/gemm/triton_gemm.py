@@ -11,7 +11,7 @@ import triton.language as tl
 from convatlas.kernels.device import cast, finish, operand, tile_order, unravel
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "P", "Q", "steps"])
 def gemm_kernel(
     x,
     w,
@@ -23,6 +23,7 @@ def gemm_kernel(
     C,
     P,
     Q,
+    steps,
     x_n,
     x_h,
     x_w,
@@ -68,10 +69,11 @@ def gemm_kernel(
     filter = (k.to(tl.int64) if WIDE else k) * w_k
     c = tl.arange(0, BK)
 
-    # A split takes every SPLIT-th of STEPS * SPLIT blocks. Loop bounds are constants: the interpreter of Triton 3.6 cannot make an
-    # index of a run-time scalar under NumPy 2.4 and later.
+    # A split takes every SPLIT-th of steps * SPLIT blocks. A compiled loop takes its bound at run time, so that layers share
+    # code; an interpreted one as a constant: Triton 3.6's interpreter makes no index of a scalar under NumPy 2.4.
+    bound = STEPS if INTERPRET else steps
     acc = tl.zeros((BM, BN), tl.float32)
-    for step in range(STEPS):
+    for step in range(bound):
         block = (step * SPLIT + split) * BK + c
         if EVEN_C:
             a = tl.load(x + x_row[:, None] + block[None, :], mask=m_mask[:, None], other=0.0)

@@ -6,7 +6,7 @@ import triton.language as tl
 from convatlas.kernels.device import activate, cast, unravel
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W"])
 def batch_norm_kernel(
     x,
     mean,
@@ -54,7 +54,7 @@ def batch_norm_kernel(
     tl.store(y + offset, cast(activate(value, ACTIVATION), y.dtype.element_ty, INTERPRET), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W"])
 def local_response_norm_kernel(
     x,
     y,

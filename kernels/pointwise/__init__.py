@@ -49,22 +49,31 @@ def gemm_launches(
     dtype = str(x.dtype).removeprefix("torch.")
     config = tile_config(M, K, C, dtype, tf32, target, residual=residual is not None)
     split = config.SPLIT
+    steps = cdiv(C, config.BK) // split
     y = out if split == 1 else torch.empty((split, M, K), dtype=torch.float32, device=out.device)
     images = [x, out] if residual is None else [x, out, residual]
+    flat = stride == (1, 1) and all(map(_flat, images))
     arguments = dict(
         x=x, w=w, bias=bias if split == 1 else None, residual=residual if split == 1 else None, y=y,
-        M=M, K=K, C=C, P=P, Q=Q, w_k=C,
-        **strides("x", x, "nhw"), **strides("y", out, "nchw"), **strides("res", residual if split == 1 else None, "nchw"),
+        M=M, K=K, C=C, P=P, Q=Q, steps=steps, w_k=C,
+        **_strides("x", x, "nhw", flat), **_strides("y", out, "nchw", flat),
+        **_strides("res", residual if split == 1 else None, "nchw", flat),
     )  # fmt: skip
     constants = dict(
         STRIDE_H=stride[0], STRIDE_W=stride[1], ACTIVATION=activation if split == 1 else None,
-        FLAT=stride == (1, 1) and all(map(_flat, images)), STEPS=cdiv(C, config.BK) // split, EVEN_C=C % config.BK == 0,
+        FLAT=flat, STEPS=steps if target.interpreted else 0, EVEN_C=C % config.BK == 0,
         SPLIT=split, BM=config.BM, BN=config.BN, BK=config.BK, GROUP=8,
         PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(*images, w), INTERPRET=target.interpreted,
     )  # fmt: skip
     grid = (cdiv(M, config.BM) * cdiv(K, config.BN) * split,)
     gemm = Launch(gemm_kernel, grid, arguments, constants, config.num_warps, config.num_stages)
     return [gemm] if split == 1 else [gemm, reduce_launch(y, bias, residual, out, activation, target)]
+
+
+def _strides(prefix: str, x: Tensor | None, axes: str, flat: bool) -> dict[str, int]:
+    """Strides as arguments; those that a FLAT kernel does not read are 0, so that it is not compiled anew for each."""
+    given = strides(prefix, x, axes)
+    return {name: 0 if flat and name[-1] in "nh" else value for name, value in given.items()}
 
 
 def _flat(x: Tensor) -> bool:

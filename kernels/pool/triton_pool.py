@@ -10,7 +10,7 @@ import triton.language as tl
 from convatlas.kernels.device import cast, unravel
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def max_pool_kernel(
     x,
     y,
@@ -74,7 +74,7 @@ def max_pool_kernel(
         tl.store(indices + offset, where.to(tl.int64), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def avg_pool_kernel(
     x,
     y,
@@ -139,7 +139,7 @@ def avg_pool_kernel(
     tl.store(y + offset, cast(acc, y.dtype.element_ty, INTERPRET), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def adaptive_pool_kernel(
     x,
     y,
@@ -187,7 +187,7 @@ def adaptive_pool_kernel(
     tl.store(y + offset, cast(acc, y.dtype.element_ty, INTERPRET), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["W"])
 def global_pool_kernel(
     x,
     y,

@@ -76,8 +76,8 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tup
         if name in launch.constants:
             signature[name], constants[name] = "constexpr", launch.constants[name]
             continue
-        value = launch.arguments[name]
-        if value is None or (isinstance(value, int) and value == 1):
+        value, fixed = launch.arguments[name], launch.kernel.params[place].do_not_specialize
+        if value is None or (isinstance(value, int) and value == 1 and not fixed):
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[name] = POINTERS[str(value.dtype)]
@@ -86,7 +86,7 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tup
             signature[name] = "fp32"
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
+            if value % 16 == 0 and not fixed:
                 attributes[(place,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
 
@@ -118,9 +118,8 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage = _run(cuobjdump, "-res-usage", file.name)
-        sass = _run(cuobjdump, "--dump-sass", file.name)
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+        sass = _run(cuobjdump, "-res-usage", "--dump-sass", file.name)
+    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", sass).groups())
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", sass, re.MULTILINE)
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     return Compiled(

@@ -116,7 +116,7 @@ def _avg_pool2d(a: Args) -> Call:
 
 def _batch_norm(a: Args) -> Call:
     names = ("running_mean", "running_var", "weight", "bias")
-    spec = NormSpec.of(_shape(a["input"]), **{name: _shape(a[name]) for name in names})
+    spec = NormSpec.of(_shape(a["input"]), a["eps"], **{name: _shape(a[name]) for name in names})
     return Call("batch_norm", spec, Epilogue(activation=a["activation"]), {"eps": a["eps"]})
 
 

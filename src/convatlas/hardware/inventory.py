@@ -1,0 +1,202 @@
+"""Every launch that the networks make on a GPU, and what the compiler makes of each: registers, spills, instructions.
+
+`python -m convatlas.hardware.inventory --arch 90` compiles them, on every core, and prints one JSON list; it needs no GPU. A launch
+config (kernel, tiles, warps, what is masked and added) serves many layers whose machine code differs in constants only: by default
+each config is compiled once, for its largest window; --every-code compiles them all.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from os import cpu_count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convatlas import nets
+from convatlas.hardware.cross_compile import Compiled, compile_launch, key
+from convatlas.kernels.backend import LAUNCHERS
+from convatlas.kernels.launch import Launch
+from convatlas.kernels.target import TARGETS
+from convatlas.ops.observe import Call
+from convatlas.specs import (
+    AdaptivePool2dSpec,
+    ConcatSpec,
+    Conv2dSpec,
+    ElementwiseSpec,
+    Epilogue,
+    LocalResponseNormSpec,
+    NormSpec,
+    Pool2dSpec,
+    ResidualAddSpec,
+)
+from convatlas.study import trace
+
+# A mode of computing: the tensors' dtype, and whether float32 products may be TF32.
+MODES = {
+    "float16": (torch.float16, False),
+    "bfloat16": (torch.bfloat16, False),
+    "float32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+}
+BATCHES = (1, 32)
+
+
+def extra_calls() -> list[Call]:
+    """One call for every kernel that no network here reaches: the ops a user can call all the same."""
+    x = (32, 64, 28, 28)
+    conv = Conv2dSpec.of
+    return [
+        Call("conv2d", conv(x, (64, 2, 3, 3), 1, 1, 1, 32), Epilogue(True, "relu")),
+        Call("conv2d", conv(x, (64, 32, 3, 3), 2, 2, 2, 2), Epilogue()),
+        Call("conv2d", conv(x, (64, 64, 1, 33), 1, (0, 16)), Epilogue()),
+        Call("conv2d", conv(x, (128, 1, 9, 9), 1, 4, 1, 64), Epilogue()),
+        Call("max_pool2d", Pool2dSpec.of("max", x, 2), params={"return_indices": True}),
+        Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 2, 1)),
+        Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, count_include_pad=False)),
+        Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, divisor_override=3)),
+        Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(x, 6)),
+        Call("residual_add", ResidualAddSpec.of(x, x), Epilogue(activation="relu")),
+        Call("batch_norm", NormSpec.of(x), Epilogue(activation="relu"), {"eps": 1e-5}),
+        Call("local_response_norm", LocalResponseNormSpec.of(x, 5), None, {"alpha": 1e-4, "beta": 0.75, "k": 2.0}),
+        Call("softmax", ElementwiseSpec("softmax", (32, 1000), 1000), None, {"dim": 1}),
+        Call("relu", ElementwiseSpec("relu", x)),
+        Call("relu6", ElementwiseSpec("relu6", x)),
+        Call("concat", ConcatSpec.of([x, x], 1)),
+    ]
+
+
+def network_calls(names: Iterable[str], batches: Iterable[int] = BATCHES) -> Iterator[Call]:
+    """The calls of the named networks at their own input sizes, each once."""
+    seen = set()
+    for name in names:
+        size = nets.info(name).size
+        net = nets.create(name)
+        for batch in batches:
+            for layer in trace(net, (batch, 3, size, size)):
+                if layer.key not in seen:
+                    seen.add(layer.key)
+                    yield Call(layer.op, layer.spec, layer.epilogue, layer.params)
+
+
+def _meta(shape: tuple, dtype: torch.dtype) -> Tensor:
+    last = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=last)
+
+
+def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
+    """Meta tensors that fit a call, channels_last: what goes in by name, and the output."""
+    spec, epilogue = call.spec, call.epilogue or Epilogue()
+    out = _meta(spec.output_shape, dtype)
+    if call.op == "conv2d":
+        shapes = {"input": spec.input_shape, "weight": spec.weight_shape}
+    elif call.op == "linear":
+        shapes = {"input": (*spec.lead, spec.C), "weight": (spec.K, spec.C)}
+    elif call.op == "residual_add":
+        shapes = {"x": spec.shape, "shortcut": spec.shape}
+    elif call.op == "concat":
+        shapes = {str(i): shape for i, shape in enumerate(spec.shapes)}
+    elif call.op == "batch_norm":
+        names = ("running_mean", "running_var", "weight", "bias")
+        shapes = {"input": spec.shape, **dict.fromkeys(names, (spec.shape[1],))}
+    else:
+        shapes = {"input": getattr(spec, "input_shape", None) or spec.shape}
+    if epilogue.bias:
+        shapes["bias"] = (spec.K,)
+    if epilogue.residual:
+        shapes["residual"] = spec.output_shape
+    return {name: _meta(shape, dtype) for name, shape in shapes.items()}, out
+
+
+def launches_of(call: Call, mode: str, arch: int) -> list[Launch]:
+    """What a call launches on compute capability `arch`, for meta tensors of the mode's dtype."""
+    dtype, tf32 = MODES[mode]
+    call = replace(call, dtype=str(dtype).removeprefix("torch."))
+    tensors, out = meta_tensors(call, dtype)
+    extra = (_meta(call.spec.output_shape, torch.int64),) if call.params.get("return_indices") else ()
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    conv.fp32_precision = matmul.fp32_precision = "tf32" if tf32 else "ieee"
+    try:
+        return LAUNCHERS[call.op](call, tensors, out, TARGETS[f"sm_{arch}"], *extra)
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+
+
+# The constants that make a config; the others (window, padding, activation) fill it in.
+TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION")
+
+
+def config_key(launch: Launch, mode: str) -> tuple:
+    """Equal for two launches of one launch config."""
+    tiles = tuple(launch.constants.get(name) for name in TILES)
+    packed, residual = launch.constants.get("PACK", 1) > 1, launch.arguments.get("residual") is not None
+    return mode, launch.kernel.__name__, tiles, packed, residual, launch.num_warps, launch.num_stages
+
+
+def _window(launch: Launch) -> int:
+    return launch.constants.get("R", 1) * launch.constants.get("S", 1)
+
+
+def inventory(
+    arch: int,
+    modes: Iterable[str] = MODES,
+    names: Iterable[str] | None = None,
+    batches: Iterable[int] = BATCHES,
+    every_code: bool = False,
+) -> list[tuple[str, str, Launch]]:
+    """(mode, op, launch) for every launch config that the networks' layers and the extra calls need on `arch`.
+
+    With `every_code` for every distinct machine code instead.
+    """
+    found: dict[tuple, tuple[str, str, Launch]] = {}
+    calls = [*network_calls(nets.names() if names is None else names, batches), *extra_calls()]
+    for mode in modes:
+        for call in calls:
+            for launch in launches_of(call, mode, arch):
+                name = key(launch) if every_code else config_key(launch, mode)
+                if name not in found or _window(launch) > _window(found[name][2]):
+                    found[name] = mode, call.op, launch
+    return list(found.values())
+
+
+def _compile(task: tuple[str, str, Launch, int]) -> dict[str, Any]:
+    mode, op, launch, arch = task
+    compiled: Compiled = compile_launch(launch, arch)
+    return {"mode": mode, "op": op, **asdict(compiled), "tensor_core": compiled.tensor_core, "spills": compiled.spills}
+
+
+def compile_inventory(arch: int, modes: Iterable[str] = MODES, every_code: bool = False) -> list[dict[str, Any]]:
+    """Compiles the inventory on one process a core and returns a plain record of each launch."""
+    tasks = [(index, arch, tuple(modes), every_code) for index in range(cpu_count() or 1)]
+    with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
+        return [record for records in pool.map(_share, [(*task, len(tasks)) for task in tasks]) for record in records]
+
+
+def _share(task: tuple[int, int, tuple[str, ...], bool, int]) -> list[dict[str, Any]]:
+    """Every `workers`-th launch: kernels do not pickle, so each worker lists them itself."""
+    index, arch, modes, every_code, workers = task
+    torch.set_num_threads(1)
+    return [_compile((*entry, arch)) for entry in inventory(arch, modes, every_code=every_code)[index::workers]]
+
+
+def main(arguments: list[str]) -> None:
+    """--arch 90 [--modes float16,tf32] [--every-code]."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.inventory", description=__doc__)
+    parser.add_argument("--arch", type=int, required=True, choices=[80, 90, 100])
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--every-code", action="store_true")
+    given = parser.parse_args(arguments)
+    json.dump(compile_inventory(given.arch, given.modes.split(","), given.every_code), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

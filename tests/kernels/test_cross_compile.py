@@ -1,0 +1,115 @@
+"""Every launch that the networks make, compiled for GPUs that are not here: no spills, tensor cores, 16-byte accesses.
+
+CI compiles every launch config, in float16 for three architectures and in the other modes for Hopper; with
+CONVATLAS_EXHAUSTIVE=1 every distinct machine code, in every mode, for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from convatlas import kernels
+from convatlas.hardware import inventory as inv
+from convatlas.kernels.launch import Launch
+
+EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
+MODES = {arch: list(inv.MODES) if EXHAUSTIVE or arch == 90 else ["float16"] for arch in (80, 90, 100)}
+DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel")
+TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
+
+
+@cache
+def compiled(arch: int, mode: str) -> list[dict]:
+    """The inventory's records; compiled in processes of their own, since this one may interpret its kernels."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "convatlas.hardware.inventory", "--arch", str(arch), "--modes", mode]
+    command += ["--every-code"] * EXHAUSTIVE
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def describe(records: list[dict]) -> str:
+    return "\n".join(
+        f"{r['kernel']} sm_{r['arch']} {r['mode']}: {r['stack']} B of stack, {r['constants']}" for r in records
+    )
+
+
+@pytest.mark.parametrize("arch, mode", [(arch, mode) for arch, modes in MODES.items() for mode in modes])
+def test_compiles_without_spills_and_uses_the_hardware(arch: int, mode: str) -> None:
+    records = compiled(arch, mode)
+    assert len(records) > 30
+    assert not (bad := [r for r in records if r["stack"] or r["spills"]]), describe(bad)
+    dense = [r for r in records if r["kernel"] in DENSE]
+    expected = None if mode == "float32" else TENSOR_CORE[arch]  # IEEE float32 has no tensor-core instruction
+    assert not (bad := [r for r in dense if r["tensor_core"] != expected]), describe(bad)
+    # Whole channel blocks are read 16 bytes a thread, by asynchronous copies into shared memory.
+    even = [r for r in dense if r["constants"].get("EVEN_C") == "True" and r["constants"].get("PACK", "1") == "1"]
+    assert even
+    bad = [r for r in even if not any(n.startswith("LDGSTS") and n.endswith("128") for n in r["accesses"])]
+    assert not bad, describe(bad)
+    # A channel multiplier reads channel k // multiplier, which no vector covers.
+    wide = [r for r in records if r["kernel"] in ("depthwise_kernel", "max_pool_kernel", "global_pool_kernel")]
+    wide = [r for r in wide if r["constants"].get("MULTIPLIER", "1") == "1"]
+    bad = [r for r in wide if int(r["constants"]["BC"]) >= 32 and "LDG.E.128" not in "".join(r["accesses"])]
+    assert wide and not bad, describe(bad)
+
+
+def test_the_inventory_reaches_every_kernel() -> None:
+    launched = {
+        launch.kernel.__name__ for _, _, launch in inv.inventory(90, ["float16"], names=["resnet18"], batches=[1])
+    }
+    sources = Path(kernels.__file__).parent.rglob("*.py")
+    written = {name for path in sources for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)}
+    assert written and written <= launched, written - launched
+
+
+@pytest.mark.parametrize("arch", MODES)
+def test_shared_memory_fits(arch: int) -> None:
+    limit = {80: 163, 90: 227, 100: 227}[arch] * 1024
+    assert all(r["shared"] <= limit for r in compiled(arch, "float16"))
+
+
+def test_an_interpreting_process_refuses_to_compile() -> None:
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("this process compiles")
+    from convatlas.errors import BackendError
+    from convatlas.hardware.cross_compile import compile_launch
+
+    launch: Launch = inv.launches_of(inv.extra_calls()[-2], "float16", 90)[0]
+    with pytest.raises(BackendError, match="TRITON_INTERPRET"):
+        compile_launch(launch, 90)
+
+
+def test_a_planted_spill_is_found() -> None:
+    """A tile of 256 accumulators a thread must spill: what the test above looks at does show it."""
+    code = (
+        "import dataclasses, json, sys\n"
+        "from convatlas.hardware import inventory as inv\n"
+        "from convatlas.hardware.cross_compile import compile_launch\n"
+        "gemm = next(l for m, o, l in inv.inventory(80, ['float16'], ['resnet18'], [32]) if l.kernel.__name__ == 'gemm_kernel')\n"
+        "big = dataclasses.replace(gemm, constants={**gemm.constants, 'BM': 256, 'BN': 128, 'BK': 64}, num_warps=4)\n"
+        "c = compile_launch(big, 80)\n"
+        "print(json.dumps([c.stack, c.spills]))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    stack, spills = json.loads(done.stdout)
+    assert stack > 0 and spills > 0
+
+
+def test_settings_are_restored() -> None:
+    before = torch.backends.cudnn.conv.fp32_precision
+    inv.launches_of(inv.extra_calls()[0], "tf32", 90)
+    assert torch.backends.cudnn.conv.fp32_precision == before
