@@ -109,7 +109,7 @@ def pretrained(name: str) -> nn.Module:
     row = info(name)
     if name not in PACKAGED:
         raise NetError(
-            f"{name}: no package brings its weights (those that fit: {row.weights}); load a file of them, "
+            f"{name}: no package brings its weights; give a file of {row.weights} (--weights FILE), "
             f"or take {', '.join(PACKAGED)}"
         )
     return load(create(name, seed=0), PACKAGED[name]())
