@@ -70,10 +70,10 @@ def gemm_kernel(
     c = tl.arange(0, BK)
 
     # A split takes every SPLIT-th of steps * SPLIT blocks. A compiled loop takes its bound at run time, so that layers share
-    # code; an interpreted one as a constant: Triton 3.6's interpreter makes no index of a scalar under NumPy 2.4.
-    bound = STEPS if INTERPRET else steps
+    # code; an interpreted one as a constant, and unassigned: Triton 3.6's interpreter makes a tensor of what is assigned, and no
+    # index of a tensor under NumPy 2.4.
     acc = tl.zeros((BM, BN), tl.float32)
-    for step in range(bound):
+    for step in range(STEPS if INTERPRET else steps):
         block = (step * SPLIT + split) * BK + c
         if EVEN_C:
             a = tl.load(x + x_row[:, None] + block[None, :], mask=m_mask[:, None], other=0.0)

@@ -33,7 +33,7 @@ _LAZY = {
     ),
     "use_backend": "convatlas.ops.backends",
 }
-_SUBMODULES = ("hardware", "kernels", "nets", "ops", "reference", "specs", "study")
+_SUBMODULES = ("engine", "hardware", "kernels", "nets", "ops", "reference", "specs", "study")
 
 __all__ = [
     "BackendError",
