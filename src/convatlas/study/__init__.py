@@ -1,10 +1,21 @@
-"""Instruments that look at nets: trace lists a net's layers; what walks a net (verify, summary, profile) walks that list."""
+"""Instruments that look at nets: trace lists a net's layers, wired how they hang together, summarise counts them.
+
+What walks a net (verify, summary, profile) walks that list.
+"""
 
 from importlib import import_module
 from typing import Any
 
 # No module here is called "trace": imported, it would hide the function of that name.
-_LAZY = {"Layer": "tracing", "trace": "tracing"}
+_LAZY = {
+    "Layer": "tracing",
+    "Node": "dataflow",
+    "Summary": "summary",
+    "summarise": "summary",
+    "summarise_net": "summary",
+    "trace": "tracing",
+    "wired": "dataflow",
+}
 
 __all__ = list(_LAZY)
 

@@ -1,0 +1,151 @@
+"""The summary: what it counts, against torch's own counter, torchvision's nets and sums by hand."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import convatlas
+from convatlas import nets
+from convatlas.nets.layers import Conv2d
+from convatlas.specs import Conv2dSpec, LinearSpec
+from convatlas.study.summary import KINDS, Summary, summarise, summarise_net
+
+NAMES = nets.names()
+summary = cache(summarise)
+
+
+def counted_by_torch(spec: Conv2dSpec | LinearSpec) -> int:
+    """FLOPs that torch.utils.flop_counter counts for one layer."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        if isinstance(spec, LinearSpec):
+            F.linear(torch.empty(spec.M, spec.C), torch.empty(spec.K, spec.C))
+        else:
+            (top, bottom), (left, right) = spec.padding
+            x = F.pad(torch.empty(spec.input_shape), (left, right, top, bottom))
+            F.conv2d(x, torch.empty(spec.weight_shape), None, spec.stride, 0, spec.dilation, spec.groups)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_macs_are_what_torch_counts(name):
+    specs = {row.spec for row in summary(name).rows if row.weighted}
+    assert {spec: 2 * spec.macs for spec in specs} == {spec: counted_by_torch(spec) for spec in specs}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_macs_and_parameters_are_torchvisions(name):
+    models = pytest.importorskip("torchvision.models")
+    if name not in models.list_models(module=models):
+        pytest.skip("torchvision has no such net")
+    options = {"init_weights": False} if name == "googlenet" else {}
+    size = nets.info(name).size
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model = models.get_model(name, **options).eval()
+        model(torch.empty(1, 3, size, size))
+    assert 2 * summary(name).macs == counter.get_total_flops()
+    assert summary(name).parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_is_in_a_row_or_said_to_be_idle(name):
+    """Only auxiliary heads are idle at inference; in training nothing is."""
+    found = summary(name)
+    assert sum(row.parameters for row in found.rows) + found.idle_parameters == found.parameters
+    training = summarise(name, batch=2, train=True)
+    assert training.idle_parameters == 0 and training.parameters == found.parameters
+    assert (found.idle_parameters > 0) == any(row.path.startswith("aux") for row in training.rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shares_sum_to_one(name):
+    for of in ("macs", "bytes"):
+        rest = sum(getattr(row, of) for row in summary(name).rows if not row.kind) / getattr(summary(name), of)
+        assert sum(summary(name).share(kind, of) for kind in KINDS) + rest == pytest.approx(1)
+    assert sum(row.kind != "" for row in summary(name).rows) == sum(row.weighted for row in summary(name).rows)
+
+
+DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_depth_is_the_number_in_the_name(name):
+    assert summary(name).depth == DEPTHS[name]
+
+
+def test_a_row_of_resnet18():
+    row = next(row for row in summary("resnet18").rows if row.path == "layer2.0.conv1")
+    assert row.as_dict() == {
+        "path": "layer2.0.conv1",
+        "op": "conv2d",
+        "input_shape": "1x64x56x56",
+        "output_shape": "1x128x28x28",
+        "window": "3x3 /2",
+        "epilogue": "bias + relu",
+        "parameters": 9 * 64 * 128 + 2 * 128,
+        "macs": 28 * 28 * 128 * 64 * 9,
+        "flops": 2 * 28 * 28 * 128 * 64 * 9,
+        "bytes": 2 * (56 * 56 * 64 + 9 * 64 * 128 + 28 * 28 * 128 + 128),
+        "intensity": round(row.flops / row.bytes, 4),
+        "receptive_field": 11 + 4 * 8 + 2 * 4,
+        "jump": 8,
+        "start": -(11 + 4 * 8 + 2 * 4 - 1) // 2,
+    }
+
+
+def small() -> Summary:
+    """A convolution with a bias, used twice, and a residual addition: 2 -> 2 channels on 4 x 4 pixels."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.idle = Conv2d(2, 2, 3, padding=1), Conv2d(2, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return convatlas.residual_add(self.conv(y), y)
+
+    return summarise_net(Net(), (1, 2, 4, 4), "float32")
+
+
+def test_a_net_by_hand():
+    found = small()
+    assert found.parameters == 2 * 2 * 9 + 2 + 15 and found.idle_parameters == 15
+    assert [row.parameters for row in found.rows] == [38, 0, 0]
+    assert found.macs == 2 * 16 * 2 * 2 * 9 and found.flops == 2 * found.macs + 32
+    assert found.bytes == 4 * (2 * (32 + 36 + 32 + 2) + 3 * 32)
+    assert found.activations == 4 * 32 and found.activation_bytes == 4 * 4 * 32
+    assert found.peak_bytes == 4 * 3 * 32  # y, conv(y) and their sum
+    assert found.depth == 2 and found.share("3x3") == 1.0 and found.share("3x3", "parameters") == 1.0
+    assert found.totals()["parameters_not_used_here"] == 15
+
+
+def test_size_batch_and_dtype():
+    one, two = summarise("resnet18", 64, 1, "float16"), summarise("resnet18", 64, 2, "float32")
+    assert two.input_shape == (2, 3, 64, 64) and two.macs == 2 * one.macs and two.parameters == one.parameters
+    assert two.activation_bytes == 4 * one.activation_bytes and 2 * one.bytes < two.bytes < 4 * one.bytes
+    assert summarise("resnet18", 64, dtype="bfloat16").totals() == one.totals()
+
+
+def test_options_reach_the_net():
+    fused, alone = summary("resnet18"), summarise("resnet18", fuse_residual=False)
+    assert alone.macs == fused.macs and alone.parameters == fused.parameters
+    assert alone.bytes - fused.bytes == sum(2 * 2 * r.spec.elements["output"] for r in alone.rows if "add" in r.path)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, says",
+    [
+        ({"name": "resnet19"}, convatlas.NetError, "nearest: resnet18"),
+        ({"name": "resnet18", "size": 0}, convatlas.ShapeError, "size=0"),
+        ({"name": "resnet18", "batch": 0}, convatlas.ShapeError, "batch=0"),
+        ({"name": "resnet18", "dtype": "int8"}, convatlas.DtypeError, "int8"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_summarised(arguments, error, says):
+    with pytest.raises(error, match=says):
+        summarise(**arguments)
