@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from convatlas.nets.layers import AdaptiveAvgPool2d, Conv2d, Linear, channels_last
+from convatlas.nets.layers import AdaptiveAvgPool2d, Conv2d, Linear
+from convatlas.nets.network import Network
 
 BN = {"eps": 1e-3, "momentum": 0.01}  # TensorFlow's momentum 0.99
 
@@ -61,11 +62,11 @@ class InvertedResidual(nn.Module):
         return self._project_conv(y, self._bn2, residual=x if self.residual else None)
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Network):
     """Stem, seven stages of inverted residual blocks, a 1x1 head, global average pooling, dropout in training, one linear layer."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
-        super().__init__()
+        super().__init__(in_channels)
         self._conv_stem = Conv2d(in_channels, STEM, 3, 2, bias=False, tf_same=True)
         self._bn0 = nn.BatchNorm2d(STEM, **BN)
         self._blocks = nn.ModuleList()
@@ -80,9 +81,9 @@ class EfficientNetLite(nn.Module):
         self._dropout = nn.Dropout(0.2)
         self._fc = Linear(HEAD, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes) of images (N, in_channels, H, W)."""
-        x = self._conv_stem(channels_last(x), self._bn0, "relu6")
+    def logits(self, x: Tensor) -> Tensor:
+        """Of the head's averages."""
+        x = self._conv_stem(x, self._bn0, "relu6")
         for block in self._blocks:
             x = block(x)
         x = self._conv_head(x, self._bn1, "relu6")

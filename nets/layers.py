@@ -148,6 +148,28 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         return ops.adaptive_avg_pool2d(x, self.output_size)
 
 
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """torch.nn.LocalResponseNorm on convatlas.local_response_norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raises ShapeError, DtypeError, BackendError."""
+        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch.nn.BatchNorm2d as a kernel of its own, for one that no convolution stands before; with a fused activation."""
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        """activation(bn(x)); while training, or without statistics, by the batch and by torch.nn.functional.
+
+        Raises ShapeError, DtypeError, BackendError.
+        """
+        if self.training or self.running_var is None:
+            return _activate(super().forward(x), activation)
+        statistics = self.running_mean, self.running_var
+        return ops.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps, activation=activation)
+
+
 class ResidualAdd(nn.Module):
     """activation(x + shortcut) as a kernel of its own; it has no parameters."""
 

@@ -1,0 +1,76 @@
+"""What every net is: images in, logits out, and a size that is too small refused with the smallest one that works."""
+
+from __future__ import annotations
+
+from contextvars import Context
+
+from torch import Tensor, nn
+
+from convatlas.errors import ShapeError
+from convatlas.nets.layers import channels_last
+from convatlas.nets.meta import run_on_meta
+
+LARGEST = 512  # the search for a size that works ends here; every net of the registry takes one that is smaller
+
+
+class Network(nn.Module):
+    """The base of the nets: a subclass writes logits(x).
+
+    Attributes:
+        in_channels: of the images.
+        training_only: prefixes of the names of parameters that only training needs. Weights of them in a file are no error
+            where the net was built without (nets.load).
+    """
+
+    training_only: tuple[str, ...] = ()
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, num_classes) of channels_last images (N, in_channels, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, in_channels, H, W).
+
+        Raises ShapeError for images that do not fit; where only their size is at fault, with the smallest that works.
+        """
+        try:
+            return self.logits(channels_last(x))
+        except ShapeError as error:
+            smallest = smallest_size(self) if x.dim() == 4 and x.shape[1] == self.in_channels else None
+            if smallest is None:
+                raise
+            raise ShapeError(
+                f"{type(self).__name__}: an image of {x.shape[2]}x{x.shape[3]} does not fit, expected one like "
+                f"{smallest}x{smallest}, the smallest square that does ({error})"
+            ) from error
+
+
+def smallest_size(net: Network) -> int | None:
+    """Pixels of the smallest square image that `net` takes, found by running it on the meta device; None when none is found."""
+    # A context of its own: whoever observes the ops of a failed run is not told of these.
+    return Context().run(_search, net)
+
+
+class _Logits(nn.Module):
+    """The net without the explanation of its errors, which would search again."""
+
+    def __init__(self, net: Network) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net.logits(x)
+
+
+def _search(net: Network) -> int | None:
+    for size in range(1, LARGEST + 1):
+        try:
+            run_on_meta(_Logits(net), (2, net.in_channels, size, size))
+        except ValueError:  # ShapeError, or torch's own for a batch norm that cannot train on a single value
+            continue
+        return size
+    return None

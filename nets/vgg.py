@@ -1,0 +1,45 @@
+"""VGG: 3x3 convolutions only, doubled in width after each 2x2 pooling, and three fully connected layers.
+
+Simonyan, Zisserman 2014, "Very Deep Convolutional Networks for Large-Scale Image Recognition", arXiv:1409.1556, table 1; with
+torchvision's module names, so that its weights load.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from convatlas.errors import NetError
+from convatlas.nets.classic import Classic, fully_connected
+from convatlas.nets.layers import Conv2d, MaxPool2d
+from convatlas.nets.sequential import FusedSequential
+
+# Columns A, B, D and E of table 1: 3x3 convolutions in each of the five stages, which have these channels.
+DEPTHS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    "vgg16": (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+def features(depths: tuple[int, ...], in_channels: int, batch_norm: bool) -> FusedSequential:
+    """The stages; batch_norm puts one behind each convolution, which the paper, older than it, does not have."""
+    layers: list[nn.Module] = []
+    C = in_channels
+    for depth, K in zip(depths, CHANNELS):
+        for _ in range(depth):
+            norm = [nn.BatchNorm2d(K)] if batch_norm else []
+            layers += [Conv2d(C, K, 3, padding=1), *norm, nn.ReLU()]
+            C = K
+        layers.append(MaxPool2d(2))
+    return FusedSequential(*layers)
+
+
+def build(name: str, num_classes: int, in_channels: int) -> Classic:
+    """The VGG called `name`, "vgg16" or "vgg16_bn" say."""
+    column = name.removesuffix("_bn")
+    if column not in DEPTHS:
+        raise NetError(f"VGG {name!r}, expected one of {', '.join(DEPTHS)}, with or without _bn")
+    convolutions = features(DEPTHS[column], in_channels, batch_norm=name != column)
+    return Classic(convolutions, fully_connected(512 * 7 * 7, num_classes, False), in_channels, pooled=7)
