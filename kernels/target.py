@@ -19,15 +19,18 @@ class Target:
         sms: streaming multiprocessors.
         half_fma: dense fp16 / bf16 tensor-core multiply-adds per clock and SM.
         shared: bytes of shared memory that one block may use.
+        interpreted: the kernel runs in Triton's interpreter, with whatever tiles: tests run a GPU's tiles so.
     """
 
     arch: int
     sms: int
     half_fma: int
     shared: int
+    interpreted: bool = False
 
     @property
-    def interpreted(self) -> bool:
+    def unbounded(self) -> bool:
+        """No GPU bounds the tiles: blocks as big as Triton allows, since the interpreter's cost is per operation."""
         return self.arch == 0
 
     def fma_rate(self, dtype: str, tf32: bool) -> int:
@@ -41,7 +44,7 @@ class Target:
 # block; NVIDIA H100 (2022), tables 2 and 3: 132 SMs (SXM5), 2048 FMA/clk/SM, 228 KB, 227 for a block; Blackwell (sm_100): CUDA C++
 # Programming Guide, "Compute Capability 10.x" (228 KB, 227 for a block), 148 SMs, twice Hopper's rate.
 TARGETS = {
-    "interpreter": Target(0, 1, 1, 1 << 40),
+    "interpreter": Target(0, 1, 1, 1 << 40, interpreted=True),
     "sm_80": Target(80, 108, 1024, 163 * 1024),
     "sm_90": Target(90, 132, 2048, 227 * 1024),
     "sm_100": Target(100, 148, 4096, 227 * 1024),

@@ -13,7 +13,6 @@ if not torch.cuda.is_available():
 
 import pytest
 
-
 # A GPU machine that nothing can be installed on may lack hypothesis: what needs it is left out, and said to be.
 collect_ignore = (
     ["kernels/test_kernel_fuzz.py", "ops/test_like_torch.py", "reference/test_reference_fuzz.py"]

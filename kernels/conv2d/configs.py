@@ -35,7 +35,7 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, targ
     """Tiles for the gather kernel: steps are taps x channel blocks, at most 4 warps for more than one tap (see the kernel)."""
     packs = spec.groups // pack(spec)
     M, K, C = spec.N * spec.P * spec.Q, spec.K // packs, spec.C // packs
-    if target.interpreted:
+    if target.unbounded:
         return interpreter_config(M, K, C)
     taps = spec.R * spec.S
     warps = 8 if taps == 1 else 4
@@ -65,7 +65,7 @@ def stem_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> Til
     Its addresses differ element by element and live in registers, so the tile is small and the pipeline short: 128x64 spilled.
     """
     M, K, L = spec.N * spec.P * spec.Q, spec.K, spec.reduction
-    if target.interpreted:
+    if target.unbounded:
         return interpreter_config(M, K, L)
     BK = 16 if L <= 16 else 32
     simt = dtype == "float32" and not tf32  # operands pass through registers as well

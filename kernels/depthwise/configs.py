@@ -24,7 +24,7 @@ def block_config(pixels: int, channels: int, adjacent: bool, target: Target) -> 
     Otherwise (NCHW) neighbouring pixels do, and a program takes one channel of many pixels. About 2048 elements a
     program keep 16 float32 accumulators in each of 128 threads.
     """
-    if target.interpreted:
+    if target.unbounded:
         BC = min(power_of_two(channels), 512)
         return BlockConfig(min(power_of_two(max(pixels, 1)), (1 << 19) // BC), BC, 1)
     if not adjacent:

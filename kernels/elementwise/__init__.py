@@ -40,7 +40,7 @@ def elementwise_launch(x: Tensor, shortcut: Tensor | None, y: Tensor, activation
     sizes, xs, ss, ys = [1] * lead + sizes, [0] * lead + xs, [0] * lead + ss, [0] * lead + ys
     count = y.numel()
     # 1024 elements on 128 threads: 8 halves, 16 bytes, a thread and operand.
-    BLOCK = min(power_of_two(max(count, 1)), 1 << 19) if target.interpreted else 1024
+    BLOCK = min(power_of_two(max(count, 1)), 1 << 19) if target.unbounded else 1024
     names = [f"{prefix}_{i}" for prefix in "xsy" for i in range(4)]
     return Launch(
         elementwise_kernel,

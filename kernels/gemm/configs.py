@@ -79,7 +79,7 @@ def tile_config(
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
     written and read once. A model, not a measurement: it orders configs, its clocks are predictions.
     """
-    if target.interpreted:
+    if target.unbounded:
         return interpreter_config(M, K, C)
     size = 2 if dtype != "float32" else 4
     BK = BK or step_channels(C, dtype, tf32)

@@ -59,8 +59,8 @@ def reduce_launch(
     """The launch that turns the workspace (SPLIT, M, K) into y (N, K, P, Q)."""
     split, M, K = partial.shape
     # Bandwidth-bound: 16-byte rows of float32, enough programs to fill the SMs even at M = 49.
-    BN = min(power_of_two(K), 1024 if target.interpreted else 64)
-    BM = min(power_of_two(M), 1024 if target.interpreted else 8)
+    BN = min(power_of_two(K), 1024 if target.unbounded else 64)
+    BM = min(power_of_two(M), 1024 if target.unbounded else 8)
     return Launch(
         splitk_reduce_kernel,
         (cdiv(M, BM) * cdiv(K, BN),),

@@ -59,9 +59,9 @@ def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, targe
     spec, x = call.spec, tensors["input"]
     if spec.P == spec.Q == 1:
         # One program reads all pixels of BC channels: few channels each, so that an image's C/BC programs spread over SMs.
-        BC = min(power_of_two(spec.C), 512 if target.interpreted else 64 if x.stride(1) == 1 else 1)
+        BC = min(power_of_two(spec.C), 512 if target.unbounded else 64 if x.stride(1) == 1 else 1)
         pixels = power_of_two(spec.H * spec.W)
-        BM = min(pixels, 2048 if target.interpreted else max(2048 // BC, 1))
+        BM = min(pixels, 2048 if target.unbounded else max(2048 // BC, 1))
         arguments = dict(x=x, y=out, W=spec.W, C=spec.C, **strides("x", x, "nchw"), **strides("y", out, "nc"))
         constants = dict(PIXELS=spec.H * spec.W, BM=BM, BC=BC, WIDE=is_wide(x, out), INTERPRET=target.interpreted)
         return [Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)]

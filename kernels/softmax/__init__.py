@@ -17,8 +17,8 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
     shape, dim = call.spec.shape, call.params["dim"]
     length, inner = shape[dim], prod(shape[dim + 1 :])
     rows = out.numel() // length if length else 0
-    BLOCK = min(power_of_two(length), 1 << 16 if target.interpreted else 1024)
-    BM = min(power_of_two(rows), max((1 << 18 if target.interpreted else 1024) // BLOCK, 1))
+    BLOCK = min(power_of_two(length), 1 << 16 if target.unbounded else 1024)
+    BM = min(power_of_two(rows), max((1 << 18 if target.unbounded else 1024) // BLOCK, 1))
     arguments = dict(x=tensors["input"].contiguous(), y=out, rows=rows, INNER=inner)
     constants = dict(LENGTH=length, BM=BM, BLOCK=BLOCK, INTERPRET=target.interpreted)
     return [Launch(softmax_kernel, (cdiv(rows, BM),), arguments, constants)]
