@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 import convatlas
-from convatlas import nets
 from convatlas.nets.layers import AdaptiveAvgPool2d, AvgPool2d, Conv2d, Linear, MaxPool2d
 from convatlas.study.dataflow import wired
 from convatlas.study.receptive import Field, fields
@@ -89,17 +88,26 @@ def test_asymmetric_windows():
     assert high == Field(1, 2, 0) and across == Field(5, 1, -2)
 
 
-def test_fields_of_resnet50():
+def test_fields_of_resnet50(built):
     """By hand: 11 behind the pooling; a 3x3 adds twice the jump it sees: 3 of 4, 1 + 3 of 4 and 8, 1 + 5, 1 + 2.
 
     (Araujo et al. 2019, table 1, have 483: TensorFlow's slim ResNet strides in each stage's last block, not its first.)
     """
-    with torch.device("meta"):
-        net = nets.create("resnet50")
-    nodes = wired(net, (1, 3, 224, 224))
+    nodes = wired(built("resnet50"), (1, 3, 224, 224))
     found = {node.layer.path: f for node, f in zip(nodes, fields(nodes))}
     assert found["conv1"][0] == Field(7, 2, -3) and found["maxpool"][0] == Field(11, 4, -5)
     assert found["layer4.2.conv3"][0].size == 11 + 2 * (3 * 4 + 4 + 3 * 8 + 8 + 5 * 16 + 16 + 2 * 32)
+
+
+@pytest.mark.parametrize(
+    "name, path, size",
+    [("alexnet", "features.12", 195), ("vgg16", "features.30", 212), ("mobilenet_v1", "features.26.0", 315)],
+)
+def test_fields_that_are_published(built, name, path, size):
+    """Araujo et al. 2019, table 1: alexnet_v2, vgg_16, mobilenet_v1, without their classifiers."""
+    nodes = wired(built(name), (1, 3, 224, 224))
+    found = {node.layer.path: f for node, f in zip(nodes, fields(nodes))}
+    assert found[path] == (found[path][0],) * 2 and found[path][0].size == size
 
 
 def test_the_hull_of_two_fields():

@@ -41,7 +41,7 @@ def test_macs_and_parameters_are_torchvisions(name):
     models = pytest.importorskip("torchvision.models")
     if name not in models.list_models(module=models):
         pytest.skip("torchvision has no such net")
-    options = {"init_weights": False} if name == "googlenet" else {}
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     size = nets.info(name).size
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         model = models.get_model(name, **options).eval()
@@ -51,13 +51,25 @@ def test_macs_and_parameters_are_torchvisions(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_is_in_a_row_or_said_to_be_idle(name):
-    """Only auxiliary heads are idle at inference; in training nothing is."""
-    found = summary(name)
-    assert sum(row.parameters for row in found.rows) + found.idle_parameters == found.parameters
+def test_every_parameter_is_in_a_row(name):
+    assert sum(row.parameters for row in summary(name).rows) == summary(name).parameters
+    assert summary(name).idle_parameters == 0
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "googlenet", "resnet18", "wrn_28_10", "squeezenet1_1", "mobilenet_v2"])
+def test_every_parameter_is_in_a_row_in_training(name):
+    """Where batch norms are torch's own, not folded."""
     training = summarise(name, batch=2, train=True)
-    assert training.idle_parameters == 0 and training.parameters == found.parameters
-    assert (found.idle_parameters > 0) == any(row.path.startswith("aux") for row in training.rows)
+    assert sum(row.parameters for row in training.rows) == training.parameters == summary(name).parameters
+
+
+def test_auxiliary_heads_are_idle_at_inference():
+    with_heads = summarise("googlenet_2014", aux=True)
+    training = summarise("googlenet_2014", aux=True, train=True)
+    heads = [row for row in training.rows if row.path.startswith("aux")]
+    assert with_heads.idle_parameters == with_heads.parameters - summary("googlenet_2014").parameters
+    assert with_heads.idle_parameters == sum(row.parameters for row in heads) > 0 == training.idle_parameters
+    assert with_heads.totals()["parameters_not_used_here"] == with_heads.idle_parameters
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,11 +80,13 @@ def test_shares_sum_to_one(name):
     assert sum(row.kind != "" for row in summary(name).rows) == sum(row.weighted for row in summary(name).rows)
 
 
-DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
+DEPTHS = {"alexnet_2012": 8, "vgg11": 11, "vgg13": 13, "vgg16": 16, "vgg19": 19, "googlenet_2014": 22}
+DEPTHS |= {name: int(name[6:]) for name in nets.names() if name.startswith("resnet")}
+DEPTHS |= {"plain34": 34, "wide_resnet50_2": 50, "resnext101_64x4d": 101, "nin": 12, "mobilenet_v1": 28}
 
 
 @pytest.mark.parametrize("name", DEPTHS)
-def test_depth_is_the_number_in_the_name(name):
+def test_depth_is_what_the_paper_says(name):
     assert summary(name).depth == DEPTHS[name]
 
 

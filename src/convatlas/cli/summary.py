@@ -1,0 +1,114 @@
+"""convatlas summary: a network in numbers, an op a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from convatlas.cli import output
+from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, percent, print_csv, short, show
+
+if TYPE_CHECKING:
+    from convatlas.study.summary import Row, Summary
+
+NAMES = {
+    "conv2d": "conv",
+    "max_pool2d": "max",
+    "avg_pool2d": "average",
+    "adaptive_avg_pool2d": "adaptive average",
+    "local_response_norm": "response norm",
+    "residual_add": "add",
+}
+
+
+def command(
+    net: Annotated[str, typer.Argument(help="The network.")],
+    size: Annotated[
+        int | None, typer.Option("--size", min=1, help="Pixels of the square input; default: the network's own.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 1,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float16, bfloat16, float32 or float64: what bytes are counted in.")
+    ] = "float16",
+    json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
+) -> None:
+    """List a network's layers: shapes, parameters, MACs, FLOPs, bytes, arithmetic intensity, receptive field."""
+    from convatlas.nets.registry import info
+
+    one_format(json, as_csv)
+    info(net)
+    from convatlas.study.summary import COUNTED, summarise
+
+    summary = summarise(net, size, batch, dtype)
+    rows = [row.as_dict() for row in summary.rows]
+    if json:
+        head = {"net": net, "input_shape": list(summary.input_shape), "dtype": summary.dtype}
+        output.print_json({**head, "layers": rows, "total": summary.totals(), "counted": list(COUNTED)})
+    elif as_csv:
+        print_csv(rows)
+    else:
+        show_text(summary, COUNTED)
+
+
+def what(row: Row) -> str:
+    """The op and its window: "conv 3x3 /2 g32"."""
+    return f"{NAMES.get(row.layer.op, row.layer.op)} {row.window}".strip()
+
+
+def field(row: Row, name: str) -> str:
+    """One number of the receptive field, "7" or, where height and width differ, "7x9"."""
+    return str(row.as_dict()[name])
+
+
+def columns(summary: Summary) -> list[Column]:
+    """All that is known of each row, what is least missed with the highest number to drop."""
+    rows = summary.rows
+    return [
+        Column("layer", [row.path for row in rows], text=True),
+        Column("op", [what(row) for row in rows], 3, text=True),
+        Column(
+            "fused behind", ["" if not row.layer.epilogue else str(row.layer.epilogue) for row in rows], 12, text=True
+        ),
+        Column("input", [row.as_dict()["input_shape"] for row in rows], 13),
+        Column("output", ["x".join(map(str, row.spec.output_shape[1:])) for row in rows], 2),
+        Column("params", [short(row.parameters) if row.parameters else "" for row in rows]),
+        Column("MACs", [short(row.macs) if row.macs else "" for row in rows]),
+        Column("MACs\n%", [percent(row.macs / summary.macs) for row in rows], 7),
+        Column("FLOPs", [short(row.flops) for row in rows], 8),
+        Column("bytes", [short(row.bytes) for row in rows], 6),
+        Column("FLOPs/\nbyte", [output.number(row.intensity) for row in rows], 4),
+        Column("field", [field(row, "receptive_field") for row in rows], 5),
+        Column("jump", [field(row, "jump") for row in rows], 9),
+        Column("start", [field(row, "start") for row in rows], 10),
+    ]
+
+
+def show_text(summary: Summary, counted: tuple[str, ...]) -> None:
+    """A row an op, the totals, what is counted."""
+    console = output.console()
+    shape = "x".join(map(str, summary.input_shape))
+    console.print(output.plain(f"{summary.name}, {shape}, {summary.dtype}\n"))
+    dropped = show(console, columns(summary))
+    idle = f" ({summary.idle_parameters:,} of them not used at inference)" if summary.idle_parameters else ""
+    lines = (
+        f"parameters: {summary.parameters:,}{idle}",
+        f"weighted layers: {summary.depth} on the longest path, {sum(row.weighted for row in summary.rows)} in all",
+        f"MACs: {summary.macs:,}; FLOPs: {summary.flops:,}",
+        f"bytes: {short(summary.bytes, 'B')}; {output.number(summary.intensity)} FLOPs a byte",
+        f"activations: {short(summary.activation_bytes, 'B')}, at most {short(summary.peak_bytes, 'B')} alive at once",
+        "MACs by kind: " + shares(summary),
+    )
+    console.print(output.plain("\n" + "\n".join(lines)))
+    console.print(output.plain("\ncounted:\n" + "\n".join(f"- {line}" for line in counted)))
+    if dropped:
+        console.print(output.plain("\n" + not_shown(dropped)))
+
+
+def shares(summary: Summary) -> str:
+    """ "3x3 92.4 %, other 6.5 %, ...", the largest first."""
+    from convatlas.study.summary import KINDS
+
+    found = sorted(((summary.share(kind), kind) for kind in KINDS), reverse=True)
+    return ", ".join(f"{kind} {100 * share:.1f} %" for share, kind in found if share)
