@@ -22,6 +22,7 @@ class Launch:
         constants: the tl.constexpr parameters.
         num_warps: warps of 32 threads a program.
         num_stages: depth of the software pipeline of its innermost loop.
+        max_registers: a thread's, told to ptxas; None leaves the number to it.
     """
 
     kernel: Any
@@ -30,6 +31,13 @@ class Launch:
     constants: dict[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int = 2
+    max_registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Triton's launch options."""
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
 
     def run(self) -> None:
         """Launches on the current stream of the tensors' device; an empty grid launches nothing."""
@@ -37,9 +45,7 @@ class Launch:
             return
         device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            self.kernel[self.grid](
-                **self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages
-            )
+            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 
 def cdiv(a: int, b: int) -> int:

@@ -9,6 +9,7 @@ from convatlas.kernels import depthwise, pointwise
 from convatlas.kernels.conv2d.configs import gather_config, kind, pack, stem_config
 from convatlas.kernels.conv2d.triton_gather import conv2d_gather_kernel
 from convatlas.kernels.conv2d.triton_stem import conv2d_stem_kernel
+from convatlas.kernels.gemm.configs import MAX_REGISTERS
 from convatlas.kernels.gemm.splitk import reduce_launch
 from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, strides
 from convatlas.kernels.precision import conv_tf32
@@ -65,7 +66,7 @@ def _gather(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target)
         WIDE=is_wide(x, w, out, residual), INTERPRET=target.interpreted,
     )  # fmt: skip
     grid = (cdiv(M, config.BM) * cdiv(K, config.BN) * split * packs,)
-    conv = Launch(conv2d_gather_kernel, grid, arguments, constants, config.num_warps, config.num_stages)
+    conv = Launch(conv2d_gather_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)
     return [conv] if whole else [conv, reduce_launch(y, bias, residual, out, activation, target)]
 
 
@@ -85,4 +86,4 @@ def _stem(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -
         WIDE=is_wide(x, w, out, residual), INTERPRET=target.interpreted,
     )  # fmt: skip
     grid = (cdiv(M, config.BM) * cdiv(spec.K, config.BN),)
-    return [Launch(conv2d_stem_kernel, grid, arguments, constants, config.num_warps, config.num_stages)]
+    return [Launch(conv2d_stem_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)]

@@ -67,8 +67,8 @@ def stem_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> Til
     M, K, L = spec.N * spec.P * spec.Q, spec.K, spec.reduction
     if target.unbounded:
         return interpreter_config(M, K, L)
-    BK = 16 if L <= 16 else 32
     simt = dtype == "float32" and not tf32  # operands pass through registers as well
+    BK = 16 if L <= 16 or simt else 32
     return tile_config(
         M, K, L, dtype, tf32, target, max_warps=4, max_split=1, BK=BK, accumulators=16 if simt else 32, max_stages=2
     )

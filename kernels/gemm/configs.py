@@ -16,6 +16,11 @@ BLOCK_OVERHEAD = 1500
 SPLIT_OVERHEAD = 4000
 
 
+# What dense kernels tell ptxas: all of a thread's registers are theirs. Left to itself it aims at more blocks an SM than shared
+# memory allows, and spills to get there (72 registers and 16 bytes of stack where 88 and none will do, sm_100).
+MAX_REGISTERS = 255
+
+
 @dataclass(frozen=True)
 class TileConfig:
     """BM x BN outputs a program, BK products a step, SPLIT programs along the reduction, warps and pipeline stages."""
@@ -93,8 +98,9 @@ def tile_config(
         for BN in (16, 32, 64) if simt else (16, 32, 64, 128, 256):
             if BN > power_of_two(max(K, 16)):
                 continue
-            warps = next((w for w in (4, 8) if BM * BN <= budget * 32 * w), None)
-            if warps is None or warps > max_warps:
+            # 8 warps only for the tiles that need them: a smaller one spilled, the compiler aiming at three blocks an SM.
+            warps = 8 if BM * BN >= 128 * 128 and max_warps == 8 else 4
+            if BM * BN > budget * 32 * warps:
                 continue
             blocks, steps = cdiv(M, BM) * cdiv(K, BN) * problems, cdiv(C, BK)
             step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)

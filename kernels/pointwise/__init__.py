@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convatlas.kernels.gemm.configs import tile_config
+from convatlas.kernels.gemm.configs import MAX_REGISTERS, tile_config
 from convatlas.kernels.gemm.splitk import reduce_launch
 from convatlas.kernels.gemm.triton_gemm import gemm_kernel
 from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, strides
@@ -66,7 +66,7 @@ def gemm_launches(
         PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(*images, w), INTERPRET=target.interpreted,
     )  # fmt: skip
     grid = (cdiv(M, config.BM) * cdiv(K, config.BN) * split,)
-    gemm = Launch(gemm_kernel, grid, arguments, constants, config.num_warps, config.num_stages)
+    gemm = Launch(gemm_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)
     return [gemm] if split == 1 else [gemm, reduce_launch(y, bias, residual, out, activation, target)]
 
 

@@ -94,7 +94,7 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tup
 def key(launch: Launch) -> tuple:
     """Equal for two launches that run the same machine code."""
     signature, constants, attributes = specialize(launch)
-    parts = (signature, constants, attributes, {"warps": launch.num_warps, "stages": launch.num_stages})
+    parts = (signature, constants, attributes, launch.options)
     return (launch.kernel.__name__, *(tuple(sorted((str(k), str(v)) for k, v in part.items())) for part in parts))
 
 
@@ -112,7 +112,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     compiled = triton.compile(
         ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", arch, 32),
-        options={"num_warps": launch.num_warps, "num_stages": launch.num_stages},
+        options=launch.options,
     )
     cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -121,11 +121,10 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
         sass = _run(cuobjdump, "-res-usage", "--dump-sass", file.name)
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", sass).groups())
     names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", sass, re.MULTILINE)
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     return Compiled(
         kernel=launch.kernel.__name__,
         arch=arch,
-        constants={name: str(v) for name, v in {**launch.constants, **options}.items()},
+        constants={name: str(v) for name, v in {**launch.constants, **launch.options}.items()},
         registers=registers,
         stack=stack,
         shared=compiled.metadata.shared,

@@ -137,7 +137,7 @@ def config_key(launch: Launch, mode: str) -> tuple:
     """Equal for two launches of one launch config."""
     tiles = tuple(launch.constants.get(name) for name in TILES)
     packed, residual = launch.constants.get("PACK", 1) > 1, launch.arguments.get("residual") is not None
-    return mode, launch.kernel.__name__, tiles, packed, residual, launch.num_warps, launch.num_stages
+    return mode, launch.kernel.__name__, tiles, packed, residual, *launch.options.values()
 
 
 def _window(launch: Launch) -> int:
