@@ -20,6 +20,9 @@ Folded = tuple[Tensor, Tensor]
 def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
     """(w', b') in the weight's dtype, computed in float32, or in float64 for float64 weights.
 
+    A depthwise w' (one input channel a filter) lies in memory as R, S, K: its kernel reads the tap of neighbouring channels as one
+    vector, where K, R, S would take a load each.
+
     Raises ShapeError when bn has not one channel per output channel of the weight.
     """
     mean, var = bn.running_mean, bn.running_var
@@ -36,7 +39,10 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
     shift = shift * scale
     if bn.bias is not None:
         shift = shift + bn.bias.to(wide)
-    return (weight.to(wide) * scale[:, None, None, None]).to(weight.dtype), shift.to(weight.dtype)
+    folded = (weight.to(wide) * scale[:, None, None, None]).to(weight.dtype)
+    if weight.shape[1] == 1:
+        folded = folded.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    return folded, shift.to(weight.dtype)
 
 
 class FoldCache:

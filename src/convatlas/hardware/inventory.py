@@ -111,7 +111,10 @@ def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Ten
         shapes["bias"] = (spec.K,)
     if epilogue.residual:
         shapes["residual"] = spec.output_shape
-    return {name: _meta(shape, dtype) for name, shape in shapes.items()}, out
+    tensors = {name: _meta(shape, dtype) for name, shape in shapes.items()}
+    if call.op == "conv2d" and spec.kind == "depthwise":  # as nets.folding lays them out
+        tensors["weight"] = tensors["weight"].permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    return tensors, out
 
 
 def launches_of(call: Call, mode: str, arch: int) -> list[Launch]:
@@ -172,30 +175,39 @@ def _compile(task: tuple[str, str, Launch, int]) -> dict[str, Any]:
     return {"mode": mode, "op": op, **asdict(compiled), "tensor_core": compiled.tensor_core, "spills": compiled.spills}
 
 
-def compile_inventory(arch: int, modes: Iterable[str] = MODES, every_code: bool = False) -> list[dict[str, Any]]:
-    """Compiles the inventory on one process a core and returns a plain record of each launch."""
-    tasks = [(index, arch, tuple(modes), every_code) for index in range(cpu_count() or 1)]
-    with ProcessPoolExecutor(len(tasks), mp_context=get_context("spawn")) as pool:
-        return [record for records in pool.map(_share, [(*task, len(tasks)) for task in tasks]) for record in records]
+def compile_inventory(arch: int, **choice: Any) -> list[dict[str, Any]]:
+    """Compiles inventory(arch, **choice) on one process a core and returns a plain record of each launch."""
+    workers = cpu_count() or 1
+    tasks = [(index, workers, arch, choice) for index in range(workers)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return [record for records in pool.map(_share, tasks) for record in records]
 
 
-def _share(task: tuple[int, int, tuple[str, ...], bool, int]) -> list[dict[str, Any]]:
+def _share(task: tuple[int, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
     """Every `workers`-th launch: kernels do not pickle, so each worker lists them itself."""
-    index, arch, modes, every_code, workers = task
+    index, workers, arch, choice = task
     torch.set_num_threads(1)
-    return [_compile((*entry, arch)) for entry in inventory(arch, modes, every_code=every_code)[index::workers]]
+    return [_compile((*entry, arch)) for entry in inventory(arch, **choice)[index::workers]]
 
 
 def main(arguments: list[str]) -> None:
-    """--arch 90 [--modes float16,tf32] [--every-code]."""
+    """--arch 90 [--modes float16,tf32] [--nets resnet18,vgg16] [--batches 1,32] [--every-code]."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.inventory", description=__doc__)
     parser.add_argument("--arch", type=int, required=True, choices=[80, 90, 100])
     parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--nets", help="default: all")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--every-code", action="store_true")
     given = parser.parse_args(arguments)
-    json.dump(compile_inventory(given.arch, given.modes.split(","), given.every_code), sys.stdout)
+    choice = {
+        "modes": given.modes.split(","),
+        "names": given.nets.split(",") if given.nets else None,
+        "batches": [int(batch) for batch in given.batches.split(",")],
+        "every_code": given.every_code,
+    }
+    json.dump(compile_inventory(given.arch, **choice), sys.stdout)
 
 
 if __name__ == "__main__":
