@@ -15,10 +15,22 @@ _LAZY = {
     "WeightsError": "weights",
     "fold_batch_norms": "fold_net",
     "load": "weights",
+    "parallel_paths": "resnext_paths",
     "pretrained": "weights",
 }
 
-__all__ = ["Net", "Preprocess", "WeightsError", "create", "fold_batch_norms", "info", "load", "names", "pretrained"]
+__all__ = [
+    "Net",
+    "Preprocess",
+    "WeightsError",
+    "create",
+    "fold_batch_norms",
+    "info",
+    "load",
+    "names",
+    "parallel_paths",
+    "pretrained",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,11 @@ def _response_norm() -> LocalResponseNorm:
     return LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
 
 
-def build(name: str, num_classes: int, in_channels: int) -> Classic:
+class AlexNet(Classic):
+    """Five convolutions and three fully connected layers."""
+
+
+def build(name: str, num_classes: int, in_channels: int) -> AlexNet:
     """ "alexnet", torchvision's; or "alexnet_2012", the paper's."""
     features, pooled = (one_tower, 6) if name == "alexnet" else (two_groups, None)
-    return Classic(features(in_channels), fully_connected(256 * 6 * 6, num_classes, True), in_channels, pooled)
+    return AlexNet(features(in_channels), fully_connected(256 * 6 * 6, num_classes, True), in_channels, pooled)

@@ -44,8 +44,8 @@ class Network(nn.Module):
             if smallest is None:
                 raise
             raise ShapeError(
-                f"{type(self).__name__}: an image of {x.shape[2]}x{x.shape[3]} does not fit, expected one like "
-                f"{smallest}x{smallest}, the smallest square that does ({error})"
+                f"{type(self).__name__}: images of {x.shape[2]}x{x.shape[3]} pixels do not fit, "
+                f"the smallest square ones that do are {smallest}x{smallest} ({error})"
             ) from error
 
 

@@ -36,10 +36,14 @@ def features(depths: tuple[int, ...], in_channels: int, batch_norm: bool) -> Fus
     return FusedSequential(*layers)
 
 
-def build(name: str, num_classes: int, in_channels: int) -> Classic:
+class VGG(Classic):
+    """Five stages of 3x3 convolutions and three fully connected layers."""
+
+
+def build(name: str, num_classes: int, in_channels: int) -> VGG:
     """The VGG called `name`, "vgg16" or "vgg16_bn" say."""
     column = name.removesuffix("_bn")
     if column not in DEPTHS:
         raise NetError(f"VGG {name!r}, expected one of {', '.join(DEPTHS)}, with or without _bn")
     convolutions = features(DEPTHS[column], in_channels, batch_norm=name != column)
-    return Classic(convolutions, fully_connected(512 * 7 * 7, num_classes, False), in_channels, pooled=7)
+    return VGG(convolutions, fully_connected(512 * 7 * 7, num_classes, False), in_channels, pooled=7)

@@ -40,8 +40,11 @@ def _some(items: list[str]) -> str:
 def load(net: nn.Module, path: str | PathLike[str]) -> nn.Module:
     """Loads a state_dict from a .pth, .pt or .safetensors file into `net`, and returns the net.
 
-    Every name and shape must agree; values are cast to the net's dtype and device. Only the batch norms' num_batches_tracked,
-    which inference does not read and older files lack, may be missing. A .pth is read with weights_only=True: no code runs.
+    Every name and shape must agree; values are cast to the net's dtype and device. Two kinds of names are no error, because
+    neither changes what the net computes: a batch norm's num_batches_tracked that the file lacks, as older files do, and the
+    file's weights of parts that only training needs and this net was built without (net.training_only: the auxiliary
+    classifiers in torchvision's file for GoogLeNet). A net built with such parts needs their weights. A .pth is read with
+    weights_only=True: no code runs.
 
     Raises InputError for a file that is missing or unreadable, WeightsError (a NetError) for weights that do not fit; the net
     is then as it was.
@@ -49,7 +52,8 @@ def load(net: nn.Module, path: str | PathLike[str]) -> nn.Module:
     given = read(path)
     expected = net.state_dict()
     missing = [k for k in expected if k not in given and not k.endswith(".num_batches_tracked")]
-    unexpected = [k for k in given if k not in expected]
+    unused = tuple(p for p in getattr(net, "training_only", ()) if not any(k.startswith(p) for k in expected))
+    unexpected = [k for k in given if k not in expected and not k.startswith(unused)]
     misfits = {k: pair for k in expected if k in given and (pair := _misfit(given[k], expected[k]))}
     if missing or unexpected or misfits:
         raise WeightsError(f"{path} does not fit {type(net).__name__}", missing, unexpected, misfits)
