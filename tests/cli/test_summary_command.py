@@ -8,9 +8,10 @@ from functools import cache
 import pytest
 
 from convatlas import nets
-from convatlas.cli.columns import Column, percent, short, show
+from convatlas.cli.columns import Column, show
 from convatlas.cli.output import console
 from convatlas.study import summarise
+from convatlas.study.numbers import percent, short
 
 
 def test_summary(ask):

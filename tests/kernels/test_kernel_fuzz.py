@@ -12,7 +12,7 @@ import convatlas
 
 pytestmark = pytest.mark.interpreter
 
-fuzz = settings(max_examples=120, deadline=None, derandomize=True, print_blob=True)
+fuzz = settings(max_examples=60, deadline=None, derandomize=True, print_blob=True)
 small = st.integers(1, 3)
 memory = st.sampled_from([torch.channels_last, torch.contiguous_format])
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
@@ -22,9 +22,9 @@ dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 @given(data=st.data())
 def test_conv2d(data: st.DataObject) -> None:
     draw = data.draw
-    groups = draw(st.sampled_from([1, 1, 2, 3, 5, 8]))
+    groups = draw(st.sampled_from([1, 1, 2, 3, 5]))
     Cg, Kg = draw(st.sampled_from([1, 2, 3, 4, 16, 17])), draw(st.sampled_from([1, 2, 5, 16]))
-    R, S = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    R, S = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     stride, dilation = (draw(small), draw(small)), (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
     padding = tuple((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(2))
     H, W = (draw(st.integers(max(1, d * (k - 1) + 1 - sum(pad)), 14)) for d, k, pad in zip(dilation, (R, S), padding))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convatlas.cli import output
-from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, percent, print_csv, short, show
+from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
+from convatlas.study.numbers import percent, short
 
 if TYPE_CHECKING:
     from convatlas.nets import Net
