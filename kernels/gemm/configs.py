@@ -78,7 +78,7 @@ def tile_config(
 
     Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills): a thread holds at most
     `accumulators`, at most 64 where operands pass through registers too (mma on sm_80, fp32), a residual is added, or the last step
-    is masked (`ragged`: BK does not divide the channels), half of that for two of these at once, and half again for three.
+    is masked (`ragged`: BK does not divide the channels), half of that for two of these at once, and half again for three. A masked step of IEEE float32 counts twice.
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
@@ -91,7 +91,7 @@ def tile_config(
     simt = dtype == "float32" and not tf32
     rate = target.fma_rate(dtype, tf32)
     ragged = ragged or C % BK != 0
-    pressure = (target.arch < 90) + (size == 4) + residual + ragged
+    pressure = (target.arch < 90) + (size == 4) + residual + ragged + (simt and ragged)
     budget = min(accumulators, 128 >> min(pressure, 3))
     best: tuple[float, TileConfig] | None = None
     for BM in (64,) if simt else (128, 64):
