@@ -76,9 +76,10 @@ def tile_config(
 ) -> TileConfig:
     """The config with the least predicted time for `problems` GEMMs of M x K outputs and C products each.
 
-    Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills): a thread holds at most
-    `accumulators`, at most 64 where operands pass through registers too (mma on sm_80, fp32), a residual is added, or the last step
-    is masked (`ragged`: BK does not divide the channels), half of that for two of these at once, and half again for three. A masked step of IEEE float32 counts twice.
+    Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills). A thread holds at most
+    `accumulators`; at most 64 where operands pass through registers too (mma on sm_80, fp32), or a residual is added, or the
+    last step is masked (`ragged`: BK does not divide the channels); half of that for two of these at once, and half again for
+    three. A masked step of IEEE float32 counts twice.
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
