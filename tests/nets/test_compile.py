@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from convatlas import nets
+from convatlas.errors import ShapeError
 from convatlas.nets.layers import AdaptiveAvgPool2d, Conv2d, Linear, MaxPool2d
 
 
@@ -77,3 +78,27 @@ def test_resnet18_exports_on_the_meta_device():
         net = nets.create("resnet18").to("meta")
         program = torch.export.export(net, (torch.empty(1, 3, 224, 224),))
     assert str(program.graph).count("convatlas.conv2d") == 20
+
+
+@pytest.mark.parametrize("name, joined", [("squeezenet1_1", 8), ("googlenet", 9)])
+def test_nets_with_branches_export(name, joined):
+    """A compiler sees their concatenations, and plans memory itself."""
+    net = nets.create(name, num_classes=4, seed=0)
+    x = torch.randn(1, 3, 17, 18, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        program = torch.export.export(net, (x,))
+        torch.testing.assert_close(program.module()(x), net(x))
+    assert str(program.graph).count("convatlas.concat") == joined
+
+
+def test_a_net_with_branches_compiles_whole():
+    net = nets.create("squeezenet1_1", num_classes=4, seed=0)
+    x = torch.randn(1, 3, 17, 18, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x), net(x))
+
+
+def test_an_export_with_a_size_that_does_not_fit_says_which_does():
+    net = nets.create("squeezenet1_1", num_classes=4, seed=0)
+    with pytest.raises(ShapeError, match="17x17"):
+        torch.export.export(net, (torch.zeros(1, 3, 9, 9),))

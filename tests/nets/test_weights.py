@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from net_cases import randomise, torchvision_net
 from safetensors.torch import save_file
 from torch import nn
 
@@ -148,3 +149,43 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_a_net_without_packaged_weights():
     with pytest.raises(NetError, match="no package brings its weights"):
         pretrained("resnet18")
+
+
+def state_of(**options) -> dict[str, torch.Tensor]:
+    """Of a GoogLeNet, every name its own value."""
+    net = nets.create("googlenet", num_classes=2, seed=1, **options)
+    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in net.state_dict().items()}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_only_training_needs_are_left_out(tmp_path, suffix):
+    """torchvision's file for GoogLeNet holds auxiliary heads; a net without them computes the same."""
+    given = state_of(aux=True)
+    assert any(name.startswith("aux1.") for name in given)
+    net = load(nets.create("googlenet", num_classes=2, seed=0), write(tmp_path / f"w{suffix}", given))
+    assert all(torch.equal(t, given[name]) for name, t in net.state_dict().items())
+
+
+def test_a_net_built_with_training_heads_needs_their_weights(tmp_path):
+    net = nets.create("googlenet", num_classes=2, aux=True, seed=0)
+    assert load(net, write(tmp_path / "w.pth", state_of(aux=True))).aux1.fc1.weight.any()
+    with pytest.raises(WeightsError) as error:
+        load(net, write(tmp_path / "w.pth", state_of()))
+    assert all(name.startswith(("aux1.", "aux2.")) for name in error.value.missing) and not error.value.unexpected
+
+
+def test_other_names_beside_training_heads_are_still_an_error(tmp_path):
+    given = state_of() | {"aux3.fc.weight": torch.zeros(1), "aux1": torch.zeros(1)}
+    with pytest.raises(WeightsError) as error:
+        load(nets.create("googlenet", num_classes=2, seed=0), write(tmp_path / "w.pth", given))
+    assert error.value.unexpected == ["aux3.fc.weight", "aux1"]
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "squeezenet1_1", "mobilenet_v2", "googlenet", "resnext50_32x4d"])
+def test_a_file_saved_by_torchvision_loads(tmp_path, name):
+    """Of each family; torchvision's GoogLeNet with its auxiliary heads, as it is published."""
+    pytest.importorskip("torchvision.models")
+    theirs = torchvision_net(name, **({"aux_logits": True} if name == "googlenet" else {}))
+    theirs = randomise(theirs.to_empty(device="cpu"))
+    net = load(nets.create(name, num_classes=10, seed=0), write(tmp_path / "w.safetensors", theirs.state_dict()))
+    assert all(torch.equal(t, theirs.state_dict()[key]) for key, t in net.state_dict().items())
