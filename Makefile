@@ -58,6 +58,7 @@ gpu: $(LINKS) ## run the tests that need a GPU, with the python and the packages
 	PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pytest -m gpu --continue-on-collection-errors $(PYTEST_FLAGS)
 
 docs: $(VENV)/.test ## run what the README shows and write its real output there (BLOCKS=demo for one of them)
+	$(BIN)/convatlas lecture --markdown docs/lecture.md
 	$(BIN)/python docs/refresh.py $(BLOCKS)
 
 clean: ## remove build products, caches and the links of `make dev`
