@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
 
 from convatlas.cli import output
 from convatlas.cli.columns import JSON_HELP, Column, show
@@ -117,7 +116,8 @@ def show_claim(console: Console, claim: Claim, finding: Finding) -> None:
     if finding.judged:
         columns.append(Column("claimed", [n.claimed_text for n in finding.numbers]))
     show(console, columns)
-    console.print(Padding(output.plain(f"counted: {finding.counted}"), (0, 0, 1, 0)))
+    console.print(output.plain(f"counted: {finding.counted}"))
+    console.print()
 
 
 def write(atlas: Atlas, path: Path) -> list[Path]:
