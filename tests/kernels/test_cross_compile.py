@@ -1,7 +1,8 @@
 """The networks' launches, compiled for GPUs that are not here: no spills, tensor cores, 16-byte accesses.
 
-CI compiles every launch config of all networks, in float16: for Hopper at batch 1 and 32, for Ampere and Blackwell at batch 32; in
-the other modes those of two networks for Hopper. With CONVATLAS_EXHAUSTIVE=1 it is every mode and batch for each architecture.
+CI compiles the launch configs of all networks in float16, for Hopper at batch 1 (small tiles, split-K), for Ampere and Blackwell at
+batch 32; in the other modes those of two networks for Hopper. With CONVATLAS_EXHAUSTIVE=1 it is every mode and batch for each
+architecture.
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ ARCHITECTURES = (80, 90, 100)
 if EXHAUSTIVE:
     RUNS = {(arch, mode): [] for arch in ARCHITECTURES for mode in inv.MODES}
 else:
-    RUNS = {(80, "float16"): ["--batches", "32"], (90, "float16"): [], (100, "float16"): ["--batches", "32"]}
-    RUNS |= {(90, mode): ["--nets", "resnet18,efficientnet_lite0"] for mode in ("bfloat16", "float32", "tf32")}
+    RUNS = {
+        (80, "float16"): ["--batches", "32"],
+        (90, "float16"): ["--batches", "1"],
+        (100, "float16"): ["--batches", "32"],
+    }
+    RUNS |= {
+        (90, mode): ["--nets", "resnet18,efficientnet_lite0", "--batches", "32"]
+        for mode in ("bfloat16", "float32", "tf32")
+    }
 DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel")
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
@@ -53,7 +61,7 @@ def describe(records: list[dict]) -> str:
 @pytest.mark.parametrize("arch, mode", list(RUNS))
 def test_compiles_without_spills_and_uses_the_hardware(arch: int, mode: str) -> None:
     records = compiled(arch, mode)
-    assert len(records) > 30
+    assert len(records) > 20
     assert not (bad := [r for r in records if r["stack"] or r["spills"]]), describe(bad)
     dense = [r for r in records if r["kernel"] in DENSE]
     expected = None if mode == "float32" else TENSOR_CORE[arch]  # IEEE float32 has no tensor-core instruction
