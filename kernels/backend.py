@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convatlas.kernels import conv2d, elementwise, linear, norm, pool, residual_add, softmax
-from convatlas.kernels.launch import Launch
+from convatlas.kernels.launch import Launch, viewable
 from convatlas.kernels.target import Target, current
 from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
@@ -27,22 +27,6 @@ LAUNCHERS: dict[str, Callable[[Call, dict[str, Tensor], Tensor, Target], list[La
     "relu6": elementwise.activation_launches,
     "concat": elementwise.concat_launches,
 }
-# These see `out` reshaped, which strides can forbid: such an out gets a copy of a contiguous result.
-RESHAPED = {
-    "linear": lambda out: out.view(-1, out.shape[-1]),
-    "softmax": lambda out: out.view(-1) if out.is_contiguous() else None,
-    "batch_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
-    "local_response_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
-}
-
-
-def _viewable(op: str, out: Tensor) -> bool:
-    if op not in RESHAPED or not out.numel():
-        return True
-    try:
-        return RESHAPED[op](out) is not None
-    except RuntimeError:
-        return False
 
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -50,7 +34,7 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     first = next(iter(tensors.values()))
     target = current(first)
     result = allocate(call.spec.output_shape, first) if out is None else out
-    y = result if _viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
+    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
     extra = ()
     if call.params.get("return_indices"):
         extra = (allocate(call.spec.output_shape, first, torch.int64),)

@@ -81,3 +81,48 @@ def channels_adjacent(x: Tensor) -> Tensor:
     if x.shape[1] == 1 or x.stride(1) == 1:
         return x
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def merge(shape: tuple, order_by: tuple, *strides: tuple) -> tuple[list[int], list[list[int]]]:
+    """The dimensions of an element-wise loop: those of one element dropped, the rest ordered by the strides `order_by`, outermost
+    first, and neighbours merged that are one run in every operand. Returns the sizes and, per operand, the strides.
+    """
+    dims = sorted((d for d in range(len(shape)) if shape[d] != 1), key=lambda d: -order_by[d])
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for d in dims:
+        if sizes and all(run[-1] == s[d] * shape[d] for run, s in zip(merged, strides)):
+            sizes[-1] *= shape[d]
+            for run, s in zip(merged, strides):
+                run[-1] = s[d]
+        else:
+            sizes.append(shape[d])
+            for run, s in zip(merged, strides):
+                run.append(s[d])
+    return sizes, merged
+
+
+def as_image(x: Tensor) -> Tensor:
+    """(N, C, ...) seen as (N, C, H, W): absent dimensions are 1, further ones folded into W (copied if need be)."""
+    while x.dim() < 4:
+        x = x.unsqueeze(-1)
+    return x if x.dim() == 4 else x.flatten(3)
+
+
+# These see `out` reshaped, which strides can forbid: such an out gets a copy of a contiguous result.
+RESHAPED = {
+    "linear": lambda out: out.view(-1, out.shape[-1]),
+    "softmax": lambda out: out.view(-1) if out.is_contiguous() else None,
+    "batch_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
+    "local_response_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
+}
+
+
+def viewable(op: str, out: Tensor) -> bool:
+    """Whether the op's launcher can see `out` as it needs to; where it cannot, the result is computed elsewhere and copied."""
+    if op not in RESHAPED or not out.numel():
+        return True
+    try:
+        return RESHAPED[op](out) is not None
+    except RuntimeError:
+        return False

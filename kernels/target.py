@@ -52,7 +52,8 @@ TARGETS = {
 
 
 @cache
-def _of_device(index: int) -> Target:
+def of_device(index: int) -> Target:
+    """The target that a GPU of this machine is."""
     properties = torch.cuda.get_device_properties(index)
     arch = 10 * properties.major + properties.minor
     shared = properties.shared_memory_per_block_optin
@@ -64,4 +65,4 @@ def current(x: torch.Tensor) -> Target:
     """The target that kernels on `x` run on: its GPU, or the interpreter where Triton was imported in interpreter mode."""
     if interpreting() or not x.is_cuda:
         return TARGETS["interpreter"]
-    return _of_device(x.device.index)
+    return of_device(x.device.index)

@@ -5,28 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from convatlas.kernels.elementwise.triton_elementwise import elementwise_kernel
-from convatlas.kernels.launch import Launch, cdiv, is_wide, power_of_two
+from convatlas.kernels.launch import Launch, cdiv, is_wide, merge, power_of_two
 from convatlas.kernels.target import Target
 from convatlas.ops.observe import Call
-
-
-def merge(shape: tuple, order_by: tuple, *strides: tuple) -> tuple[list[int], list[list[int]]]:
-    """The dimensions of an element-wise loop: those of one element dropped, the rest ordered by the strides `order_by`, outermost
-    first, and neighbours merged that are one run in every operand. Returns the sizes and, per operand, the strides.
-    """
-    dims = sorted((d for d in range(len(shape)) if shape[d] != 1), key=lambda d: -order_by[d])
-    sizes: list[int] = []
-    merged: list[list[int]] = [[] for _ in strides]
-    for d in dims:
-        if sizes and all(run[-1] == s[d] * shape[d] for run, s in zip(merged, strides)):
-            sizes[-1] *= shape[d]
-            for run, s in zip(merged, strides):
-                run[-1] = s[d]
-        else:
-            sizes.append(shape[d])
-            for run, s in zip(merged, strides):
-                run.append(s[d])
-    return sizes, merged
 
 
 def elementwise_launch(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None, target: Target) -> Launch:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from convatlas.kernels.depthwise.configs import block_config
-from convatlas.kernels.launch import Launch, cdiv, is_wide, strides
+from convatlas.kernels.launch import Launch, as_image, cdiv, is_wide, strides
 from convatlas.kernels.norm.triton_norm import batch_norm_kernel, local_response_norm_kernel
 from convatlas.kernels.target import Target
 from convatlas.ops.observe import Call
-
-
-def as_image(x: Tensor) -> Tensor:
-    """(N, C, ...) seen as (N, C, H, W): absent dimensions are 1, further ones folded into W (copied if need be)."""
-    while x.dim() < 4:
-        x = x.unsqueeze(-1)
-    return x if x.dim() == 4 else x.flatten(3)
 
 
 def _launch(kernel, call: Call, x: Tensor, y: Tensor, extra: dict, constants: dict, target: Target) -> Launch:

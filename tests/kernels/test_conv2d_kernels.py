@@ -8,7 +8,7 @@ from kernel_cases import CONVOLUTIONS, DTYPES, Case, guarded, hold, run_convolut
 
 import convatlas
 
-BACKENDS = ["triton"]
+BACKENDS = ["triton", "cuda"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,7 +10,7 @@ from kernel_cases import DTYPES, guarded, hold, layout, random
 
 import convatlas
 
-BACKENDS = ["triton"]
+BACKENDS = ["triton", "cuda"]
 SHAPES = [(2, 64, 7, 7), (3, 17, 5, 3), (1, 1, 1, 1), (0, 8, 4, 4), (2, 3, 13, 11)]
 
 

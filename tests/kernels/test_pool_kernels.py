@@ -9,7 +9,7 @@ from kernel_cases import DTYPES, POOLS, Case, guarded, hold, run_pool
 
 import convatlas
 
-BACKENDS = ["triton"]
+BACKENDS = ["triton", "cuda"]
 MAX = [case for case in POOLS if case.id.startswith("max")]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 HALVES = ("float16", "bfloat16")
 DTYPES = {
     "triton": ("float32", *HALVES),
+    "cuda": ("float32", *HALVES),
     "cudnn": ("float64", "float32", *HALVES),
     "numpy": ("float64", "float32", *HALVES),
 }
@@ -38,7 +39,7 @@ def _known(name: str, source: str) -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Ops inside the `with` block run on backend `name` ("triton", "cudnn" or "numpy") unless their own argument says otherwise.
+    """Ops inside the `with` block run on backend `name` ("triton", "cuda", "cudnn" or "numpy") unless their own argument says otherwise.
 
     Raises BackendError for an unknown name.
     """
@@ -103,6 +104,7 @@ def runner(name: str) -> Run:
     """The function that computes a Call on backend `name`; imported when first used."""
     module = {
         "triton": "convatlas.kernels.backend",
+        "cuda": "convatlas.kernels.cuda.backend",
         "cudnn": "convatlas.ops.backend_cudnn",
         "numpy": "convatlas.ops.backend_numpy",
     }[name]

@@ -1,0 +1,66 @@
+// Batch normalisation at inference (Ioffe, Szegedy 2015) and local response normalisation (Krizhevsky et al. 2012, section 3.3).
+#include "../cuda/device.cuh"
+
+struct NormParams {
+    const void *x, *mean, *var, *weight, *bias;
+    void *y;
+    i64 N, C, H, W;
+    i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
+    i64 size, activation;
+    i64 channels_first;  // neighbouring threads take neighbouring channels, else pixels
+    double eps, alpha, beta, k;
+};
+
+// The pixel and first channel that a thread owns.
+struct Place {
+    i64 n;
+    int h, w, c;
+    bool valid;
+};
+template <int VEC> __device__ __forceinline__ Place place(const NormParams &p) {
+    const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC, pixels = p.N * p.H * p.W;
+    const i64 pixel = p.channels_first ? i / chunks : i % pixels;
+    const int c = int(p.channels_first ? i % chunks : i / pixels) * VEC;
+    return {pixel / p.W / p.H, int(pixel / p.W % p.H), int(pixel % p.W), c, i < chunks * pixels};
+}
+
+// y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]): one pass, the channel's numbers from L1.
+template <typename T, int VEC> __global__ void __launch_bounds__(256) batch_norm(const NormParams p) {
+    const Place at = place<VEC>(p);
+    if (!at.valid) return;
+    float value[VEC], number[VEC], scale[VEC];
+    load(value, static_cast<const T *>(p.x) + at.n * p.x_n + at.h * p.x_h + at.w * p.x_w + at.c * p.x_c);
+    load(number, static_cast<const T *>(p.mean) + at.c);
+    load(scale, static_cast<const T *>(p.var) + at.c);
+#pragma unroll
+    for (int e = 0; e < VEC; ++e) value[e] -= number[e], scale[e] = 1.0f / sqrtf(scale[e] + float(p.eps));
+    if (p.weight) {
+        load(number, static_cast<const T *>(p.weight) + at.c);
+#pragma unroll
+        for (int e = 0; e < VEC; ++e) scale[e] *= number[e];
+    }
+    fill(number, 0.0f);
+    if (p.bias) load(number, static_cast<const T *>(p.bias) + at.c);
+#pragma unroll
+    for (int e = 0; e < VEC; ++e) value[e] = fmaf(value[e], scale[e], number[e]);
+    activate(value, int(p.activation));
+    store(static_cast<T *>(p.y) + at.n * p.y_n + at.h * p.y_h + at.w * p.y_w + at.c * p.y_c, value);
+}
+
+// y[c] = x[c] / (k + alpha / size * sum of x[j]^2)^beta over the `size` channels from c - size / 2: a thread owns one element, and
+// reads its window from L1.
+template <typename T> __global__ void __launch_bounds__(256) local_response_norm(const NormParams p) {
+    const Place at = place<1>(p);
+    if (!at.valid) return;
+    const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.h * p.x_h + at.w * p.x_w;
+    float squares = 0.0f;
+    for (int j = 0; j < p.size; ++j) {
+        const int c = at.c + j - int(p.size) / 2;
+        if (unsigned(c) >= unsigned(p.C)) continue;
+        const float value = to_float(x[c * p.x_c]);
+        squares = fmaf(value, value, squares);
+    }
+    const float base = float(p.k) + float(p.alpha / double(p.size)) * squares;
+    const float value = to_float(x[at.c * p.x_c]) * exp2f(-float(p.beta) * log2f(base));
+    static_cast<T *>(p.y)[at.n * p.y_n + at.h * p.y_h + at.w * p.y_w + at.c * p.y_c] = from_float<T>(value);
+}

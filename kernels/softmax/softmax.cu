@@ -1,0 +1,41 @@
+// y = exp(x - max) / sum(exp(x - max)) along one dimension.
+//
+// A block owns one row, its elements `inner` apart, and reads it three times: for the maximum, the sum and the quotients. The second
+// and third time it comes from L1 or L2. Threads combine by shuffles in a warp, then through shared memory.
+#include "../cuda/device.cuh"
+
+struct SoftmaxParams {
+    const void *x;
+    void *y;
+    i64 length, inner;
+};
+
+constexpr int SOFTMAX_THREADS = 128;
+
+// The maximum or the sum over a block, the same in all threads.
+template <bool MAXIMUM> __device__ __forceinline__ float combine(float v, float *warps) {
+#pragma unroll
+    for (int lanes = 16; lanes; lanes /= 2) {
+        const float other = __shfl_xor_sync(0xFFFFFFFFu, v, lanes);
+        v = MAXIMUM ? max_nan(v, other) : v + other;
+    }
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = warps[0];
+#pragma unroll
+    for (int w = 1; w < SOFTMAX_THREADS / 32; ++w) v = MAXIMUM ? max_nan(v, warps[w]) : v + warps[w];
+    return v;
+}
+
+template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax(const SoftmaxParams p) {
+    float *shared = reinterpret_cast<float *>(shared_memory());  // a number a warp, for the maximum and for the sum
+    const i64 row = blockIdx.x, start = row / p.inner * p.length * p.inner + row % p.inner;
+    const T *x = static_cast<const T *>(p.x) + start;
+    T *y = static_cast<T *>(p.y) + start;
+    float top = -INFINITY, sum = 0.0f;
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) top = max_nan(top, to_float(x[i * p.inner]));
+    top = combine<true>(top, shared);
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) sum += expf(to_float(x[i * p.inner]) - top);
+    sum = combine<false>(sum, shared + SOFTMAX_THREADS / 32);
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) y[i * p.inner] = from_float<T>(expf(to_float(x[i * p.inner]) - top) / sum);
+}
