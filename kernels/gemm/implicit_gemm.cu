@@ -46,7 +46,7 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
     int h[ROWS_A], v[ROWS_A];  // the window's first row and column; far outside the image for a row beyond M
     const T *row[ROWS_A];
     int r, s, c;              // the tap and channel of this thread's chunk in the step to load next
-    i64 k;                    // and its first product
+    int k;                     // and its first product
 
     __device__ __forceinline__ char *place(int stage, int line, int chunk) const {
         return shared + stage * STAGE + line * ROW + ((chunk ^ (line & 7)) << 4);
@@ -64,9 +64,9 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
             v[i] = q * int(p.stride_w) - int(p.left);
             row[i] = static_cast<const T *>(p.x) + n * p.x_n + h[i] * p.x_h + v[i] * p.x_w + pack * p.C * p.x_c;
         }
-        k = i64(first_step) * BK + column * CHUNK;
-        const i64 tap = k / p.C;
-        c = int(k - tap * p.C), r = int(tap / p.S), s = int(tap % p.S);
+        k = first_step * BK + column * CHUNK;
+        const int tap = k / int(p.C);
+        c = k - tap * int(p.C), r = tap / int(p.S), s = tap - r * int(p.S);
     }
 
     __device__ __forceinline__ void advance() {
@@ -132,7 +132,7 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
         int tap_r[CHUNK], tap_s[CHUNK];
 #pragma unroll
         for (int e = 0; e < CHUNK; ++e) {
-            const int at = int(k) + e, tap = at / int(p.C), channel = at % int(p.C);
+            const int at = k + e, tap = at / int(p.C), channel = at % int(p.C);
             tap_r[e] = at < products ? tap / int(p.S) : int(p.R), tap_s[e] = tap % int(p.S);
             shift[e] = tap_r[e] * p.dilation_h * p.x_h + tap_s[e] * p.dilation_w * p.x_w + channel * p.x_c;
         }
@@ -222,12 +222,37 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
                 for (int e = 0; e < 4; ++e) out[(i * 16 + e / 2 * 8) * PITCH + j * 8 + e % 2] = acc[i][j][e];
     }
 
+    // The sum over steps [first, last), STAGES - 1 of them on their way while one is multiplied; at the end it lies in the stash.
+    template <typename Accumulators> __device__ __forceinline__ void reduce(Accumulators &acc, int first, int last) {
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; ++i) {
+            if (first + i < last)
+                load_stage(i);
+            else
+                commit_copies();  // an empty group, so that the count of groups tells the step
+        }
+#pragma unroll 1
+        for (int step = first; step < last; ++step) {
+            wait_copies<STAGES - 2>();
+            __syncthreads();  // the step has come for all threads, and all are done with the stage that is loaded next
+            const int next = step + STAGES - 1;
+            if (next < last)
+                load_stage((next - first) % STAGES);
+            else
+                commit_copies();
+            multiply_stage((step - first) % STAGES, acc);
+        }
+        wait_copies<0>();
+        __syncthreads();  // the stages become the stash
+        stash(acc);
+    }
+
     // An infinity or NaN of one group times another group's structural zero is NaN. Such an output, and only such a one, is summed
     // again over its own group.
-    __device__ __forceinline__ float own_sum(int m, int n) const {
+    __device__ float own_sum(int m, int n) const {
         const int q = m % int(p.Q), rest = m / int(p.Q), ph = rest % int(p.P), image = rest / int(p.P);
         const int y = ph * int(p.stride_h) - int(p.top), x = q * int(p.stride_w) - int(p.left);
-        const T *from = static_cast<const T *>(p.x) + image * p.x_n + (pack * p.C + n / p.group_k * p.group_c) * p.x_c;
+        const T *from = static_cast<const T *>(p.x) + image * p.x_n + (pack * int(p.C) + n / int(p.group_k) * int(p.group_c)) * p.x_c;
         const T *w = static_cast<const T *>(p.w) + (pack * p.K + n) * p.R * p.S * p.group_c;
         float sum = 0.0f;
         for (int r = 0; r < p.R; ++r)
@@ -240,6 +265,16 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
         return sum;
     }
 
+    __device__ __forceinline__ void mend_stash() const {
+        float *out = reinterpret_cast<float *>(shared);
+#pragma unroll 1
+        for (int i = tid; i < BM * BN; i += THREADS) {
+            const int line = i / BN, column = i % BN, m = first_m + line, n = first_n + column;
+            float &sum = out[line * PITCH + column];
+            if (m < p.M && n < p.K && unbounded(sum)) sum = own_sum(m, n);
+        }
+    }
+
     // N neighbouring outputs of one row: from the stash to y, or to the workspace of a split.
     template <int N> __device__ __forceinline__ void finish(int line, int column, int split) const {
         const int m = first_m + line, n = first_n + column;
@@ -247,10 +282,6 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
         float sum[N];
         load<float>(sum, reinterpret_cast<const float *>(shared) + line * PITCH + column);
         const i64 filter = pack * p.K + n;
-        if (p.pack > 1)
-#pragma unroll
-            for (int e = 0; e < N; ++e)
-                if (unbounded(sum[e])) sum[e] = own_sum(m, n + e);
         if (p.split > 1) {
             store<float>(p.partial + (split * p.M + m) * p.K + n, sum);
             return;
@@ -273,17 +304,24 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
 
     __device__ __forceinline__ void store_tile(int split) const {
         constexpr int N = CHUNK;
+        if (p.pack > 1) {
+            mend_stash();
+            __syncthreads();
+        }
         if (p.vector_store)
+#pragma unroll 1
             for (int i = tid; i < BM * BN / N; i += THREADS) finish<N>(i / (BN / N), i % (BN / N) * N, split);
-        else if (p.y_c == 1)
-            for (int i = tid; i < BM * BN; i += THREADS) finish<1>(i / BN, i % BN, split);
-        else  // NCHW: neighbouring lanes write neighbouring pixels
-            for (int i = tid; i < BM * BN; i += THREADS) finish<1>(i % BM, i / BM, split);
+        else  // one by one, neighbouring lanes along what is adjacent in y: channels, or (NCHW) pixels
+#pragma unroll 1
+            for (int i = tid; i < BM * BN; i += THREADS)
+                finish<1>(p.y_c == 1 ? i / BN : i % BM, p.y_c == 1 ? i % BN : i / BM, split);
     }
 };
 
+// One block an SM for the largest tile, whose 64 sums a thread take about 200 registers with what feeds them (128 registers spilled);
+// two for the others.
 template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAGES, int LOAD, int THREADS>
-__global__ void __launch_bounds__(THREADS) implicit_gemm(const GemmParams p) {
+__global__ void __launch_bounds__(THREADS, BM * BN > 128 * 64 ? 1 : 2) implicit_gemm(const GemmParams p) {
     using G = Gemm<T, TENSOR_CORE, BM, BN, WM, WN, STAGES, LOAD, THREADS>;
     // Tiles in bands of GROUP_ROWS row tiles, columns outermost in a band: blocks that run together share rows and filters in L2.
     const int tiles_m = int((p.M + BM - 1) / BM), tiles_n = int((p.K + BN - 1) / BN);
@@ -293,34 +331,12 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(const GemmParams p) {
     const int first = int(p.steps * split / p.split), last = int(p.steps * (split + 1) / p.split);
     G g(p, band * GROUP_ROWS + at % rows, at / rows, int(blockIdx.z) / int(p.split), first);
 
-#pragma unroll
-    for (int i = 0; i < STAGES - 1; ++i) {
-        if (first + i < last)
-            g.load_stage(i);
-        else
-            commit_copies();  // an empty group, so that the count of groups tells the step
-    }
-    auto loop = [&](auto &acc) {
-        for (int step = first; step < last; ++step) {
-            wait_copies<STAGES - 2>();
-            __syncthreads();  // the step has come for all threads, and all are done with the stage that is loaded next
-            const int next = step + STAGES - 1;
-            if (next < last)
-                g.load_stage((next - first) % STAGES);
-            else
-                commit_copies();
-            g.multiply_stage((step - first) % STAGES, acc);
-        }
-        wait_copies<0>();
-        __syncthreads();  // the stages become the stash
-        g.stash(acc);
-    };
     if constexpr (TENSOR_CORE) {
         float acc[G::MI][G::NJ][4] = {};
-        loop(acc);
+        g.reduce(acc, first, last);
     } else {
         float acc[G::TM][G::TN] = {};
-        loop(acc);
+        g.reduce(acc, first, last);
     }
     __syncthreads();
     g.store_tile(split);

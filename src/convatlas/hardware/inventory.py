@@ -117,17 +117,21 @@ def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Ten
     return tensors, out
 
 
-def launches_of(call: Call, mode: str, arch: int) -> list[Launch]:
-    """What a call launches on compute capability `arch`, for meta tensors of the mode's dtype."""
+def launches_of(
+    call: Call, mode: str, arch: int, launchers: dict[str, Any] = LAUNCHERS, contiguous: bool = False
+) -> list[Any]:
+    """What a call launches on compute capability `arch`, for meta tensors of the mode's dtype: channels_last, or `contiguous`."""
     dtype, tf32 = MODES[mode]
     call = replace(call, dtype=str(dtype).removeprefix("torch."))
     tensors, out = meta_tensors(call, dtype)
+    if contiguous:
+        tensors, out = {name: x.contiguous() for name, x in tensors.items()}, out.contiguous()
     extra = (_meta(call.spec.output_shape, torch.int64),) if call.params.get("return_indices") else ()
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = "tf32" if tf32 else "ieee"
     try:
-        return LAUNCHERS[call.op](call, tensors, out, TARGETS[f"sm_{arch}"], *extra)
+        return launchers[call.op](call, tensors, out, TARGETS[f"sm_{arch}"], *extra)
     finally:
         conv.fp32_precision, matmul.fp32_precision = before
 

@@ -1,0 +1,125 @@
+"""Every instantiation of the CUDA C++ kernels that the networks need, compiled by NVRTC for a GPU that is not here.
+
+`python -m convatlas.hardware.cuda_inventory --arch 90` compiles them, on every core, and prints one JSON list. It needs cuda-core
+(pip install cuda-core nvidia-cuda-nvrtc) and the cuobjdump of Triton's wheel, no GPU and no driver. In a process that has
+imported CuPy NVRTC was seen to fail, so this runs in processes of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+from convatlas import nets
+from convatlas.errors import BackendError
+from convatlas.hardware.inventory import BATCHES, MODES, extra_calls, launches_of, network_calls
+from convatlas.kernels.cuda.backend import LAUNCHERS
+from convatlas.kernels.cuda.gpu import OPTIONS
+from convatlas.kernels.cuda.launch import CudaLaunch
+from convatlas.kernels.cuda.source import expand
+
+
+def inventory(
+    arch: int, modes: Iterable[str] = MODES, names: Iterable[str] | None = None, batches: Iterable[int] = BATCHES
+) -> dict[tuple[str, str], CudaLaunch]:
+    """(source, expression) -> a launch, for all that the networks' layers and the extra calls launch on `arch`.
+
+    The extra calls are taken in both memory formats, so that the kernels for layouts without vectors are among them.
+    """
+    found: dict[tuple[str, str], CudaLaunch] = {}
+    extra = extra_calls()
+    calls = [*network_calls(nets.names() if names is None else names, batches), *extra]
+    for mode in modes:
+        cases = [(call, False) for call in calls] + [(call, True) for call in extra]
+        for call, contiguous in cases:
+            for launch in launches_of(call, mode, arch, LAUNCHERS, contiguous):
+                found.setdefault((launch.source, launch.expression), launch)
+    return found
+
+
+def compile_expressions(source: str, expressions: list[str], arch: int) -> list[dict[str, Any]]:
+    """Compiles instantiations of one file together and reads their machine code.
+
+    A record has: source, expression, arch, registers, stack (bytes of local memory), opcodes (SASS instructions by their name up to
+    the first dot) and accesses (global accesses by full name). Raises BackendError where cuda-core is missing or NVRTC refuses.
+    """
+    try:
+        from cuda.core import Program, ProgramOptions
+    except ImportError as error:
+        raise BackendError(f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc") from None
+    options = ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}")
+    made = Program(expand(source), "c++", options).compile("cubin", name_expressions=expressions)
+    mangled = {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()}
+    text = _disassemble(made.code)
+    usage = {name: (int(r), int(s)) for name, r, s in re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", text)}
+    code = {part.split("\n", 1)[0].strip(): part for part in text.split("Function : ")[1:]}
+    records = []
+    for expression in expressions:
+        name = mangled[expression]
+        instructions = re.findall(
+            r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", code[name], re.MULTILINE
+        )
+        registers, stack = usage[name]
+        records.append(
+            dict(
+                source=source, expression=expression, arch=arch, registers=registers, stack=stack,
+                opcodes=dict(Counter(i.split(".")[0] for i in instructions)),
+                accesses=dict(Counter(i for i in instructions if i.startswith(("LDG", "STG", "LDL", "STL")))),
+            )
+        )  # fmt: skip
+    return records
+
+
+def _disassemble(cubin: bytes) -> str:
+    tool = Path(find_spec("triton").submodule_search_locations[0]) / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [str(tool), "-res-usage", "--dump-sass", file.name], capture_output=True, text=True, check=True
+        ).stdout
+
+
+def compile_inventory(arch: int, modes: Iterable[str] = MODES) -> list[dict[str, Any]]:
+    """Compiles the inventory on one process a core and returns a record of each instantiation."""
+    found: dict[str, list[str]] = {}
+    for source, expression in inventory(arch, modes):
+        found.setdefault(source, []).append(expression)
+    # Small batches, the slowest file first, so that the cores finish together; a batch shares the parsing of its file.
+    tasks = [
+        (source, names[i : i + 4], arch)
+        for source, names in sorted(found.items(), key=lambda item: "gemm" not in item[0])
+        for i in range(0, len(names), 4)
+    ]
+    with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
+        return [record for records in pool.map(_task, tasks) for record in records]
+
+
+def _task(task: tuple[str, list[str], int]) -> list[dict[str, Any]]:
+    return compile_expressions(*task)
+
+
+def main(arguments: list[str]) -> None:
+    """--arch 90 [--modes float16,tf32]."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.cuda_inventory", description=__doc__)
+    parser.add_argument("--arch", type=int, required=True, choices=[80, 90, 100])
+    parser.add_argument("--modes", default=",".join(MODES))
+    given = parser.parse_args(arguments)
+    json.dump(compile_inventory(given.arch, given.modes.split(",")), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
