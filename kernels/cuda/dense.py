@@ -44,17 +44,24 @@ class Tile:
         return max(STAGES * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
 
 
-# 64 accumulators a thread at most: with fragments and addresses that keeps two blocks of 256 threads on an SM (128 registers each).
-TENSOR_CORE = {name: Tile(*name, *rest) for name, rest in {
-    (128, 128): (64, 32, 256), (128, 64): (32, 32, 256), (64, 64): (32, 32, 128), (128, 32): (32, 32, 128),
-}.items()}  # fmt: skip
-# Without tensor cores 16 x 16 threads own 8 x 8, 8 x 4, 4 x 4 or 8 x 2 outputs each.
+# 64 sums a thread at most (32 where single elements are gathered): more spilled, with the fragments and addresses beside them.
+_TILES = (
+    Tile(128, 128, 64, 32, 256), Tile(128, 64, 32, 32, 256), Tile(64, 64, 32, 32, 128), Tile(128, 32, 32, 32, 128),
+    Tile(64, 32, 32, 16, 128),
+)  # fmt: skip
+TENSOR_CORE = {(tile.BM, tile.BN): tile for tile in _TILES}
+# Without tensor cores 16 x 16 threads own 8 x 8, 8 x 4, 4 x 4, 8 x 2 or 4 x 2 outputs each.
 SIMT = {name: Tile(*name, 16, 16, 256) for name in TENSOR_CORE}
 
 
-def tile_for(M: int, K: int, problems: int, tensor_core: bool, target: Target) -> Tile:
-    """The largest tile that still gives every SM a block; the smallest that fits the filters where none does."""
+def tile_for(M: int, K: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
+    """The largest tile that still gives every SM a block; the smallest that fits the filters where none does.
+
+    gathered: operands are loaded element by element; their addresses take the registers that a larger tile's sums would need.
+    """
     tiles = TENSOR_CORE if tensor_core else SIMT
+    if gathered:
+        return tiles[64, 32 if K <= 32 else 64]
     if K <= 32:
         return tiles[128, 32]
     for BM, BN in ((128, 128), (128, 64)):
@@ -64,7 +71,7 @@ def tile_for(M: int, K: int, problems: int, tensor_core: bool, target: Target) -
 
 
 def split_for(blocks: int, steps: int, target: Target) -> int:
-    """Blocks along the reduction: as many as fill the SMs once, each with 4 steps at least, so that its pipeline fills; up to 16."""
+    """Blocks along the reduction: as many as fill the SMs once, up to 16, each with 4 steps at least so that its pipeline fills."""
     return max(1, min(target.sms // max(blocks, 1), steps // 4, 16))
 
 
@@ -162,7 +169,7 @@ def _gemm(
         load = "ELEMENTS"
     packs, M = groups // together, N * P * Q
     steps = cdiv(w.shape[1] * w.shape[2] * C, STEP_CHUNKS * n)
-    tile = tile_for(M, K, packs, tensor_core, target)
+    tile = tile_for(M, K, packs, tensor_core, load == "ELEMENTS", target)
     blocks = cdiv(M, tile.BM) * cdiv(K, tile.BN)
     split = split_for(blocks, steps, target) if packs == 1 else 1
     partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 THREADS = 256
 # Windows that the strip kernel is written out for: those of MobileNet, EfficientNet and ConvNeXt.
 WINDOWS = ((3, 3), (5, 5), (7, 7))
-# Outputs of a strip. Sums of 4 outputs x 8 channels are 32 registers, S taps x 8 channels up to 56 more; 8 outputs would spill for 7x7.
+# Outputs of a strip: sums of 4 outputs x 8 channels are 32 registers, S taps x 8 channels up to 56 more.
 STRIP = 4
 
 

@@ -115,6 +115,7 @@ template <typename T, int N> __device__ __forceinline__ void load(float (&v)[N],
     }
 }
 
+// To global memory.
 template <typename T, int N> __device__ __forceinline__ void store(T *p, const float (&v)[N]) {
     if constexpr (N == 1) {
         *p = from_float<T>(v[0]);
@@ -131,7 +132,9 @@ template <typename T, int N> __device__ __forceinline__ void store(T *p, const f
                     words[j] = from_float<T>(v[i + 2 * j]).bits | unsigned(from_float<T>(v[i + 2 * j + 1]).bits) << 16;
             }
 #if ON_GPU
-            *reinterpret_cast<uint4 *>(p + i) = make_uint4(words[0], words[1], words[2], words[3]);
+            // Spelt out: from an assignment the compiler made four 4-byte stores in one kernel.
+            asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p + i), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+                         : "memory");
 #else
             *host::aligned(reinterpret_cast<uint4 *>(p + i), "a misaligned 16-byte store") = {words[0], words[1], words[2], words[3]};
 #endif

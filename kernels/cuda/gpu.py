@@ -69,7 +69,7 @@ def _stream(pointer: int, device: int) -> Any:
 
 
 def run(launch: CudaLaunch, device: torch.device) -> None:
-    """Launches on the current stream of `device`. The first launch of a kernel compiles it, so it must not be in a graph's capture."""
+    """Launches on the current stream of `device`. A kernel's first launch compiles it, and must not be in a graph's capture."""
     index = torch.cuda.current_device() if device.index is None else device.index
     function = kernel(launch.source, launch.expression, launch.shared, index)
     # CuPy passes a NumPy array of one element by value: the parameter struct.

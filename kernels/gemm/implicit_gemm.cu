@@ -224,7 +224,7 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
 
     // The sum over steps [first, last), STAGES - 1 of them on their way while one is multiplied; at the end it lies in the stash.
     template <typename Accumulators> __device__ __forceinline__ void reduce(Accumulators &acc, int first, int last) {
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < STAGES - 1; ++i) {
             if (first + i < last)
                 load_stage(i);
@@ -319,9 +319,9 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
 };
 
 // One block an SM for the largest tile, whose 64 sums a thread take about 200 registers with what feeds them (128 registers spilled);
-// two for the others.
+// the same for single elements, whose addresses differ one by one. Two for the others.
 template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAGES, int LOAD, int THREADS>
-__global__ void __launch_bounds__(THREADS, BM * BN > 128 * 64 ? 1 : 2) implicit_gemm(const GemmParams p) {
+__global__ void __launch_bounds__(THREADS, BM * BN > 128 * 64 || LOAD == ELEMENTS ? 1 : 2) implicit_gemm(const GemmParams p) {
     using G = Gemm<T, TENSOR_CORE, BM, BN, WM, WN, STAGES, LOAD, THREADS>;
     // Tiles in bands of GROUP_ROWS row tiles, columns outermost in a band: blocks that run together share rows and filters in L2.
     const int tiles_m = int((p.M + BM - 1) / BM), tiles_n = int((p.K + BN - 1) / BN);

@@ -57,7 +57,9 @@ def compile_expressions(source: str, expressions: list[str], arch: int) -> list[
     try:
         from cuda.core import Program, ProgramOptions
     except ImportError as error:
-        raise BackendError(f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc") from None
+        raise BackendError(
+            f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc"
+        ) from None
     options = ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}")
     made = Program(expand(source), "c++", options).compile("cubin", name_expressions=expressions)
     mangled = {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()}

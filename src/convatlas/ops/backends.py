@@ -39,7 +39,7 @@ def _known(name: str, source: str) -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Ops inside the `with` block run on backend `name` ("triton", "cuda", "cudnn" or "numpy") unless their own argument says otherwise.
+    """Ops inside the `with` block run on backend `name`, one of BACKENDS, unless their own argument says otherwise.
 
     Raises BackendError for an unknown name.
     """

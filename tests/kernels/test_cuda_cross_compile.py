@@ -1,0 +1,89 @@
+"""Every CUDA C++ instantiation that the networks need, compiled for GPUs that are not here: no spills, tensor cores, vectors.
+
+CI compiles float16 for three architectures and the other modes for Hopper; with CONVATLAS_EXHAUSTIVE=1 every mode for each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from convatlas import kernels
+
+EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
+MODES = {80: "float16", 90: "float16,float32,tf32", 100: "float16"}
+if EXHAUSTIVE:
+    MODES = dict.fromkeys(MODES, "float16,bfloat16,float32,tf32")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("cross_compile"),
+    pytest.mark.skipif(find_spec("cuda") is None or find_spec("cuda.core") is None, reason="needs cuda-core"),
+]
+
+
+@cache
+def compiled(arch: int) -> list[dict]:
+    """The inventory's records; compiled in processes of their own, since NVRTC failed in one that had imported CuPy."""
+    command = [sys.executable, "-m", "convatlas.hardware.cuda_inventory", "--arch", str(arch), "--modes", MODES[arch]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def template(record: dict) -> list[str]:
+    return re.search(r"<(.*)>", record["expression"])[1].split(", ")
+
+
+def describe(records: list[dict]) -> str:
+    return "\n".join(f"{r['expression']} sm_{r['arch']}: {r['stack']} B of stack, {r['accesses']}" for r in records)
+
+
+@pytest.mark.parametrize("arch", MODES)
+def test_no_spills_and_no_local_memory(arch: int) -> None:
+    records = compiled(arch)
+    assert len(records) > 25
+    bad = [r for r in records if r["stack"] or r["opcodes"].get("LDL") or r["opcodes"].get("STL")]
+    assert not bad, describe(bad)
+
+
+@pytest.mark.parametrize("arch", MODES)
+def test_tensor_cores_where_they_should_be(arch: int) -> None:
+    """mma.sync is HMMA on every architecture here, TF32's too; IEEE float32 has no tensor-core instruction."""
+    dense = [r for r in compiled(arch) if r["expression"].startswith("implicit_gemm")]
+    assert len(dense) > 4
+    bad = [r for r in dense if ("HMMA" in r["opcodes"]) != (template(r)[1] == "true")]
+    assert not bad, describe(bad)
+
+
+@pytest.mark.parametrize("arch", MODES)
+def test_vector_paths_move_16_bytes(arch: int) -> None:
+    def access(record: dict, name: str) -> bool:
+        return any(a.startswith(name) and a.endswith("128") for a in record["accesses"])
+
+    records = compiled(arch)
+    dense = [r for r in records if r["expression"].startswith("implicit_gemm")]
+    asynchronous = [r for r in dense if template(r)[7] in ("VECTORS", "ELEMENTS_B")]
+    bad = [r for r in asynchronous if not access(r, "LDGSTS")] + [r for r in dense if not access(r, "STG")]
+    assert asynchronous and not bad, describe(bad)
+    names = ("depthwise", "pool", "elementwise", "batch_norm")
+    vectors = [r for r in records if r["expression"].startswith(names) and template(r)[1] in ("4", "8")]
+    bad = [r for r in vectors if not (access(r, "LDG") and access(r, "STG"))]
+    assert len(vectors) > 8 and not bad, describe(bad)
+    streams = [r for r in records if r["expression"].startswith("gemv") and template(r)[1] in ("4", "8")]
+    bad = [r for r in streams if not access(r, "LDG")]
+    assert streams and not bad, describe(bad)
+
+
+def test_the_inventory_reaches_every_kernel() -> None:
+    text = "\n".join(path.read_text() for path in Path(kernels.__file__).parent.rglob("*.cu"))
+    written = set(re.findall(r"__global__ void __launch_bounds__\(.*\) (\w+)\(", text))
+    launched = {r["expression"].split("<")[0] for r in compiled(90)}
+    assert len(written) > 10 and written == launched
