@@ -1,0 +1,279 @@
+"""The CPU build of the CUDA kernels: what it refuses, races, TF32, offsets beyond 32 bits, and a run under address sanitizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
+
+import convatlas
+from convatlas.errors import BackendError
+from convatlas.kernels.cuda import backend, dense, host, source
+from convatlas.kernels.cuda.launch import CudaLaunch
+from convatlas.kernels.target import TARGETS
+
+ONE_OF_EACH = [
+    c
+    for c in CONVOLUTIONS
+    if c.id
+    in {"3x3-residual-relu", "stem-7x7", "1x1-17-to-3", "depthwise-3x3", "depthwise-9x9", "grouped-32x4d", "grouped-2"}
+]
+SPLIT = [
+    conv("split", (1, 256, 5, 5), (64, 256, 3, 3), padding=1, residual=True, activation="relu"),
+    conv("split-odd-filters", (1, 1024, 3, 3), (41, 1024, 1, 1), activation="relu6"),
+]
+
+
+@pytest.fixture(params=["sm_80", "sm_90", "sm_100"])
+def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(backend, "current", lambda x: TARGETS[request.param])
+    return request.param
+
+
+@pytest.mark.parametrize("case", SPLIT, ids=str)
+def test_split_reductions(case: Case, target: str, poisoned: None) -> None:
+    """The partial sums are added in one order, so results repeat."""
+    hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda"))
+    once, twice = (run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda") for _ in range(2))
+    assert torch.equal(once, twice)
+
+
+def test_the_split_cases_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    monkeypatch.setattr(CudaLaunch, "run", lambda self: ran.append(self.kernel))
+    for case in SPLIT:
+        run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda")
+    assert ran == ["implicit_gemm", "split_reduce"] * len(SPLIT)
+
+
+@pytest.mark.parametrize("BM, BN", dense.TENSOR_CORE)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_tile(BM: int, BN: int, dtype: str, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
+    """The tiles that a large layer gets, on a small one: two rows of blocks, the last of each ragged."""
+    monkeypatch.setattr(dense, "tile_for", lambda M, K, n, tensor_core, *rest: _tiles(tensor_core)[BM, BN])
+    case = conv("tile", (2, 48, 11, 13), (BN + 8, 48, 3, 3), padding=1, activation="relu")
+    hold(lambda: run_convolution(case, dtype, "cpu", "nhwc", "normal", "cuda"))
+
+
+def _tiles(tensor_core: bool) -> dict:
+    return dense.TENSOR_CORE if tensor_core else dense.SIMT
+
+
+@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if "depthwise" not in c.id], ids=str)
+def test_tf32(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
+    """The TF32 kernels, which only a GPU's launcher picks, rounded as cvt.rna.tf32 rounds."""
+    monkeypatch.setattr(dense, "tensor_float", lambda x, allowed: x.dtype == torch.float32)
+    monkeypatch.setattr("kernel_cases.tensor_float", lambda call, output: True)
+    hold(lambda: run_convolution(case, "float32", "cpu", "nhwc", "normal", "cuda"))
+
+
+@pytest.mark.parametrize("case", ONE_OF_EACH, ids=str)
+def test_the_order_of_threads_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads run up to each barrier one after the other, so a missing barrier shows when their order is turned round."""
+    forth = run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda")
+    monkeypatch.setenv("CONVATLAS_REVERSE", "1")
+    assert torch.equal(forth, run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda"))
+
+
+@pytest.mark.parametrize("case", [c for c in POOLS if c.id in {"adaptive-global", "max-3x3-stride-2"}], ids=str)
+def test_the_order_of_threads_does_not_matter_in_pools(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    forth = run_pool(case, "float16", "cpu", "nhwc", "normal", "cuda")
+    monkeypatch.setenv("CONVATLAS_REVERSE", "1")
+    assert torch.equal(forth, run_pool(case, "float16", "cpu", "nhwc", "normal", "cuda"))
+
+
+def far(shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """A channels_last tensor whose images lie 2^31 elements apart; untouched pages of the storage take no memory."""
+    N, C, H, W = shape
+    storage = torch.empty((N - 1) * 2**31 + C * H * W, dtype=torch.float16)
+    return storage.as_strided(shape, (2**31, 1, W * C, C))
+
+
+def test_offsets_beyond_32_bits() -> None:
+    B = {"backend": "cuda"}
+    x = far((2, 16, 5, 5))
+    x.copy_(torch.randn(x.shape))
+    for weight, groups in [((8, 16, 3, 3), 1), ((8, 16, 1, 1), 1), ((16, 1, 3, 3), 16), ((32, 4, 3, 3), 4)]:
+        w, out = torch.randn(weight, dtype=torch.float16) * 0.1, far((2, weight[0], 5, 5))
+        hold(lambda w=w, out=out, g=groups: convatlas.conv2d(x, w, padding=w.shape[2] // 2, groups=g, out=out, **B))
+    x, out = far((2, 3, 6, 6)), far((2, 3, 6, 6))
+    x.copy_(torch.randn(x.shape))
+    hold(lambda: convatlas.conv2d(x, torch.randn(3, 3, 3, 3).half(), padding=1, out=out, **B))
+    hold(lambda: convatlas.max_pool2d(x, 3, 1, 1, out=out, **B))
+    hold(lambda: convatlas.avg_pool2d(x, 3, 1, 1, out=out, **B))
+    hold(lambda: convatlas.adaptive_avg_pool2d(x, 6, out=out, **B))
+    hold(lambda: convatlas.adaptive_avg_pool2d(x, 1, out=far((2, 3, 1, 1)), **B))
+    hold(lambda: convatlas.relu(x, out=out, **B))
+    hold(lambda: convatlas.local_response_norm(x, 3, out=out, **B))
+    hold(lambda: convatlas.batch_norm(x, torch.zeros(3).half(), torch.ones(3).half(), out=out, **B))
+
+
+# ---- what a GPU would do silently wrong
+
+FAULTS = """
+#include "cuda/mma.cuh"
+struct FaultParams { const void *x; void *y; };
+template <int KIND> __global__ void __launch_bounds__(64) fault(const FaultParams p) {
+    float *y = static_cast<float *>(p.y), *shared = reinterpret_cast<float *>(shared_memory());
+    const int t = threadIdx.x;
+    if (KIND == 0) { shared[t] = t; __syncthreads(); y[t] = shared[63 - t]; }
+    if (KIND == 1 && t != 7) __syncthreads();
+    if (KIND == 2) { if (t < 32) { __syncthreads(); } else {
+        __syncthreads(); } }
+    if (KIND == 3) { float v[4]; load(v, static_cast<const float *>(p.x) + 1); y[t] = v[0]; }
+    if (KIND == 4) { copy_async(shared + 4 * t, p.x, true); commit_copies(); y[t] = shared[4 * t]; }
+    if (KIND == 5 && t % 32 != 3) y[t] = __shfl_xor_sync(0xFFFFFFFFu, 1.0f, 1);
+    if (KIND == 6) { copy_async(shared + 4 * t, p.x, true); commit_copies(); wait_copies<0>(); y[t] = shared[4 * t]; }
+    if (KIND == 7) y[t] = shared[t * 17];
+    if (KIND == 8) y[t + 1] = 1.0f;
+}
+"""
+
+
+def fault(kind: int, folder: Path, monkeypatch: pytest.MonkeyPatch, barriers: bool = True) -> torch.Tensor:
+    """Runs fault<kind> from a folder that takes the place of kernels/."""
+    root = folder / "kernels"
+    if not root.exists():
+        shutil.copytree(source.ROOT / "cuda", root / "cuda")
+        (root / "fault.cu").write_text(FAULTS)
+    monkeypatch.setattr(source, "ROOT", root)
+    monkeypatch.setattr(host, "ROOT", root)
+    monkeypatch.setenv("CONVATLAS_CACHE", str(folder / "cache"))
+    for cached in (source.expand, source.parameters, host._function):
+        cached.cache_clear()
+    x, y = torch.arange(8.0), torch.zeros(64)
+    try:
+        CudaLaunch("fault.cu", "fault", (str(kind),), (1,), 64, dict(x=x, y=y), 1024, barriers).run()
+    finally:
+        for cached in (source.expand, source.parameters, host._function):
+            cached.cache_clear()
+    return y
+
+
+def test_a_barrier_exchanges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch.equal(fault(0, tmp_path, monkeypatch), torch.arange(63.0, -1, -1))
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        (1, r"63 threads wait at a barrier that the others never reach \(1 of 64 have returned\)"),
+        (2, "some threads wait on line 9, others on line 10"),
+        (3, "a misaligned 16-byte load"),
+        (5, "threads wait at a warp-wide instruction"),
+    ],
+)
+def test_faults_are_errors(kind: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=message):
+        fault(kind, tmp_path, monkeypatch)
+
+
+def test_a_barrier_in_a_launch_without_barriers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match="launched as one without barriers"):
+        fault(0, tmp_path, monkeypatch, barriers=False)
+
+
+def test_a_copy_that_is_not_waited_for_gives_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fault(4, tmp_path, monkeypatch).isnan().all()
+    assert torch.equal(fault(6, tmp_path, monkeypatch), torch.zeros(64))
+
+
+def test_a_missing_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    host.compiler.cache_clear()
+    try:
+        with pytest.raises(BackendError, match="apt-get install g\\+\\+") as error:
+            host.compiler()
+    finally:
+        host.compiler.cache_clear()
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_must_be_the_struct_s() -> None:
+    launch = CudaLaunch("softmax/softmax.cu", "softmax", ("float",), (1,), 128, dict(x=None, y=None, length=1))
+    with pytest.raises(TypeError, match="inner"):
+        replace(launch).packed
+
+
+# ---- address sanitizer
+
+
+def sanitized(code: str, cache: Path | None = None) -> subprocess.CompletedProcess:
+    """Runs Python code in a process with the sanitizer's library loaded first, kernels built with it."""
+    libraries = [
+        subprocess.run(["g++", f"-print-file-name=lib{name}.so"], capture_output=True, text=True).stdout.strip()
+        for name in ("asan", "ubsan")
+    ]
+    if not all(Path(library).is_absolute() for library in libraries):
+        pytest.skip("g++ has no sanitizer libraries here")
+    environment = dict(
+        os.environ, LD_PRELOAD=":".join(libraries), CONVATLAS_SANITIZE="1", OMP_NUM_THREADS="1",
+        ASAN_OPTIONS="detect_leaks=0:quarantine_size_mb=8", PYTHONPATH=os.pathsep.join(p for p in sys.path if p),
+    )  # fmt: skip
+    if cache is not None:
+        environment["CONVATLAS_CACHE"] = str(cache)
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=400)
+
+
+SANITIZED = """
+import torch
+from kernel_cases import CONVOLUTIONS, POOLS, run_convolution, run_pool
+import convatlas
+names = {names}
+ran = 0
+for form, dtype in (("nhwc", "float16"), ("sliced", "float16")):
+    for case in CONVOLUTIONS:
+        if case.id in names:
+            run_convolution(case, dtype, "cpu", form, "normal", "cuda"); ran += 1
+    for case in POOLS:
+        if case.id in names:
+            run_pool(case, dtype, "cpu", form, "normal", "cuda"); ran += 1
+B = dict(backend="cuda")
+x = torch.randn(2, 17, 5, 3).half()
+for y in (x, x.contiguous(memory_format=torch.channels_last), torch.randn(2, 16, 3, 3).half()):
+    C = y.shape[1]
+    convatlas.residual_add(y, y, activation="relu", **B)
+    convatlas.concat([y, y[:, :1]], **B)
+    convatlas.softmax(y, 1, **B)
+    convatlas.local_response_norm(y, 5, **B)
+    convatlas.batch_norm(y, torch.zeros(C).half(), torch.ones(C).half(), **B)
+    ran += 5
+for rows in (1, 3):
+    convatlas.linear(torch.randn(rows, 40).half(), torch.randn(33, 40).half(), torch.randn(33).half(), **B); ran += 1
+print("ran", ran)
+"""
+NAMES = {
+    "3x3-residual-relu", "kernel-larger-than-input", "asymmetric-padding", "stem-3x3-same", "1x1-17-to-3", "1x1-strided",
+    "depthwise-3x3", "depthwise-5x5-stride-2", "depthwise-multiplier", "grouped-32x4d", "grouped-uneven",
+    "max-3x3-stride-2", "max-ceil-padded", "avg-3x3", "adaptive-global", "adaptive-larger",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("sanitizer")
+def test_no_access_out_of_bounds() -> None:
+    """Global and shared memory are allocated to the byte and guarded; misaligned and undefined arithmetic ends the process."""
+    done = sanitized(SANITIZED.format(names=NAMES))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == str(2 * len(NAMES) + 15 + 2)
+
+
+@pytest.mark.xdist_group("sanitizer")
+@pytest.mark.parametrize("kind", [7, 8], ids=["shared", "global"])
+def test_the_sanitizer_finds_a_planted_fault(kind: int, tmp_path: Path) -> None:
+    code = f"""
+import pathlib, pytest, importlib.util, sys
+spec = importlib.util.spec_from_file_location("faults", {__file__!r})
+faults = importlib.util.module_from_spec(spec); spec.loader.exec_module(faults)
+faults.fault({kind}, pathlib.Path({str(tmp_path)!r}), pytest.MonkeyPatch())
+"""
+    done = sanitized(code, tmp_path / "cache")
+    assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr, done.stderr[-2000:]
+    assert "fault.cu:" in done.stderr
