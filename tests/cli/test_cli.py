@@ -260,7 +260,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         (("verify", "resnet18", "--worst", "0"), "'--worst'"),
         (("verify", "resnet18", "--dtype", "float64"), "expected one of float32, float16, bfloat16"),
         (("verify", "resnet18", "--dtype", "int8"), "dtype 'int8'"),
-        (("verify", "resnet18", "--backend", "tpu"), "expected one of triton, cudnn, numpy"),
+        (("verify", "resnet18", "--backend", "tpu"), "expected one of triton, cuda, cudnn, numpy"),
         pytest.param(("verify", "resnet18", "--backend", "cudnn"), "needs an NVIDIA GPU", marks=NO_GPU),
         (("verify",), "Missing argument"),
         (("verify", "resnet18", "more"), "unexpected extra argument"),

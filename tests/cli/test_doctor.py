@@ -44,6 +44,7 @@ def test_nothing_installed(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     monkeypatch.setattr(doctor, "version", raising(doctor.PackageNotFoundError("gone")))
     monkeypatch.setattr(doctor.ctypes, "CDLL", raising(OSError("gone")))
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor.subprocess, "run", raising(FileNotFoundError("nvidia-smi")))
     findings = examine()
     assert [finding.name for finding in findings if finding.ok] == ["Python"]
@@ -51,8 +52,11 @@ def test_nothing_installed(monkeypatch):
     assert all(how == "no: torch is missing" for how in backends(findings).values())
 
 
+NAMES = ("torch", "triton", "GPU", "cuDNN", "CuPy", "NVRTC", "C++ compiler")
+
+
 def found(**ok: bool) -> list[Finding]:
-    return [Finding(name, ok.get(name, True), "", "") for name in ("torch", "triton", "GPU", "cuDNN")]
+    return [Finding(name, ok.get(name, True), "", "") for name in NAMES]
 
 
 @pytest.mark.parametrize(
@@ -67,3 +71,17 @@ def found(**ok: bool) -> list[Finding]:
 def test_what_runs_where(ok, triton, cudnn):
     runs = backends(found(**ok))
     assert runs["triton"].startswith(triton) and runs["cudnn"].startswith(cudnn) and runs["numpy"].startswith("yes")
+
+
+@pytest.mark.parametrize(
+    "ok, cuda",
+    [
+        ({}, "yes, on the GPU"),
+        ({"CuPy": False}, "no: CuPy missing"),
+        ({"CuPy": False, "NVRTC": False}, "no: CuPy and NVRTC missing"),
+        ({"GPU": False}, "yes, compiled for the CPU"),
+        ({"GPU": False, "C++ compiler": False}, "no: a C++ compiler is missing"),
+    ],
+)
+def test_where_the_cuda_kernels_run(ok, cuda):
+    assert backends([Finding(name, ok.get(name, True), "", "") for name in NAMES])["cuda"].startswith(cuda)

@@ -64,7 +64,7 @@ def test_progress_comes_to_its_end():
         ({"batch": -1}, InputError, "batch=-1, expected at least 1"),
         ({"dtype": "float64"}, DtypeError, "float32, float16, bfloat16"),
         ({"dtype": "int8", "backend": "numpy"}, DtypeError, "'int8'"),
-        ({"backend": "tpu"}, BackendError, "expected one of triton, cudnn, numpy"),
+        ({"backend": "tpu"}, BackendError, "expected one of triton, cuda, cudnn, numpy"),
     ],
 )
 def test_bad_arguments(arguments, error, match):

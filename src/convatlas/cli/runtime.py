@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-BACKEND_HELP = "triton (in its interpreter where there is no GPU), cudnn or numpy"
+BACKEND_HELP = "triton (in its interpreter where there is no GPU), cuda (built for the CPU there), cudnn or numpy"
 
 
 def prepare(backend: str) -> None:
@@ -24,4 +24,6 @@ def ran_on(backend: str, device: str, interpreted: bool) -> str:
     """Where the kernels ran, for the human output."""
     if interpreted:
         return f"{backend}, in Triton's interpreter on the CPU"
+    if backend == "cuda" and device != "cuda":
+        return "cuda, the kernels built for the CPU"
     return f"{backend}, on the {'GPU' if device == 'cuda' else 'CPU'}"

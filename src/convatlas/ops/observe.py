@@ -27,7 +27,7 @@ class Call:
         spec: shapes and shape arithmetic.
         epilogue: what is fused behind it, or None for an op that has no epilogue.
         params: parameters that are no part of a shape (eps, alpha, beta, k, dim).
-        backend: "triton", "cudnn", "numpy", or "meta" when only shapes were computed.
+        backend: "triton", "cuda", "cudnn", "numpy", or "meta" when only shapes were computed.
         dtype: the input's dtype by name.
     """
 

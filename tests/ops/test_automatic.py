@@ -1,0 +1,42 @@
+"""The rule that picks triton or cuda, and that it is asked for CUDA tensors only."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from convatlas.ops import automatic, backends
+from convatlas.ops.observe import Call
+from convatlas.specs import Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec
+
+X = (2, 32, 14, 14)
+CALLS = {
+    "depthwise": (Call("conv2d", Conv2dSpec.of(X, (32, 1, 3, 3), groups=32)), "cuda"),
+    "max_pool2d": (Call("max_pool2d", Pool2dSpec.of("max", X, 2)), "cuda"),
+    "residual_add": (Call("residual_add", ResidualAddSpec.of(X, X)), "cuda"),
+    "linear of 8 rows": (Call("linear", LinearSpec.of((8, 64), (10, 64))), "cuda"),
+    "linear of 9 rows": (Call("linear", LinearSpec.of((9, 64), (10, 64))), "triton"),
+    "dense": (Call("conv2d", Conv2dSpec.of(X, (64, 32, 3, 3))), "triton"),
+    "grouped": (Call("conv2d", Conv2dSpec.of(X, (64, 8, 3, 3), groups=4)), "triton"),
+    "pointwise": (Call("conv2d", Conv2dSpec.of(X, (64, 32, 1, 1))), "triton"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    call, expected = CALLS[name]
+    monkeypatch.setattr(automatic, "cuda_is_here", lambda: True)
+    assert automatic.choose(call) == expected
+    monkeypatch.setattr(automatic, "cuda_is_here", lambda: False)
+    assert automatic.choose(call) == "triton"
+
+
+def test_it_is_asked_for_cuda_tensors_without_another_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = CALLS["depthwise"][0]
+    monkeypatch.setattr(automatic, "cuda_is_here", lambda: True)
+    monkeypatch.delenv("CONVATLAS_BACKEND", raising=False)
+    on_gpu, on_cpu = (SimpleNamespace(is_cuda=cuda, device="") for cuda in (True, False))
+    assert backends.resolve(None, on_gpu, call) == "cuda"
+    assert backends.resolve("triton", on_gpu, call) == "triton"
+    assert backends.resolve(None, on_cpu, call) == "numpy"
