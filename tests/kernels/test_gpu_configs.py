@@ -17,6 +17,9 @@ from convatlas.specs import Conv2dSpec, Epilogue
 
 pytestmark = pytest.mark.interpreter
 
+# Both for offsets; the rest is Triton's alone, since on a CPU the CUDA kernels run with a GPU's launches anyway.
+BACKENDS = ["triton", "cuda"]
+
 SPLIT = [
     conv("gather-split", (1, 256, 5, 5), (64, 256, 3, 3), padding=1, residual=True, activation="relu"),
     conv("pointwise-split", (1, 1024, 4, 4), (128, 1024, 1, 1), activation="relu6"),
@@ -74,20 +77,22 @@ def far(shape: tuple[int, int, int, int]) -> torch.Tensor:
     return storage.as_strided(shape, (2**31, 1, W * C, C))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "weight, groups", [((8, 16, 3, 3), 1), ((8, 16, 1, 1), 1), ((16, 1, 3, 3), 16), ((32, 4, 3, 3), 4)], ids=str
 )
-def test_offsets_beyond_32_bits_in_convolutions(weight: tuple, groups: int) -> None:
+def test_offsets_beyond_32_bits_in_convolutions(weight: tuple, groups: int, backend: str) -> None:
     x, out = far((2, 16, 5, 5)), far((2, weight[0], 5, 5))
     x.copy_(torch.randn(x.shape))
     w = torch.randn(weight, dtype=torch.float16) * 0.1
-    hold(lambda: convatlas.conv2d(x, w, padding=weight[2] // 2, groups=groups, out=out, backend="triton"))
+    hold(lambda: convatlas.conv2d(x, w, padding=weight[2] // 2, groups=groups, out=out, backend=backend))
 
 
-def test_offsets_beyond_32_bits_elsewhere() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_offsets_beyond_32_bits_elsewhere(backend: str) -> None:
     x, out = far((2, 3, 6, 6)), far((2, 3, 6, 6))
     x.copy_(torch.randn(x.shape))
-    B = {"backend": "triton"}
+    B = {"backend": backend}
     hold(lambda: convatlas.conv2d(x, torch.randn(3, 3, 3, 3).half(), padding=1, out=out, **B))
     hold(lambda: convatlas.max_pool2d(x, 3, 1, 1, out=out, **B))
     hold(lambda: convatlas.avg_pool2d(x, 3, 1, 1, out=out, **B))

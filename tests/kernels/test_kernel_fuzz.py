@@ -1,4 +1,4 @@
-"""Random shapes and parameters through the Triton kernels, held to the reference."""
+"""Random shapes and parameters through the kernels of every backend of ours, held to the reference."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import convatlas
 
 pytestmark = pytest.mark.interpreter
 
+BACKENDS = ["triton", "cuda"]
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, print_blob=True)
 small = st.integers(1, 3)
 memory = st.sampled_from([torch.channels_last, torch.contiguous_format])
 dtypes = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @fuzz
 @given(data=st.data())
-def test_conv2d(data: st.DataObject) -> None:
+def test_conv2d(data: st.DataObject, backend: str) -> None:
     draw = data.draw
     groups = draw(st.sampled_from([1, 1, 2, 3, 5]))
     Cg, Kg = draw(st.sampled_from([1, 2, 3, 4, 16, 17])), draw(st.sampled_from([1, 2, 5, 16]))
@@ -35,13 +37,14 @@ def test_conv2d(data: st.DataObject) -> None:
     bias = torch.randn(Kg * groups).to(dtype) if draw(st.booleans()) else None
     activation = draw(st.sampled_from([None, "relu", "relu6"]))
     hold(
-        lambda: convatlas.conv2d(x, w, bias, stride, padding, dilation, groups, activation=activation, backend="triton")
+        lambda: convatlas.conv2d(x, w, bias, stride, padding, dilation, groups, activation=activation, backend=backend)
     )
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @fuzz
 @given(data=st.data())
-def test_pools(data: st.DataObject) -> None:
+def test_pools(data: st.DataObject, backend: str) -> None:
     draw = data.draw
     kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     window = {
@@ -55,10 +58,10 @@ def test_pools(data: st.DataObject) -> None:
     x = torch.randn(shape).to(draw(dtypes)).to(memory_format=draw(memory))
     op = draw(st.sampled_from(["max", "avg", "adaptive"]))
     if op == "max":
-        hold(lambda: convatlas.max_pool2d(x, **window, dilation=draw(st.integers(1, 2)), backend="triton"))
+        hold(lambda: convatlas.max_pool2d(x, **window, dilation=draw(st.integers(1, 2)), backend=backend))
     elif op == "avg":
         window.update(count_include_pad=draw(st.booleans()), divisor_override=draw(st.sampled_from([None, 1, 7])))
-        hold(lambda: convatlas.avg_pool2d(x, **window, backend="triton"))
+        hold(lambda: convatlas.avg_pool2d(x, **window, backend=backend))
     else:
         size = draw(st.integers(1, 15)), draw(st.integers(1, 15))
-        hold(lambda: convatlas.adaptive_avg_pool2d(x, size, backend="triton"))
+        hold(lambda: convatlas.adaptive_avg_pool2d(x, size, backend=backend))
