@@ -30,12 +30,18 @@ pytestmark = [
 
 
 @cache
-def compiled(arch: int) -> list[dict]:
+def _compiled() -> list[dict]:
     """The inventory's records; compiled in processes of their own, since NVRTC failed in one that had imported CuPy."""
-    command = [sys.executable, "-m", "convatlas.hardware.cuda_inventory", "--arch", str(arch), "--modes", MODES[arch]]
+    targets = [f"{arch}:{modes}" for arch, modes in MODES.items()]
+    command = [sys.executable, "-m", "convatlas.hardware.cuda_inventory", *targets]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
+
+
+def compiled(arch: int) -> list[dict]:
+    """The records of one architecture."""
+    return [record for record in _compiled() if record["arch"] == arch]
 
 
 def template(record: dict) -> list[str]:

@@ -1,6 +1,6 @@
 """Every instantiation of the CUDA C++ kernels that the networks need, compiled by NVRTC for a GPU that is not here.
 
-`python -m convatlas.hardware.cuda_inventory --arch 90` compiles them, on every core, and prints one JSON list. It needs cuda-core
+`python -m convatlas.hardware.cuda_inventory 90` compiles them, on every core, and prints one JSON list. It needs cuda-core
 (pip install cuda-core nvidia-cuda-nvrtc) and the cuobjdump of Triton's wheel, no GPU and no driver. In a process that has
 imported CuPy NVRTC was seen to fail, so this runs in processes of its own.
 """
@@ -23,25 +23,26 @@ from typing import Any
 
 from convatlas import nets
 from convatlas.errors import BackendError
-from convatlas.hardware.inventory import BATCHES, MODES, extra_calls, launches_of, network_calls
+from convatlas.hardware.inventory import MODES, extra_calls, launches_of, network_calls
 from convatlas.kernels.cuda.backend import LAUNCHERS
 from convatlas.kernels.cuda.gpu import OPTIONS
 from convatlas.kernels.cuda.launch import CudaLaunch
 from convatlas.kernels.cuda.source import expand
+from convatlas.ops.observe import Call
 
 
 def inventory(
-    arch: int, modes: Iterable[str] = MODES, names: Iterable[str] | None = None, batches: Iterable[int] = BATCHES
+    arch: int, modes: Iterable[str] = MODES, calls: Iterable[Call] | None = None
 ) -> dict[tuple[str, str], CudaLaunch]:
-    """(source, expression) -> a launch, for all that the networks' layers and the extra calls launch on `arch`.
+    """(source, expression) -> a launch, for all that `calls`, by default the networks', and the extra calls launch on `arch`.
 
     The extra calls are taken in both memory formats, so that the kernels for layouts without vectors are among them.
     """
     found: dict[tuple[str, str], CudaLaunch] = {}
     extra = extra_calls()
-    calls = [*network_calls(nets.names() if names is None else names, batches), *extra]
+    cases = [(call, False) for call in (network_calls(nets.names()) if calls is None else calls)]
+    cases += [(call, contiguous) for call in extra for contiguous in (False, True)]
     for mode in modes:
-        cases = [(call, False) for call in calls] + [(call, True) for call in extra]
         for call, contiguous in cases:
             for launch in launches_of(call, mode, arch, LAUNCHERS, contiguous):
                 found.setdefault((launch.source, launch.expression), launch)
@@ -93,15 +94,17 @@ def _disassemble(cubin: bytes) -> str:
         ).stdout
 
 
-def compile_inventory(arch: int, modes: Iterable[str] = MODES) -> list[dict[str, Any]]:
-    """Compiles the inventory on one process a core and returns a record of each instantiation."""
-    found: dict[str, list[str]] = {}
-    for source, expression in inventory(arch, modes):
-        found.setdefault(source, []).append(expression)
+def compile_inventory(targets: dict[int, Iterable[str]]) -> list[dict[str, Any]]:
+    """Compiles the inventory of each arch in its modes, on one process a core; a record of each instantiation and arch."""
+    calls = list(network_calls(nets.names()))
+    found: dict[tuple[str, int], list[str]] = {}
+    for arch, modes in targets.items():
+        for source, expression in inventory(arch, modes, calls):
+            found.setdefault((source, arch), []).append(expression)
     # Small batches, the slowest file first, so that the cores finish together; a batch shares the parsing of its file.
     tasks = [
         (source, names[i : i + 4], arch)
-        for source, names in sorted(found.items(), key=lambda item: "gemm" not in item[0])
+        for (source, arch), names in sorted(found.items(), key=lambda item: "gemm" not in item[0][0])
         for i in range(0, len(names), 4)
     ]
     with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
@@ -113,14 +116,16 @@ def _task(task: tuple[str, list[str], int]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> None:
-    """--arch 90 [--modes float16,tf32]."""
+    """Targets such as 90 (every mode) or 90:float16,tf32."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.cuda_inventory", description=__doc__)
-    parser.add_argument("--arch", type=int, required=True, choices=[80, 90, 100])
-    parser.add_argument("--modes", default=",".join(MODES))
-    given = parser.parse_args(arguments)
-    json.dump(compile_inventory(given.arch, given.modes.split(",")), sys.stdout)
+    parser.add_argument("targets", nargs="+", metavar="ARCH[:MODE,...]")
+    targets = {}
+    for target in parser.parse_args(arguments).targets:
+        arch, _, modes = target.partition(":")
+        targets[int(arch)] = modes.split(",") if modes else list(MODES)
+    json.dump(compile_inventory(targets), sys.stdout)
 
 
 if __name__ == "__main__":
