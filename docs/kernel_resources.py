@@ -40,7 +40,8 @@ def main() -> None:
     for source in sorted({record["source"] for record in records}):
         begin, end = f"<!-- resources {source}:begin -->", f"<!-- resources {source}:end -->"
         made = table([record for record in records if record["source"] == source])
-        text = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{made}\n{end}", text, flags=re.DOTALL)
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n{made}\n{end}{after}"
     PAGE.write_text(text)
 
 
