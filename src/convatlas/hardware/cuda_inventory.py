@@ -29,6 +29,21 @@ from convatlas.kernels.cuda.gpu import OPTIONS
 from convatlas.kernels.cuda.launch import CudaLaunch
 from convatlas.kernels.cuda.source import expand
 from convatlas.ops.observe import Call
+from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec, Pool2dSpec
+
+
+def written_out() -> list[Call]:
+    """Calls for instantiations that no network here needs: 7x7 depthwise, linear layers of 2 to 8 rows, some pools."""
+    x = (8, 64, 28, 28)
+    depthwise = [Conv2dSpec.of(x, (64, 1, 7, 7), stride, 3, 1, 64) for stride in (1, 2)]
+    depthwise.append(Conv2dSpec.of(x, (64, 1, 3, 3), 1, 2, 2, 64))
+    linear = LinearSpec.of((8, 2048), (1000, 2048))
+    pool = [Pool2dSpec.of("avg", x, 3, 1, 1), Pool2dSpec.of("max", x, 5, 1, 2)]
+    return [
+        *(Call("conv2d", spec, Epilogue(True, "relu6")) for spec in depthwise),
+        Call("linear", linear, Epilogue(True)),
+        *(Call(f"{spec.kind}_pool2d", spec) for spec in pool),
+    ]
 
 
 def inventory(
@@ -39,7 +54,7 @@ def inventory(
     The extra calls are taken in both memory formats, so that the kernels for layouts without vectors are among them.
     """
     found: dict[tuple[str, str], CudaLaunch] = {}
-    extra = extra_calls()
+    extra = [*extra_calls(), *written_out()]
     cases = [(call, False) for call in (network_calls(nets.names()) if calls is None else calls)]
     cases += [(call, contiguous) for call in extra for contiguous in (False, True)]
     for mode in modes:
