@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from convatlas.kernels.cuda.launch import CudaLaunch
 from convatlas.kernels.launch import cdiv
 
+HERE = Path(__file__).resolve().parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -31,7 +33,7 @@ def depthwise() -> Iterator[tuple[CudaLaunch, torch.Tensor]]:
         shared = 0 if step in threads else 9 * 32 * 4
         yield (
             CudaLaunch(
-                "../docs/ladders/depthwise.cu", f"depthwise_{step}", ("4",), grid, 256, arguments, shared, bool(shared)
+                str(HERE / "depthwise.cu"), f"depthwise_{step}", ("4",), grid, 256, arguments, shared, bool(shared)
             ),
             expected,
         )
@@ -50,9 +52,7 @@ def gemm() -> Iterator[tuple[CudaLaunch, torch.Tensor]]:
     for step, (grid, block, shared) in steps.items():
         y = torch.full((M, N), float("nan"), device=DEVICE).half()
         arguments = dict(a=a, w=w, y=y, M=M, N=N, K=K)
-        launch = CudaLaunch(
-            "../docs/ladders/gemm.cu", f"gemm_{step}", ("0",), grid, block, arguments, shared, shared > 0
-        )
+        launch = CudaLaunch(str(HERE / "gemm.cu"), f"gemm_{step}", ("0",), grid, block, arguments, shared, shared > 0)
         yield launch, a.float() @ w.float().t()
 
 

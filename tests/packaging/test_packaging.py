@@ -109,10 +109,12 @@ def test_installed_wheel_imports_outside_the_tree(target: Path, tmp_path: Path) 
     assert len(files) == 5 and all(Path(file).is_relative_to(target) for file in files), files
 
 
-def test_installed_wheel_computes_outside_the_tree(target: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["numpy", "cuda"])
+def test_installed_wheel_computes_outside_the_tree(backend: str, target: Path, tmp_path: Path) -> None:
+    """ "cuda" compiles its .cu files and headers, so they must be in the wheel."""
     code = (
         "import torch, convatlas\n"
-        "y = convatlas.conv2d(torch.ones(1, 2, 3, 3), torch.ones(4, 2, 3, 3), padding=1, activation='relu6')\n"
+        f"y = convatlas.conv2d(torch.ones(1, 2, 3, 3), torch.ones(4, 2, 3, 3), padding=1, activation='relu6', backend={backend!r})\n"
         "print(tuple(y.shape), y.max().item(), convatlas.__file__)"
     )
     result = run_python(code, tmp_path, target)
