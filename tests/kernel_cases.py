@@ -199,6 +199,8 @@ def run_convolution(
     if data == "normal":
         w = w * (2.0 / (case.weight[1] * case.weight[2] * case.weight[3])) ** 0.5
     w = w.to(kind).contiguous(memory_format=torch.channels_last if form == "nhwc" else torch.contiguous_format)
+    if form == "nhwc" and case.weight[1] == 1:  # as nets.folding lays a depthwise filter out: R, S, K
+        w = w.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
     bias = random((case.weight[0],), kind, device, data, 2) if case.bias else None
     arguments = dict(case.arguments)
     if case.residual:

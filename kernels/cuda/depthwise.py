@@ -21,15 +21,16 @@ STRIP = 4
 
 
 def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """One launch, on any memory format of input, residual and out; the filter is read as (K, R, S), copied if it lies otherwise."""
+    """One launch, on any memory format of input, weight, residual and out."""
     spec, x, residual = call.spec, tensors["input"], tensors.get("residual")
-    weight, bias = tensors["weight"].contiguous(), tensors.get("bias")
+    weight, bias = tensors["weight"], tensors.get("bias")
     (top, _), (left, _) = spec.padding
     arguments = dict(
         x=x, w=weight, bias=None if bias is None else bias.contiguous(), residual=residual, y=out,
         N=spec.N, C=spec.C, K=spec.K, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, R=spec.R, S=spec.S,
         stride_h=spec.stride[0], stride_w=spec.stride[1], dilation_h=spec.dilation[0], dilation_w=spec.dilation[1],
-        top=top, left=left, **strides("x", x, "nchw"), **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
+        top=top, left=left, **strides("x", x, "nchw"), w_k=weight.stride(0), w_r=weight.stride(2), w_s=weight.stride(3),
+        **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
         activation=ACTIVATIONS[call.epilogue.activation], lanes=0, channels_first=int(out.stride(1) == 1),
     )  # fmt: skip
     T, n = TYPES[dtype_name(x)], chunk(x)

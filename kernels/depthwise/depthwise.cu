@@ -9,7 +9,7 @@ struct DepthwiseParams {
     void *y;
     i64 N, C, K, H, W, P, Q, R, S;
     i64 stride_h, stride_w, dilation_h, dilation_w, top, left;
-    i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w, res_n, res_c, res_h, res_w;
+    i64 x_n, x_c, x_h, x_w, w_k, w_r, w_s, y_n, y_c, y_h, y_w, res_n, res_c, res_h, res_w;
     i64 activation;
     i64 lanes;           // strip kernel: neighbouring threads that take neighbouring vectors of channels
     i64 channels_first;  // any kernel: neighbouring threads take neighbouring channels, else pixels
@@ -35,15 +35,15 @@ __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VE
 
 // A thread owns a strip of STRIP outputs along a row, for one vector of channels. It slides over the (STRIP - 1) U + S input columns
 // of each window row, reads every vector once, and adds it to all outputs of the strip that it reaches. The filters of a block lie in
-// shared memory as [tap][channel], read from w in one run.
+// shared memory as [tap][channel]; neighbouring threads read neighbouring elements of w, whether it lies as K, R, S or as R, S, K.
 template <typename T, int VEC, int R, int S, int U, int STRIP>
 __global__ void __launch_bounds__(256) depthwise_strip(const DepthwiseParams p) {
     const int lanes = int(p.lanes), width = lanes * VEC, first = int(blockIdx.y) * width;
     float *taps = reinterpret_cast<float *>(shared_memory());
     for (int i = threadIdx.x; i < width * R * S; i += 256) {
-        const int channel = first + i / (R * S);
-        taps[i % (R * S) * width + i / (R * S)] =
-            channel < p.K ? to_float(static_cast<const T *>(p.w)[i64(first) * R * S + i]) : 0.0f;
+        const int c = p.w_k == 1 ? i % width : i / (R * S), tap = p.w_k == 1 ? i / width : i % (R * S);
+        const i64 at = (first + c) * p.w_k + tap / S * p.w_r + tap % S * p.w_s;
+        taps[tap * width + c] = first + c < p.K ? to_float(static_cast<const T *>(p.w)[at]) : 0.0f;
     }
     __syncthreads();
 
@@ -95,7 +95,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_
     const int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     const int multiplier = int(p.K / p.C);  // 1 where VEC > 1
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + k / multiplier * p.x_c;
-    const T *w = static_cast<const T *>(p.w) + k * p.R * p.S;
+    const T *w = static_cast<const T *>(p.w) + k * p.w_k;
     float sum[VEC] = {};
     for (int r = 0; r < p.R; ++r) {
         for (int s = 0; s < p.S; ++s) {
@@ -106,7 +106,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_
             else
                 fill(value, 0.0f);
 #pragma unroll
-            for (int e = 0; e < VEC; ++e) sum[e] = fmaf(value[e], to_float(w[(e * p.R + r) * p.S + s]), sum[e]);
+            for (int e = 0; e < VEC; ++e) sum[e] = fmaf(value[e], to_float(w[e * p.w_k + r * p.w_r + s * p.w_s]), sum[e]);
         }
     }
     finish<T>(p, sum, n, ph, q, k);
