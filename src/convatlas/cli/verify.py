@@ -1,4 +1,4 @@
-"""convatlas verify: a whole net, layer by layer, against the reference."""
+"""convatlas verify: a whole net, layer by layer, against the reference; `all` is every net (verify_all.py)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output
+from convatlas.cli import output, verify_all
 from convatlas.cli.runtime import BACKEND_HELP, prepare, ran_on
 
 if TYPE_CHECKING:
     from convatlas.engine.verify import LayerResult, Verification
 
 
+ALL, NATIVE = "all", "native"
+
+
+def _pixels(text: str) -> int | None:
+    """An input size; None, the network's own, for "native"."""
+    if text == NATIVE:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r}, expected a number of pixels or {NATIVE}")
+    return int(text)
+
+
 def command(
-    net: Annotated[str, typer.Argument(help="The network.")],
+    net: Annotated[str, typer.Argument(help='The network, or "all" of them.')],
     size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Pixels of the square input; default: the network's own.")
-    ] = None,
+        str, typer.Option("--size", callback=_pixels, help="Pixels of the square input, or native, the network's own.")
+    ] = NATIVE,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32 or float64.")] = "float16",
     backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "triton",
@@ -26,9 +38,19 @@ def command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run every layer on random inputs, then the whole network, and compare with the NumPy reference."""
+    """Run every layer on random inputs, then the whole network, and compare with the NumPy reference.
+
+    With "all", run every network on random images, check each kind of layer where it first occurs, and each network's logits.
+    """
     from convatlas.nets.registry import info
 
+    if net == ALL:
+        if worst is not None:
+            raise typer.BadParameter("a row is a network there", param_hint="'--worst' with 'all'")
+        prepare(backend)
+        if not verify_all.run(size, batch, dtype, backend, json):
+            raise typer.Exit(1)
+        return
     info(net)
     prepare(backend)
     from convatlas.engine.verify import verify

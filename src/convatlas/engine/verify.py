@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convatlas.engine.check import Checker, LayerCheck, checking, precision
+from convatlas.engine.check import Checker, checking, precision
 from convatlas.engine.device import device_for, interpreted
 from convatlas.engine.single import operands, run
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
-from convatlas.ops.observe import observe
+from convatlas.ops.observe import Call, observe
 from convatlas.reference.error_bound import TF32_CUT, Report
 from convatlas.reference.rounding import FORMATS
 from convatlas.study.tracing import Layer, trace
@@ -152,7 +152,7 @@ def verify(
             raise InputError(f"verify: {what}={value}, expected at least 1")
     device, kind = device_for(backend, dtype), getattr(torch, dtype)
     shape = (batch, 3, size, size)
-    net = _random_net(name, seed).to(kind)
+    net = random_net(name, seed).to(kind)
     layers = trace(net, shape)
     distinct: dict[tuple, Layer] = {}
     for layer in layers:
@@ -167,13 +167,13 @@ def verify(
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
     moved = copy.deepcopy(net).to(device)
     with checking(moved, lambda check: steps.next(check.path or check.call.op)) as checks:
-        y = _logits(moved, x.to(device), backend)
+        y = run_net(moved, x.to(device), backend)
     results = [LayerResult(layer, alone[layer.key], check.report) for layer, check in zip(layers, checks)]
     steps.next("reference network")
-    rounded = y if backend == "numpy" else _logits(net, x, "numpy")
+    rounded = y if backend == "numpy" else run_net(net, x, "numpy")
     steps.next("reference network in float64")
-    exact = _logits(fold_batch_norms(net, shape).double(), x.double(), "numpy")
-    logits = compare_logits(y, rounded, exact, _relative_accumulation(checks, dtype, device))
+    exact = run_net(fold_batch_norms(net, shape).double(), x.double(), "numpy")
+    logits = compare_logits(y, rounded, exact, relative_accumulation([check.call for check in checks], dtype, device))
     return Verification(
         name,
         shape,
@@ -200,7 +200,7 @@ class _Steps:
         self.done += 1
 
 
-def _random_net(name: str, seed: int) -> nn.Module:
+def random_net(name: str, seed: int) -> nn.Module:
     """create(name) with batch norms away from their defaults: defaults fold into nothing, and would leave biases untested."""
     net = create(name, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -220,7 +220,7 @@ def _alone(layer: Layer, tensors: dict[str, Tensor], backend: str) -> Report:
     return checker.checks[0].report
 
 
-def _logits(net: nn.Module, x: Tensor, backend: str) -> np.ndarray:
+def run_net(net: nn.Module, x: Tensor, backend: str) -> np.ndarray:
     with torch.no_grad(), use_backend(backend):
         return np.asarray(as_array(net(x)), np.float64)
 
@@ -254,12 +254,12 @@ def compare_logits(y: np.ndarray, rounded: np.ndarray, exact: np.ndarray, accumu
     return Logits(error, yardstick, MARGIN * yardstick * (1 + accumulation), agree, len(y))
 
 
-def _relative_accumulation(checks: list[LayerCheck], dtype: str, device: torch.device) -> float:
+def relative_accumulation(calls: list[Call], dtype: str, device: torch.device) -> float:
     """(sqrt(L) u_acc + what tf32 cuts off both factors) / u_out, of the layer where it is largest."""
     largest = 0.0
-    for check in checks:
-        how = precision(check.call, device)
+    for call in calls:
+        how = precision(call, device)
         accumulator = how.get("accumulate") or ("float64" if dtype == "float64" else "float32")
-        steps = sqrt(getattr(check.call.spec, "reduction", 1)) * FORMATS[accumulator].unit_roundoff
+        steps = sqrt(getattr(call.spec, "reduction", 1)) * FORMATS[accumulator].unit_roundoff
         largest = max(largest, steps + 2 * TF32_CUT * how.get("tf32", False))
     return largest / FORMATS[dtype].unit_roundoff
