@@ -114,7 +114,8 @@ def test_installed_wheel_computes_outside_the_tree(backend: str, target: Path, t
     """ "cuda" compiles its .cu files and headers, so they must be in the wheel."""
     code = (
         "import torch, convatlas\n"
-        f"y = convatlas.conv2d(torch.ones(1, 2, 3, 3), torch.ones(4, 2, 3, 3), None, 1, 1, activation='relu6', backend={backend!r})\n"
+        "x, w = torch.ones(1, 2, 3, 3), torch.ones(4, 2, 3, 3)\n"
+        f"y = convatlas.conv2d(x, w, padding=1, activation='relu6', backend={backend!r})\n"
         "print(tuple(y.shape), y.max().item(), convatlas.__file__)"
     )
     result = run_python(code, tmp_path, target)
