@@ -76,7 +76,8 @@ template <int STEP> __global__ void __launch_bounds__(128) gemm_4_tensor_cores(c
     for (i64 k = 0; k < p.K; k += 64) {
         for (int i = tid; i < 128 * 8; i += 128) {  // 64 rows of a, then 64 of w, 8 chunks of 8 halves each
             const int row = i / 8, chunk = i % 8;
-            const half_t *from = row < 64 ? static_cast<const half_t *>(p.a) + (m + row) * p.K : static_cast<const half_t *>(p.w) + (n + row - 64) * p.K;
+            const half_t *a = static_cast<const half_t *>(p.a), *w = static_cast<const half_t *>(p.w);
+            const half_t *from = row < 64 ? a + (m + row) * p.K : w + (n + row - 64) * p.K;
             copy_async(shared + place(row, chunk), from + k + chunk * 8, true);
         }
         commit_copies();
@@ -98,7 +99,9 @@ template <int STEP> __global__ void __launch_bounds__(128) gemm_4_tensor_cores(c
     }
     for (int i = 0; i < 2; ++i)
         for (int j = 0; j < 4; ++j)
-            for (int e = 0; e < 4; ++e)
-                static_cast<half_t *>(p.y)[(m + warp / 2 * 32 + i * 16 + lane / 4 + e / 2 * 8) * p.N + n + warp % 2 * 32 + j * 8 + lane % 4 * 2 + e % 2] =
-                    from_float<half_t>(acc[i][j][e]);
+            for (int e = 0; e < 4; ++e) {
+                const i64 row = m + warp / 2 * 32 + i * 16 + lane / 4 + e / 2 * 8;
+                const i64 column = n + warp % 2 * 32 + j * 8 + lane % 4 * 2 + e % 2;
+                static_cast<half_t *>(p.y)[row * p.N + column] = from_float<half_t>(acc[i][j][e]);
+            }
 }

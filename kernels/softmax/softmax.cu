@@ -37,5 +37,6 @@ template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax
     top = combine<true>(top, shared);
     for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) sum += expf(to_float(x[i * p.inner]) - top);
     sum = combine<false>(sum, shared + SOFTMAX_THREADS / 32);
-    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) y[i * p.inner] = from_float<T>(expf(to_float(x[i * p.inner]) - top) / sum);
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS)
+        y[i * p.inner] = from_float<T>(expf(to_float(x[i * p.inner]) - top) / sum);
 }
