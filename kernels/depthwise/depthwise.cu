@@ -35,14 +35,15 @@ __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VE
 
 // A thread owns a strip of STRIP outputs along a row, for one vector of channels. It slides over the (STRIP - 1) U + S input columns
 // of each window row, reads every vector once, and adds it to all outputs of the strip that it reaches. The filters of a block lie in
-// shared memory as [tap][channel]; neighbouring threads read neighbouring elements of w, whether it lies as K, R, S or as R, S, K.
+// shared memory as [tap][channel]. "256, 1" leaves registers to the strip: ptxas, aiming at more blocks an SM, spilled 16 bytes to
+// get there. Neighbouring threads read neighbouring elements of w, whether it lies as K, R, S or as R, S, K.
 template <typename T, int VEC, int R, int S, int U, int STRIP>
-__global__ void __launch_bounds__(256) depthwise_strip(const DepthwiseParams p) {
+__global__ void __launch_bounds__(256, 1) depthwise_strip(const DepthwiseParams p) {
     const int lanes = int(p.lanes), width = lanes * VEC, first = int(blockIdx.y) * width;
     float *taps = reinterpret_cast<float *>(shared_memory());
     for (int i = threadIdx.x; i < width * R * S; i += 256) {
         const int c = p.w_k == 1 ? i % width : i / (R * S), tap = p.w_k == 1 ? i / width : i % (R * S);
-        const i64 at = (first + c) * p.w_k + tap / S * p.w_r + tap % S * p.w_s;
+        const int at = (first + c) * int(p.w_k) + tap / S * int(p.w_r) + tap % S * int(p.w_s);
         taps[tap * width + c] = first + c < p.K ? to_float(static_cast<const T *>(p.w)[at]) : 0.0f;
     }
     __syncthreads();

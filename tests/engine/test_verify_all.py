@@ -110,7 +110,7 @@ def test_progress_comes_to_its_end():
         ({"size": 0}, InputError, "size=0, expected at least 1"),
         ({"batch": 0}, InputError, "batch=0, expected at least 1"),
         ({"dtype": "int8"}, DtypeError, "'int8'"),
-        ({"backend": "tpu"}, BackendError, "expected one of triton, cudnn, numpy"),
+        ({"backend": "tpu"}, BackendError, "expected one of triton, cuda, cudnn, numpy"),
     ],
 )
 def test_bad_arguments(arguments, error, match):
