@@ -71,6 +71,7 @@ LAYERS = (
     ("ops", "kernels"),
     ("nets",),
     ("engine", "hardware", "study"),
+    ("bench",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

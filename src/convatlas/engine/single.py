@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +14,17 @@ from convatlas.study.tracing import Layer
 Tensors = dict[str, Tensor]
 
 
-def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) -> Tensors:
+def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int, drawn_on: str = "cpu") -> Tensors:
     """Normal numbers under the op's operand names; weights scaled by sqrt(2/L) (He et al. 2015), so that outputs are O(1).
 
-    Four-dimensional ones are channels_last in memory, as in a net. The same seed gives the same numbers on every device.
+    Four-dimensional ones are channels_last in memory, as in a net. The same seed gives the same numbers on every device, unless they
+    are drawn on it: `drawn_on` the device itself is quicker for gigabytes.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(drawn_on).manual_seed(seed)
     spec = layer.spec
 
     def normal(shape: tuple, scale: float = 1.0) -> Tensor:
-        x = (torch.randn(shape, generator=generator) * scale).to(device, dtype)
+        x = (torch.randn(shape, generator=generator, device=drawn_on) * scale).to(device, dtype)
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     if layer.op == "concat":
@@ -55,31 +55,32 @@ def run(layer: Layer, tensors: Tensors, backend: str) -> Tensor:
     if out.dim() == 4:
         out = out.contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), use_backend(backend):
-        _call(layer, tensors, out)
+        call(layer, tensors, out)
     return out
 
 
-def _call(layer: Layer, t: Tensors, out: Tensor) -> Any:
+def call(layer: Layer, t: Tensors, out: Tensor | None = None) -> Tensor:
+    """The public op that `layer` is, on operands named as `operands` names them."""
     s, activation = layer.spec, layer.epilogue.activation if layer.epilogue else None
     match layer.op:
         case "conv2d":
             geometry = s.stride, s.padding, s.dilation, s.groups
             epilogue = {"activation": activation, "residual": t.get("residual")}
-            ops.conv2d(t["input"], t["weight"], t.get("bias"), *geometry, **epilogue, out=out)
+            return ops.conv2d(t["input"], t["weight"], t.get("bias"), *geometry, **epilogue, out=out)
         case "linear":
-            ops.linear(t["input"], t["weight"], t.get("bias"), activation=activation, out=out)
+            return ops.linear(t["input"], t["weight"], t.get("bias"), activation=activation, out=out)
         case "max_pool2d":
-            ops.max_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode, out=out)
+            return ops.max_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode, out=out)
         case "avg_pool2d":
             divide = s.ceil_mode, s.count_include_pad, s.divisor_override
-            ops.avg_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, *divide, out=out)
+            return ops.avg_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, *divide, out=out)
         case "adaptive_avg_pool2d":
-            ops.adaptive_avg_pool2d(t["input"], (s.P, s.Q), out=out)
+            return ops.adaptive_avg_pool2d(t["input"], (s.P, s.Q), out=out)
         case "local_response_norm":
-            ops.local_response_norm(t["input"], s.size, **layer.params, out=out)
+            return ops.local_response_norm(t["input"], s.size, **layer.params, out=out)
         case "concat":
-            ops.concat(list(t.values()), s.dim, out=out)
+            return ops.concat(list(t.values()), s.dim, out=out)
         case "residual_add" | "batch_norm":
-            getattr(ops, layer.op)(**t, **layer.params, activation=activation, out=out)
+            return getattr(ops, layer.op)(**t, **layer.params, activation=activation, out=out)
         case _:  # relu, relu6, softmax
-            getattr(ops, layer.op)(t["input"], **layer.params, out=out)
+            return getattr(ops, layer.op)(t["input"], **layer.params, out=out)

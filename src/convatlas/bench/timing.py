@@ -1,0 +1,177 @@
+"""How anything is timed here: one protocol, three clocks.
+
+A contestant is a function of a data set. Contestants are timed by turns in one process (A B A B ..., then B A B A ...), so that
+clocks and temperature treat them alike, on random data (zeros can run faster), after a warm-up that compiles and tunes.
+
+    cold   every launch meets data that left the L2 cache: launches go round as many data sets as twice the L2 holds
+    warm   one data set, which stays in the L2 cache if it fits
+    graph  launches are captured in a CUDA graph and replayed: device time, host out of the way
+    eager  launches from Python as a user writes them: the host's time shows where it is the longer
+
+A sample is the time between two CUDA events around at least LEAST seconds of work, over the number of launches in it.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+import torch
+from torch import Tensor
+
+from convatlas.bench.stats import Interval, interval
+
+Tensors = Mapping[str, Tensor]
+Run = Callable[[Tensors], object]
+
+LEAST = 200e-6  # seconds of work in a sample: 400 times the resolution of a CUDA event (0.5 us, CUDA Runtime API, cudaEventElapsedTime)
+GRAPH_LAUNCHES = 16  # at least, in one graph: the gap between two graphs is spread over that many
+MOST_SETS = 256
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to be timed.
+
+    Attributes:
+        name: of it in the results.
+        run: the work on one data set; launches only, no synchronisation.
+    """
+
+    name: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is varied. Raises nothing; the names are checked where they are read from a user.
+
+    Attributes:
+        cache: "cold" or "warm".
+        form: "graph" or "eager".
+        samples: of each contestant.
+    """
+
+    cache: str = "cold"
+    form: str = "graph"
+    samples: int = 15
+
+
+@dataclass
+class Measurement:
+    """Seconds of one contestant, one entry a sample, or why there are none."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def interval(self) -> Interval:
+        return interval(self.seconds)
+
+
+Sampler = Callable[[], float]
+
+
+class Timer(Interface):
+    """A clock and how work is put before it."""
+
+    label: str
+    cache_bytes: int
+
+    def prepare(self, run: Run, sets: Sequence[Tensors], form: str) -> Sampler:
+        """Warms up; the result takes one sample a call, in seconds a launch."""
+        ...
+
+
+class CudaTimer:
+    """CUDA events on the current device."""
+
+    label = "CUDA events"
+
+    def __init__(self) -> None:
+        self.cache_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+
+    def prepare(self, run: Run, sets: Sequence[Tensors], form: str) -> Sampler:
+        for data in sets:  # every set: a tuner that is keyed by address or alignment has then seen them all
+            run(data)
+        torch.cuda.synchronize()
+        laps = max(1, math.ceil(GRAPH_LAUNCHES / len(sets)))
+        if form == "eager":
+
+            def once() -> None:
+                for _ in range(laps):
+                    for data in sets:
+                        run(data)
+
+        else:
+            graph, kept = torch.cuda.CUDAGraph(), {}
+            with torch.cuda.graph(graph):
+                for _ in range(laps):
+                    for i, data in enumerate(sets):
+                        # An output lives until its set comes round again: no launch writes where the last one has just written.
+                        kept[i] = run(data)
+            once = graph.replay
+        once()
+        launches, first = laps * len(sets), self._between(once, 1)
+        replays = max(1, math.ceil(LEAST / first))
+        return lambda: self._between(once, replays) / (replays * launches)
+
+    @staticmethod
+    def _between(once: Callable[[], None], times: int) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(times):
+            once()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e-3
+
+
+class HostTimer:
+    """The host's clock, for work that is done when its call returns: CPU operators, the interpreter, host builds."""
+
+    label = "host clock"
+    cache_bytes = 0
+
+    def prepare(self, run: Run, sets: Sequence[Tensors], form: str) -> Sampler:
+        run(sets[0])
+
+        def sample() -> float:
+            start = time.perf_counter()
+            run(sets[0])
+            return time.perf_counter() - start
+
+        return sample
+
+
+def sets_for(timer: Timer, cache: str, bytes_each: int) -> int:
+    """Data sets that a launch must go round so that the cache has lost one before it comes again: twice the L2, at most MOST_SETS."""
+    if cache == "warm" or timer.cache_bytes == 0:
+        return 1
+    return max(1, min(MOST_SETS, math.ceil(2 * timer.cache_bytes / max(bytes_each, 1))))
+
+
+def race(
+    contestants: Sequence[Contestant], sets: Sequence[Tensors], timer: Timer, protocol: Protocol
+) -> dict[str, Measurement]:
+    """Times the contestants by turns. One that raises while it warms up is out of the race, and its Measurement says why."""
+    found = {c.name: Measurement(c.name) for c in contestants}
+    samplers: dict[str, Sampler] = {}
+    for contestant in contestants:
+        try:
+            samplers[contestant.name] = timer.prepare(contestant.run, sets, protocol.form)
+        except Exception as error:  # a library without a plan for this layer raises anything
+            lines = str(error).strip().splitlines() or [""]
+            found[contestant.name].error = f"{type(error).__name__}: {lines[0]}"
+    for turn in range(protocol.samples):
+        order = list(samplers) if turn % 2 == 0 else list(reversed(samplers))
+        for name in order:
+            found[name].seconds.append(samplers[name]())
+    samplers.clear()
+    gc.collect()  # graphs hold their memory until they are gone
+    return found
