@@ -17,8 +17,8 @@ Tensors = dict[str, Tensor]
 def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int, drawn_on: str = "cpu") -> Tensors:
     """Normal numbers under the op's operand names; weights scaled by sqrt(2/L) (He et al. 2015), so that outputs are O(1).
 
-    Four-dimensional ones are channels_last in memory, as in a net. The same seed gives the same numbers on every device, unless they
-    are drawn on it: `drawn_on` the device itself is quicker for gigabytes.
+    Four-dimensional ones are channels_last in memory, as in a net. The same seed gives the same numbers on every device,
+    unless they are drawn on it: `drawn_on` the device itself is quicker for gigabytes.
     """
     generator = torch.Generator(drawn_on).manual_seed(seed)
     spec = layer.spec
