@@ -1,0 +1,114 @@
+"""What this GPU reaches at its best, measured: the ceilings that a layer's time is held against.
+
+    copy bandwidth   bytes read and written by a device-to-device copy of a buffer that no cache holds
+    matmul rate      2 n^3 FLOPs of an n x n x n product by cuBLAS, n = 8192, by dtype; random operands, which draw full power
+    launch           a graph-replayed kernel of one element: below that no kernel goes, however small
+
+A layer's bound is the longest of its FLOPs at the matmul rate (where tensor cores can multiply it), its compulsory bytes at the
+copy bandwidth, and one launch (Williams, Waterman, Patterson 2009, "Roofline", with a floor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from convatlas.bench.accuracy import float32_products
+from convatlas.bench.clocks import sample
+from convatlas.bench.environment import environment
+from convatlas.bench.timing import Contestant, Protocol, Timer, race
+from convatlas.errors import InputError
+from convatlas.specs import Epilogue, Spec
+
+BINDS = ("tensor", "bandwidth", "launch")
+MODES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
+COPY_BYTES = 2**30  # of the source: 20 times an H100's L2
+MATMUL = 8192
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates of one GPU.
+
+    Attributes:
+        copy_bytes_per_s: read plus written.
+        matmul_flops_per_s: by mode: float16, bfloat16, tf32, float32 (IEEE).
+        launch_seconds: of a kernel that does nothing to speak of, in a graph.
+    """
+
+    copy_bytes_per_s: float
+    matmul_flops_per_s: Mapping[str, float]
+    launch_seconds: float
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Ceilings:
+        """From ceilings.json. Raises InputError where it lacks one."""
+        try:
+            return cls(*(document[name] for name in cls.__dataclass_fields__))
+        except KeyError as missing:
+            raise InputError(f"the ceilings lack {missing}, expected {', '.join(cls.__dataclass_fields__)}") from None
+
+    def bound(
+        self, op: str, spec: Spec, epilogue: Epilogue | None, dtype: str, tf32: bool = False
+    ) -> tuple[float, str]:
+        """(seconds, which of BINDS) below which no kernel computes the layer on this GPU.
+
+        Tensor cores multiply what is a GEMM: linear layers and convolutions but depthwise ones. Of the other ops only the traffic
+        counts; their arithmetic is far below the vector units' rate.
+        """
+        mode = "tf32" if dtype == "float32" and tf32 else dtype
+        gemm = op == "linear" or (op == "conv2d" and getattr(spec, "kind", "") != "depthwise")
+        bytes = spec.bytes(dtype) if epilogue is None else spec.bytes(dtype, epilogue)
+        times = {
+            "tensor": spec.flops / self.matmul_flops_per_s[mode] if gemm else 0.0,
+            "bandwidth": bytes / self.copy_bytes_per_s,
+            "launch": self.launch_seconds,
+        }
+        binds = max(BINDS, key=lambda name: times[name])
+        return times[binds], binds
+
+
+def _median(run: Callable[[Any], object], data: dict[str, torch.Tensor], timer: Timer, samples: int) -> float:
+    """Seconds a launch, warm (one data set), in a graph. Raises InputError with the reason where it cannot run."""
+    found = race([Contestant("it", run)], [data], timer, Protocol("warm", "graph", samples))["it"]
+    if not found.seconds:
+        raise InputError(f"a ceiling could not be measured: {found.error}")
+    return found.interval.median
+
+
+def copy_bandwidth(timer: Timer, device: torch.device, size: int = COPY_BYTES, samples: int = 15) -> float:
+    """Bytes a second, read and written."""
+    source = torch.randint(-128, 128, (size,), dtype=torch.int8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / _median(lambda t: t["y"].copy_(t["x"]), {"x": source, "y": target}, timer, samples)
+
+
+def matmul_rate(timer: Timer, device: torch.device, mode: str, n: int = MATMUL, samples: int = 7) -> float:
+    """FLOPs a second of n x n x n in `mode`, one of MODES; torch's own setting of TF32 is as before afterwards."""
+    a, b = (torch.randn(n, n, device=device, dtype=MODES[mode]) for _ in range(2))
+    y = torch.empty_like(a)
+    with float32_products("tf32" if mode == "tf32" else "ieee"):
+        seconds = _median(lambda t: torch.mm(t["a"], t["b"], out=t["y"]), {"a": a, "b": b, "y": y}, timer, samples)
+    return 2 * n**3 / seconds
+
+
+def launch_seconds(timer: Timer, device: torch.device, samples: int = 15) -> float:
+    """Of a kernel that adds to one number."""
+    return _median(lambda t: t["x"].add_(1), {"x": torch.zeros(1, device=device)}, timer, samples)
+
+
+def measure(timer: Timer, device: torch.device, copy_bytes: int = COPY_BYTES, n: int = MATMUL) -> Ceilings:
+    """All ceilings of `device`; smaller sizes than the given ones measure caches and launches instead."""
+    return Ceilings(
+        copy_bandwidth(timer, device, copy_bytes),
+        {mode: matmul_rate(timer, device, mode, n) for mode in MODES},
+        launch_seconds(timer, device),
+    )
+
+
+def document(ceilings: Ceilings, timer: Timer) -> dict[str, Any]:
+    """ceilings.json: the rates, and on what and when they were measured."""
+    return {**environment(), "timer": timer.label, "clocks": sample(), **asdict(ceilings)}

@@ -1,0 +1,239 @@
+"""Where a net's time goes: each of its layers alone against cuDNN and its bound, and all of them together against the whole net.
+
+A layer is timed on its real shapes by the protocol (cold, graph-replayed), so that a row holds device time and nothing of the
+host's. The whole net runs in a CUDA graph and eagerly: the eager time above the graph's is what launching costs; the sum of the
+layers above the graph's is what the net saves by finding a layer's input in the L2 cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from convatlas import nets
+from convatlas.bench.ceilings import Ceilings
+from convatlas.bench.contestants import FOLDED, contestants, with_folded
+from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race, sets_for
+from convatlas.engine.single import call, operands
+from convatlas.errors import BackendError
+from convatlas.ops.backends import use_backend
+from convatlas.study.tracing import Layer, trace
+
+AUTO = "auto"
+BACKENDS = (AUTO, "triton", "cuda")
+OURS, GRAPH, EAGER = "ours", "graph", "eager"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class LayerProfile:
+    """One distinct layer of a net.
+
+    Attributes:
+        paths: of the modules that run it; as many as times that the net runs it.
+        op, spec, epilogue: what it is.
+        flops, bytes: of one run; compulsory bytes.
+        seconds: medians by contestant: "ours", "cudnn", "cudnn_fused".
+        absent: contestants without a time, and why.
+        bound: seconds below which no kernel goes, by the ceilings.
+        binds: what sets the bound: "tensor", "bandwidth" or "launch".
+    """
+
+    paths: list[str]
+    op: str
+    spec: str
+    epilogue: str
+    flops: int
+    bytes: int
+    seconds: dict[str, float]
+    absent: dict[str, str]
+    bound: float
+    binds: str
+
+    @property
+    def ours(self) -> float:
+        return self.seconds[OURS]
+
+    @property
+    def peer(self) -> float | None:
+        """The quicker of PyTorch's operators and cuDNN's fused form; None where neither ran."""
+        peers = [seconds for name, seconds in self.seconds.items() if name != OURS]
+        return min(peers) if peers else None
+
+    @property
+    def share(self) -> float:
+        """Of the bound: 1 is a kernel that nothing on this GPU beats."""
+        return self.bound / self.ours
+
+    @property
+    def lost(self) -> float:
+        """Seconds above the bound, all its runs together."""
+        return len(self.paths) * (self.ours - self.bound)
+
+
+@dataclass
+class Profile:
+    """A net's.
+
+    Attributes:
+        net, batch, dtype, backend, size: what was timed.
+        timer: the clock's label; "rehearsal" for an invented one.
+        layers: the distinct ones, most time above the bound first.
+        network: seconds of the whole net by form: "graph", "eager".
+        absent: forms without a time, and why.
+    """
+
+    net: str
+    batch: int
+    dtype: str
+    backend: str
+    size: int
+    timer: str
+    layers: list[LayerProfile]
+    network: dict[str, float]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def layers_sum(self) -> float:
+        """Seconds of our layers, each as often as the net runs it."""
+        return sum(len(layer.paths) * layer.ours for layer in self.layers)
+
+    @property
+    def peer_sum(self) -> float | None:
+        """The same of the peers; None where a layer has none."""
+        if any(layer.peer is None for layer in self.layers):
+            return None
+        return sum(len(layer.paths) * layer.peer for layer in self.layers)
+
+    @property
+    def bound_sum(self) -> float:
+        return sum(len(layer.paths) * layer.bound for layer in self.layers)
+
+    @property
+    def launch_gaps(self) -> float | None:
+        """Seconds that launching from Python adds to a whole run; None where a form has no time."""
+        return self.network[EAGER] - self.network[GRAPH] if len(self.network) == 2 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the fields, the sums, and per layer what follows from its times."""
+        document = asdict(self)
+        for entry, layer in zip(document["layers"], self.layers):
+            entry.update(peer=layer.peer, share_of_bound=layer.share, seconds_above_bound=layer.lost)
+        sums = dict(layers_sum=self.layers_sum, peer_sum=self.peer_sum, bound_sum=self.bound_sum)
+        return {**document, **sums, "launch_gaps": self.launch_gaps}
+
+
+def profile(
+    net: str,
+    batch: int,
+    dtype: str,
+    backend: str,
+    size: int | None,
+    timer: Timer,
+    device: torch.device,
+    ceilings: Ceilings,
+    progress: Progress = lambda what, done, total: None,
+    samples: int = 9,
+) -> Profile:
+    """Times net `net` and each of its distinct layers on `device` by `timer`.
+
+    Args:
+        backend: "auto" (ops/automatic.py), "triton" or "cuda".
+        size: pixels of the square input; None is the net's own.
+
+    Raises NetError for an unknown net, BackendError for an unknown backend or one that fails on a layer, ShapeError for a size that
+    does not fit the net.
+    """
+    if backend not in BACKENDS:
+        raise BackendError(f"backend {backend!r}, expected one of {', '.join(BACKENDS)}")
+    size = size or nets.info(net).size
+    kind = getattr(torch, dtype)
+    shape = (batch, 3, size, size)
+    with torch.device("meta"):
+        traced = trace(nets.create(net), shape, kind)
+    distinct: dict[tuple, list[Layer]] = {}
+    for layer in traced:
+        distinct.setdefault(layer.key, []).append(layer)
+    rows = []
+    with tuned():
+        for done, layers in enumerate(distinct.values()):
+            progress(layers[0].path or layers[0].op, done, len(distinct) + 1)
+            rows.append(_layer(layers, kind, dtype, backend, timer, device, ceilings, samples))
+        progress("the whole network", len(distinct), len(distinct) + 1)
+        whole = _network(net, shape, kind, backend, timer, device, samples)
+    rows.sort(key=lambda row: -row.lost)
+    times = {name: m.interval.median for name, m in whole.items() if m.seconds}
+    absent = {name: m.error for name, m in whole.items() if not m.seconds}
+    return Profile(net, batch, dtype, backend, size, timer.label, rows, times, absent)
+
+
+@contextmanager
+def tuned() -> Iterator[None]:
+    """cuDNN chooses by trial, as a user who asks for speed lets it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _on(backend: str) -> Any:
+    return nullcontext() if backend == AUTO else use_backend(backend)
+
+
+def _ours(layer: Layer, backend: str) -> Run:
+    def run(tensors: Tensors) -> object:
+        given = dict(tensors)
+        if FOLDED in given:
+            given["weight"] = given.pop(FOLDED)
+        with torch.no_grad(), _on(backend):
+            return call(layer, given)
+
+    return run
+
+
+def _layer(
+    layers: list[Layer], kind: torch.dtype, dtype: str, backend: str, timer: Timer, device: torch.device,
+    ceilings: Ceilings, samples: int,
+) -> LayerProfile:  # fmt: skip
+    layer = layers[0]
+    bytes = layer.spec.bytes(dtype) if layer.epilogue is None else layer.spec.bytes(dtype, layer.epilogue)
+    count = sets_for(timer, "cold", bytes)
+    sets = [with_folded(layer, operands(layer, kind, device, seed, device.type)) for seed in range(count)]
+    racing = [Contestant(OURS, _ours(layer, backend)), *contestants(layer, ours=())]
+    found = race(racing, sets, timer, Protocol("cold", "graph", samples))
+    if not found[OURS].seconds:
+        raise BackendError(f'{layer.op} {layer.spec} on backend "{backend}": {found[OURS].error}')
+    tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32" if layer.op == "conv2d" else _matmul_tf32()
+    bound, binds = ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype, tf32)
+    return LayerProfile(
+        [each.path or each.op for each in layers], layer.op, str(layer.spec), str(layer.epilogue or "none"),
+        layer.spec.flops, bytes,
+        {name: m.interval.median for name, m in found.items() if m.seconds},
+        {name: m.error for name, m in found.items() if not m.seconds},
+        bound, binds,
+    )  # fmt: skip
+
+
+def _matmul_tf32() -> bool:
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def _network(
+    net: str, shape: tuple[int, ...], kind: torch.dtype, backend: str, timer: Timer, device: torch.device, samples: int
+) -> dict[str, Measurement]:
+    """The whole net by form. One data set: what a net leaves in the cache for its next layer is part of how it runs."""
+    model = nets.create(net, seed=0).to(device, kind)
+    x = torch.randn(shape, device=device).to(kind).contiguous(memory_format=torch.channels_last)
+
+    def run(tensors: Tensors) -> object:
+        with torch.no_grad(), _on(backend):
+            return model(tensors["x"])
+
+    forms = {form: Protocol("warm", form, samples) for form in (GRAPH, EAGER)}
+    return {form: race([Contestant(form, run)], [{"x": x}], timer, protocol)[form] for form, protocol in forms.items()}

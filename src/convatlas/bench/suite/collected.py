@@ -1,0 +1,73 @@
+"""How the output of a step is taken into its stage's file, and kept small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from convatlas.bench.suite.process import Ended
+from convatlas.bench.suite.state import read_json
+
+MOST_BYTES = 8 * 2**20
+DIGITS = 5  # of a time: four would already be finer than any clock here
+
+
+def replace(document: Any, step: str, output: Path, ended: Ended) -> Any:
+    """The step's document instead of what was there."""
+    found = read_json(output)
+    return document if found is None else found
+
+
+def add_profile(document: Any, step: str, output: Path, ended: Ended) -> Any:
+    """{"nets": {name: profile}}."""
+    found = read_json(output)
+    if found is None:
+        return document
+    nets = {} if document is None else document["nets"]
+    return {**found, "nets": {**nets, **found["nets"]}}
+
+
+def add_benchmarks(document: Any, step: str, output: Path, ended: Ended) -> Any:
+    """pytest-benchmark's document with the entries of every step: one measured again takes its earlier one's place."""
+    found = read_json(output)
+    if found is None:
+        return document
+    entries = {} if document is None else {key(entry): entry for entry in document["benchmarks"]}
+    entries.update((key(entry), slim(entry)) for entry in found["benchmarks"])
+    kept = {name: value for name, value in found.items() if name != "benchmarks"}
+    return thinned({**kept, "benchmarks": list(entries.values())})
+
+
+def key(entry: dict[str, Any]) -> tuple[str, str]:
+    """What an entry is of."""
+    return entry["fullname"], str(entry.get("group"))
+
+
+def rounded(value: Any) -> Any:
+    """Floats at DIGITS significant digits, in all of a document."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry without pytest-benchmark's settings and outlier statistics, which our reports do not read; its times stay."""
+    stats = ("min", "max", "mean", "stddev", "median", "iqr", "rounds", "iterations", "data")
+    names = ("name", "fullname", "group", "params", "param", "extra_info")
+    kept = {name: entry[name] for name in names if name in entry}
+    return rounded({**kept, "stats": {name: entry["stats"][name] for name in stats if name in entry["stats"]}})
+
+
+def thinned(document: dict[str, Any], most: int = MOST_BYTES) -> dict[str, Any]:
+    """The document below `most` bytes: every second time of every entry is left out, as often as "thinned" says."""
+    while len(json.dumps(document, separators=(",", ":"))) > most:
+        longest = max(len(entry["stats"].get("data", ())) for entry in document["benchmarks"])
+        if longest <= 1:
+            break
+        for entry in document["benchmarks"]:
+            entry["stats"]["data"] = entry["stats"].get("data", [])[::2]
+        document = {**document, "thinned": document.get("thinned", 0) + 1}
+    return document

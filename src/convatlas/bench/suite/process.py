@@ -1,0 +1,100 @@
+"""A command under a hard limit: its own process group, told to stop at the limit, killed soon after."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+GRACE = 8.0  # seconds between "stop" and "killed": pytest writes its reports when it is interrupted
+HEARTBEAT = 15.0
+TAIL = 25  # lines of output that are kept for a report
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: of its exit; negative for a signal.
+        cut: it was stopped at its limit.
+        seconds: it ran.
+        tail: its last lines.
+    """
+
+    code: int
+    cut: bool
+    seconds: float
+    tail: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0 and not self.cut
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ok, in one line."""
+        if self.cut:
+            return f"stopped at its limit after {self.seconds:.0f} s"
+        last = next((line for line in reversed(self.tail) if line.strip()), "no output")
+        return f"exit code {self.code}: {last.strip()[:160]}"
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: the kernel kills it when its parent dies, however that happens, so that no GPU work is orphaned."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(
+    command: Sequence[str], limit: float, environment: dict[str, str], folder: Path, say: Callable[[str], None]
+) -> Ended:
+    """Runs `command` in `folder` for `limit` seconds at most; `say` gets a line now and then.
+
+    GRACE of the limit is for its end: it is interrupted at limit - GRACE, and its whole process group is killed at the limit.
+    """
+    start = time.monotonic()
+    process = subprocess.Popen(
+        list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=folder,
+        env={**os.environ, **environment}, start_new_session=True, preexec_fn=_die_with_parent,
+    )  # fmt: skip
+    tail: deque[str] = deque(maxlen=TAIL)
+    reader = threading.Thread(target=lambda: tail.extend(line.rstrip() for line in process.stdout), daemon=True)
+    reader.start()
+    cut = False
+    try:
+        beat = start + HEARTBEAT
+        soft, hard = start + max(limit - GRACE, limit / 2), start + limit
+        while process.poll() is None:
+            now = time.monotonic()
+            if now >= hard:
+                break
+            if now >= soft and not cut:
+                cut = True
+                process.send_signal(signal.SIGINT)
+            if now >= beat:
+                beat += HEARTBEAT
+                last = tail[-1].strip()[-100:] if tail else ""
+                say(f"  {now - start:4.0f} s of {limit:.0f} s  {last}")
+            time.sleep(0.1)
+    finally:
+        _kill_group(process)
+    reader.join(timeout=5)
+    return Ended(process.returncode, cut, time.monotonic() - start, tuple(tail))
+
+
+def _kill_group(process: subprocess.Popen) -> None:
+    """Kills what is left of the group: the command if it runs on, and workers that it left behind."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

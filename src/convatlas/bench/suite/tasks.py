@@ -1,0 +1,136 @@
+"""What a stage's subprocess runs: python -m convatlas.bench.suite.tasks WHAT --out FILE --seconds N [--rehearse] [...].
+
+ceilings   this machine's doctor report and this GPU's ceilings
+compile    the kernels that the layer benchmarks will time, by many processes
+profile    nets, each layer against its bound
+tune       tile configs against the model's choice
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convatlas.bench.ceilings import Ceilings, document, measure
+from convatlas.bench.suite.state import read_json, write_json
+from convatlas.bench.timing import CudaTimer, FakeTimer, Timer
+
+BATCH, DTYPE = 32, "float16"
+# A rehearsal's: small enough for the interpreter, large enough for every layer of the net to have an output.
+TINY_BATCH, TINY_SIZE = 1, 64
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def timer_for(given: argparse.Namespace, seconds: float) -> Timer:
+    """CUDA events, or a rehearsal's invented clock about `seconds`."""
+    return FakeTimer(seconds) if given.rehearse else CudaTimer()
+
+
+def device_for(given: argparse.Namespace) -> torch.device:
+    return torch.device("cpu" if given.rehearse else "cuda")
+
+
+def ceilings(given: argparse.Namespace) -> None:
+    """Sizes of a rehearsal are such that its invented microseconds give rates of a GPU's order."""
+    from convatlas.hardware.doctor import backends, examine
+
+    findings = examine()
+    timer = timer_for(given, 1e-6)
+    sizes = {"copy_bytes": 2**20, "n": 64} if given.rehearse else {}
+    found = measure(timer, device_for(given), **sizes)
+    doctor = {"findings": [asdict(f) for f in findings if not f.ok], "backends": backends(findings)}
+    write_json(given.out, {**document(found, timer), "doctor": doctor})
+
+
+def compile(given: argparse.Namespace) -> None:
+    from convatlas.bench.layers import distinct
+    from convatlas.bench.suite.compiling import Job, compile_all
+    from convatlas.bench.suite.stages import cores
+
+    jobs = [
+        Job(timed.layer, DTYPE, backend)
+        for batch in map(int, given.batches.split(","))
+        for timed in distinct(given.nets.split(","), batch)
+        for backend in ("triton", "cuda")
+    ]
+    done, errors = compile_all(jobs, max(1, cores() - 2), given.seconds, say)
+    say(f"{done} of {len(jobs)} kernels of layers ready, {len(errors)} failed")
+
+
+def profile(given: argparse.Namespace) -> None:
+    from convatlas.bench.profile import profile as run
+
+    known = Ceilings.of(read_json(given.ceilings)) if given.ceilings else None
+    rates = known or measure(timer_for(given, 1e-6), device_for(given), **({"n": 64} if given.rehearse else {}))
+    size, batch = (TINY_SIZE, TINY_BATCH) if given.rehearse else (None, BATCH)
+    end = time.monotonic() + given.seconds
+    nets: dict[str, Any] = {}
+    for name in given.nets.split(","):
+        if nets and time.monotonic() > end:
+            break
+        timer = timer_for(given, 20e-6)
+        say(name)
+        nets[name] = run(name, batch, DTYPE, "auto", size, timer, device_for(given), rates).as_dict()
+        write_json(given.out, {**document(rates, timer), "nets": nets})
+
+
+def tune(given: argparse.Namespace) -> None:
+    """The layers by weight until the time is up; the file is written anew after each."""
+    from convatlas.bench.suite import tuning
+    from convatlas.bench.suite.compiling import Job, compile_all
+    from convatlas.kernels.target import TARGETS, of_device
+
+    end = time.monotonic() + given.seconds
+    device, timer = device_for(given), timer_for(given, 20e-6)
+    if given.rehearse:
+        layers, target, most = tuning.representative(("squeezenet1_1",), 1)[-1:], TARGETS["sm_90"], 2
+    else:
+        layers, target, most = tuning.representative(), of_device(torch.cuda.current_device()), 64
+    swept = {layer.key: list(tuning.candidates(layer, target))[:most] for layer in layers}
+    entries: list[dict[str, Any]] = []
+    for start in range(
+        0, len(layers), 4
+    ):  # four layers' configs at once keep the cores busy; more might never be timed
+        chunk = layers[start : start + 4]
+        if entries and time.monotonic() > end:
+            break
+        if not given.rehearse:
+            jobs = [Job(layer, DTYPE, "triton", config) for layer in chunk for config in swept[layer.key]]
+            compile_all(jobs, given.workers, max(end - time.monotonic(), 5) * 0.6, lambda line: None)
+        for layer in chunk:
+            if entries and time.monotonic() > end:
+                break
+            entries.append(tuning.tune(layer, DTYPE, swept[layer.key], timer, device, target))
+            say(f"{entries[-1]['spec']}: regret {entries[-1]['regret']:.2f}")
+            about = {"timer": timer.label, "gpu": None if given.rehearse else torch.cuda.get_device_name()}
+            write_json(given.out, {**about, "layers": entries, "of": len(layers)})
+
+
+TASKS = {"ceilings": ceilings, "compile": compile, "profile": profile, "tune": tune}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m convatlas.bench.suite.tasks")
+    parser.add_argument("what", choices=TASKS)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--ceilings", type=Path)
+    parser.add_argument("--nets", default="")
+    parser.add_argument("--batches", default="")
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args(arguments)
+    TASKS[given.what](given)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
