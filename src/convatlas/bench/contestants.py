@@ -2,8 +2,9 @@
 
 triton, cuda     convatlas's op with its epilogue fused, by backend
 cudnn            torch.nn.functional in channels_last, torch.backends.cudnn.benchmark on: what a PyTorch user gets; bias, residual
-                 and activation are kernels of their own. For ops that cuDNN is not used for, PyTorch's kernel
-cudnn_fused      torch.cudnn_convolution_relu and _add_relu: cuDNN's run-time fusion of the epilogue, for half precision
+                 and activation are kernels of their own. For ops that cuDNN is not used for, PyTorch's kernel. Called without
+                 convatlas's dispatch in between, which would cost the peer host time that its users do not pay
+cudnn_fused      torch.cudnn_convolution_relu and _add_relu: cuDNN's run-time fusion of the epilogue
 """
 
 from __future__ import annotations
@@ -13,17 +14,41 @@ from torch import Tensor
 
 from convatlas.bench.timing import Contestant, Run, Tensors
 from convatlas.engine.single import call
+from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
+from convatlas.ops.observe import Call
+from convatlas.specs import Conv2dSpec
 from convatlas.study.tracing import Layer
 
 OURS = ("triton", "cuda")
 PEERS = ("cudnn", "cudnn_fused")
+FOLDED = "folded"  # an extra operand: a depthwise weight as nets.folding lays it out
+
+
+def with_folded(layer: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The operands, and for a depthwise layer its weight a second time, lying as R, S, K, as our nets hand it to our kernels."""
+    if not isinstance(layer.spec, Conv2dSpec) or layer.spec.kind != "depthwise":
+        return tensors
+    return {**tensors, FOLDED: tensors["weight"].permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)}
 
 
 def _by_backend(layer: Layer, backend: str) -> Run:
     def run(tensors: Tensors) -> Tensor:
+        given = dict(tensors)
+        if FOLDED in given:
+            given["weight"] = given.pop(FOLDED)
         with torch.no_grad(), use_backend(backend):
-            return call(layer, dict(tensors))
+            return call(layer, given)
+
+    return run
+
+
+def _torch(layer: Layer) -> Run:
+    described = Call(layer.op, layer.spec, layer.epilogue, layer.params, "cudnn")
+
+    def run(tensors: Tensors) -> Tensor:
+        with torch.no_grad():
+            return backend_cudnn.run(described, tensors, None)
 
     return run
 
@@ -51,7 +76,7 @@ def cudnn_fused(layer: Layer) -> Run | None:
 
 
 def contestants(layer: Layer, ours: tuple[str, ...] = OURS) -> list[Contestant]:
-    """All that race on `layer`."""
-    found = [Contestant(name, _by_backend(layer, name)) for name in (*ours, "cudnn")]
+    """All that race on `layer`, on data sets that `with_folded` made."""
+    found = [*(Contestant(name, _by_backend(layer, name)) for name in ours), Contestant("cudnn", _torch(layer))]
     fused = cudnn_fused(layer)
     return found if fused is None else [*found, Contestant("cudnn_fused", fused)]

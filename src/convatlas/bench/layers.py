@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from convatlas import nets
+from convatlas.specs import Epilogue
 from convatlas.study.tracing import Layer, trace
 
 
@@ -27,11 +28,15 @@ class Timed:
     @property
     def name(self) -> str:
         """Readable and unique among layers of one batch size and dtype."""
-        epilogue = self.layer.epilogue
-        fused = []
-        if epilogue is not None:
-            fused = ["bias"] * epilogue.bias + ["residual"] * epilogue.residual + [epilogue.activation or ""]
-        return " ".join([self.layer.op, str(self.layer.spec), "+".join(part for part in fused if part)]).strip()
+        return " ".join([self.layer.op, str(self.layer.spec), fused(self.layer.epilogue)]).strip()
+
+
+def fused(epilogue: Epilogue | None) -> str:
+    """An epilogue as a name has it: "bias+residual+relu"; "" for none."""
+    if epilogue is None:
+        return ""
+    parts = ["bias"] * epilogue.bias + ["residual"] * epilogue.residual + [epilogue.activation or ""]
+    return "+".join(part for part in parts if part)
 
 
 @cache

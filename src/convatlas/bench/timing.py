@@ -1,4 +1,4 @@
-"""How anything is timed here: one protocol, three clocks.
+"""How anything is timed here: one protocol, and the clocks that it may read.
 
 A contestant is a function of a data set. Contestants are timed by turns in one process (A B A B ..., then B A B A ...), so that
 clocks and temperature treat them alike, on random data (zeros can run faster), after a warm-up that compiles and tunes.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from convatlas.bench.stats import Interval, interval
 Tensors = Mapping[str, Tensor]
 Run = Callable[[Tensors], object]
 
-LEAST = 200e-6  # seconds of work in a sample: 400 times the resolution of a CUDA event (0.5 us, CUDA Runtime API, cudaEventElapsedTime)
+LEAST = 200e-6  # seconds of work in a sample: 400 times a CUDA event's resolution (0.5 us, CUDA Runtime API, cudaEventElapsedTime)
 GRAPH_LAUNCHES = 16  # at least, in one graph: the gap between two graphs is spread over that many
 MOST_SETS = 256
 
@@ -40,10 +41,12 @@ class Contestant:
     Attributes:
         name: of it in the results.
         run: the work on one data set; launches only, no synchronisation.
+        form: "graph" or "eager" where this contestant has a form of its own; None is the protocol's.
     """
 
     name: str
     run: Run
+    form: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,27 @@ class HostTimer:
         return sample
 
 
+class FakeTimer:
+    """No clock: each contestant runs once, and its times are made up, `seconds` times a factor and noise that `seed` fixes.
+
+    For rehearsals on machines without a GPU: everything around a measurement runs, and no number of it is one.
+    """
+
+    label = "rehearsal"
+    cache_bytes = 0
+
+    def __init__(self, seconds: float, seed: int = 0) -> None:
+        self.seconds = seconds
+        self._random = random.Random(seed)
+
+    def prepare(self, run: Run, sets: Sequence[Tensors], form: str) -> Sampler:
+        run(sets[0])
+        typical = self.seconds * self._random.uniform(1.1, 3.0)
+        return lambda: typical * self._random.lognormvariate(0.0, 0.01)
+
+
 def sets_for(timer: Timer, cache: str, bytes_each: int) -> int:
-    """Data sets that a launch must go round so that the cache has lost one before it comes again: twice the L2, at most MOST_SETS."""
+    """Data sets to go round, so that the cache has lost one before it comes again: twice the L2, at most MOST_SETS."""
     if cache == "warm" or timer.cache_bytes == 0:
         return 1
     return max(1, min(MOST_SETS, math.ceil(2 * timer.cache_bytes / max(bytes_each, 1))))
@@ -164,7 +186,7 @@ def race(
     samplers: dict[str, Sampler] = {}
     for contestant in contestants:
         try:
-            samplers[contestant.name] = timer.prepare(contestant.run, sets, protocol.form)
+            samplers[contestant.name] = timer.prepare(contestant.run, sets, contestant.form or protocol.form)
         except Exception as error:  # a library without a plan for this layer raises anything
             lines = str(error).strip().splitlines() or [""]
             found[contestant.name].error = f"{type(error).__name__}: {lines[0]}"

@@ -38,3 +38,28 @@ H100 = Machine(
     vector=133.8e12,
     bandwidth=3.35e12,
 )
+
+A100 = Machine(
+    "A100 SXM4 80GB",
+    "NVIDIA A100 Tensor Core GPU Architecture (2020), table 1; NVIDIA A100 datasheet, 2,039 GB/s",
+    tensor=312e12,
+    vector=78e12,
+    bandwidth=2.039e12,
+)
+# The H100's chip with faster memory.
+H200 = Machine(
+    "H200 SXM",
+    "NVIDIA H200 Tensor Core GPU datasheet (2024): 1,979 TFLOPS with sparsity, half of it dense; 4.8 TB/s",
+    tensor=989.4e12,
+    vector=133.8e12,
+    bandwidth=4.8e12,
+)
+B200 = Machine(
+    "B200 SXM",
+    "NVIDIA Blackwell Architecture Technical Brief (2024), HGX B200: FP16 4.5 PFLOPS with sparsity, half of it dense; FP32 80 "
+    "TFLOPS, of which FP16 is taken to be twice, as on the H100; 8 TB/s",
+    tensor=2.25e15,
+    vector=160e12,
+    bandwidth=8e12,
+)
+MACHINES = (A100, H100, H200, B200)

@@ -1,0 +1,212 @@
+"""What is raced, in which order: layers and networks by precision and batch, the most wanted first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from convatlas import nets
+from convatlas.bench.layers import distinct, fused
+from convatlas.bench.shapes import published
+from convatlas.bench.timing import Protocol
+from convatlas.errors import InputError
+from convatlas.nets import names
+from convatlas.specs import Conv2dSpec, Spec
+from convatlas.study.tracing import Layer, trace
+
+# Precision by name: the tensors' dtype, and what float32 products are computed in.
+PRECISIONS = {
+    "float16": (torch.float16, "ieee"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "float32": (torch.float32, "ieee"),
+}
+SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "ieee": "float32"}
+BATCHES = (32, 1, 128)
+# The lecture's, in the order in which their times are wanted.
+MAIN = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d", "vgg16", "alexnet", "squeezenet1_0")
+# (precision, batch), the most wanted first: a run that is cut short has these.
+WAVES = (
+    ("float16", 32), ("float16", 1), ("bfloat16", 32), ("tf32", 32), ("float32", 32), ("bfloat16", 1), ("tf32", 1), ("float32", 1),
+    ("float16", 128), ("bfloat16", 128), ("tf32", 128), ("float32", 128),
+)  # fmt: skip
+
+
+def precision(name: str) -> str:
+    """The full name of a precision. Raises InputError for an unknown one."""
+    full = SHORT.get(name, name)
+    if full not in PRECISIONS:
+        raise InputError(f"dtype {name!r}, expected one of {', '.join([*PRECISIONS, *SHORT])}")
+    return full
+
+
+@dataclass(frozen=True)
+class Case:
+    """One race.
+
+    Attributes:
+        suite: "layers", "published" or "networks".
+        op, spec, epilogue: of the layer, or "net", the net's name and input, and "".
+        precision: one of PRECISIONS.
+        batch: images.
+        protocol: cache, form, samples.
+        layer: what is run; None for a network.
+        places: how many times each net runs it.
+    """
+
+    suite: str
+    op: str
+    spec: str
+    epilogue: str
+    precision: str
+    batch: int
+    protocol: Protocol
+    layer: Layer | None = None
+    places: dict[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def name(self) -> str:
+        """Unique: the group of its entries in the store."""
+        what = " ".join(part for part in (self.op, self.spec, self.epilogue) if part)
+        return f"{what} | {self.precision} batch{self.batch} {self.protocol.cache} {self.protocol.form}"
+
+    @property
+    def priority(self) -> tuple[int, int, int]:
+        """Sorts: the lecture's nets and published layers before the rest, then by wave, then by net."""
+        wave = (self.precision, self.batch)
+        found = [i for i, name in enumerate(MAIN) if name in self.places]
+        rest = self.suite != "published" and not found
+        return int(rest), WAVES.index(wave) if wave in WAVES else len(WAVES), found[0] if found else len(MAIN)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user asked for. Raises InputError, NetError for names that are not known."""
+
+    precisions: Sequence[str] = tuple(PRECISIONS)
+    batches: Sequence[int] = BATCHES
+    nets: Sequence[str] = ()
+    protocol: Protocol = field(default_factory=Protocol)
+
+    def __post_init__(self) -> None:
+        for name in self.nets:
+            nets.info(name)
+        if any(batch < 1 for batch in self.batches):
+            raise InputError(f"batches {list(self.batches)}, expected each to be at least 1")
+
+    @property
+    def net_names(self) -> list[str]:
+        """The chosen nets, by default all, the lecture's first."""
+        return list(self.nets) if self.nets else [*MAIN, *(name for name in names() if name not in MAIN)]
+
+
+def _of_layer(suite: str, layer: Layer, precision: str, batch: int, protocol: Protocol, places: dict[str, int]) -> Case:
+    return Case(
+        suite, layer.op, described(layer.spec), fused(layer.epilogue), precision, batch, protocol, layer, places
+    )
+
+
+def described(spec: Spec) -> str:
+    """str(spec), and the padding where it is not the usual half of the window: two layers may differ in nothing else."""
+    text, padding = str(spec), getattr(spec, "padding", None)
+    if padding is not None:
+        sides = [tuple(side) if isinstance(side, tuple) else (side, side) for side in padding]
+        usual = [(reach // 2,) * 2 for reach in (spec.R, spec.S)]
+        if sides != usual and (isinstance(spec, Conv2dSpec) or any(map(any, sides))):
+            text += " pad" + "x".join(str(a) if a == b else f"{a}:{b}" for a, b in sides)
+    return text + (" ceil" if getattr(spec, "ceil_mode", False) else "")
+
+
+def is_stem(layer: Layer) -> bool:
+    """Whether the layer reads an image's few channels, where a filter tap is narrower than a tensor core's step."""
+    return isinstance(layer.spec, Conv2dSpec) and layer.spec.groups == 1 and layer.spec.C < 8
+
+
+def kind(layer: Layer) -> str:
+    """Which suite a layer belongs to: "stem", a convolution's kind, "pool", or the op's name."""
+    if layer.op == "conv2d":
+        return "stem" if is_stem(layer) else layer.spec.kind
+    return "pool" if "pool" in layer.op else layer.op
+
+
+def layer_cases(choice: Choice, wanted: Callable[[Layer], bool]) -> list[Case]:
+    """The distinct layers of the chosen nets that are wanted, the most wanted first."""
+    found = [
+        _of_layer("layers", timed.layer, precision, batch, choice.protocol, timed.places)
+        for batch in choice.batches
+        for timed in distinct(tuple(choice.net_names), batch)
+        if wanted(timed.layer)
+        for precision in choice.precisions
+    ]
+    return sorted(found, key=lambda case: case.priority)
+
+
+def residual_cases(choice: Choice) -> list[Case]:
+    """residual_add as a kernel of its own: what ResNets launch where it is not fused into a convolution."""
+    found: dict[tuple, tuple[Layer, int, dict[str, int]]] = {}
+    for name in choice.net_names:
+        if nets.info(name).module != "resnet" or "plain" in name:
+            continue
+        size = nets.info(name).size
+        for batch in choice.batches:
+            with torch.device("meta"):
+                layers = trace(nets.create(name, fuse_residual=False), (batch, 3, size, size), torch.float16)
+            for layer in layers:
+                if layer.op == "residual_add":
+                    places = found.setdefault((layer.key, batch), (layer, batch, {}))[2]
+                    places[name] = places.get(name, 0) + 1
+    cases = [
+        _of_layer("layers", layer, precision, batch, choice.protocol, places)
+        for layer, batch, places in found.values()
+        for precision in choice.precisions
+    ]
+    return sorted(cases, key=lambda case: case.priority)
+
+
+def published_cases(choice: Choice) -> list[Case]:
+    """The published layers, at the batch sizes that they were published with; a layer in two lists once, with both named."""
+    found: dict[tuple, tuple[Layer, dict[str, int]]] = {}
+    for item in published():
+        places = found.setdefault(item.layer.key, (item.layer, {}))[1]
+        places[item.source] = 1
+    return [
+        _of_layer("published", layer, precision, layer.spec.N, choice.protocol, places)
+        for precision in sorted(choice.precisions, key=list(PRECISIONS).index)
+        for layer, places in found.values()
+    ]
+
+
+def net_cases(choice: Choice) -> list[Case]:
+    """Whole networks. Their contestants have forms of their own, and the net's own traffic decides what the cache holds."""
+    protocol = replace(choice.protocol, cache="warm", form="graph+eager")
+    found = [
+        Case("networks", "net", f"{name} {batch}x3x{size}x{size}", "", precision, batch, protocol, None, {name: 1})
+        for name in choice.net_names
+        for size in [nets.info(name).size]
+        for batch in choice.batches
+        for precision in choice.precisions
+    ]
+    return sorted(found, key=lambda case: case.priority)
+
+
+def shrink(layer: Layer) -> Layer:
+    """A layer of the same kind, window, stride and epilogue that a CPU computes in no time: one image, few pixels and channels."""
+    spec = layer.spec
+    if isinstance(spec, Conv2dSpec):
+        groups = min(spec.groups, 16 if spec.kind == "depthwise" else 4)
+        C, K = (groups * min(channels // spec.groups, 16) for channels in (spec.C, spec.K))
+        pads = [sum(side) for side in spec.padding]
+        H, W = (min(size, max(8, reach - pad)) for size, reach, pad in zip((spec.H, spec.W), spec.reach, pads))
+        return replace(layer, spec=replace(spec, N=1, C=C, K=K, H=H, W=W, groups=groups))
+    if layer.op in ("max_pool2d", "avg_pool2d"):
+        return replace(layer, spec=replace(spec, N=1, C=min(spec.C, 16), H=min(spec.H, 8), W=min(spec.W, 8)))
+    if layer.op == "adaptive_avg_pool2d":
+        return replace(layer, spec=replace(spec, N=1, C=min(spec.C, 16)))
+    if layer.op == "linear":
+        return replace(layer, spec=replace(spec, lead=(1,), C=min(spec.C, 64), K=min(spec.K, 16)))
+    if layer.op in ("residual_add", "batch_norm", "local_response_norm") and len(spec.shape) == 4:
+        _, C, H, W = spec.shape
+        return replace(layer, spec=replace(spec, shape=(1, min(C, 16), min(H, 8), min(W, 8))))
+    return layer
