@@ -88,34 +88,46 @@ template <typename T> struct Chunk {
     static constexpr int N = 16 / sizeof(T);
 };
 
+template <typename T> __device__ __forceinline__ uint4 load_words(const T *p) {
+#if ON_GPU
+    return *reinterpret_cast<const uint4 *>(p);  // no __ldg: p may be the output
+#else
+    return *host::aligned(reinterpret_cast<const uint4 *>(p), "a misaligned 16-byte load");
+#endif
+}
+template <typename T> __device__ __forceinline__ void unpack(float *v, const uint4 &raw) {
+    const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int j = 0; j < Chunk<T>::N; ++j) {
+        if constexpr (sizeof(T) == 4) {
+            v[j] = bits_to_float(words[j]);
+        } else {
+            T item;
+            item.bits = (unsigned short)(words[j / 2] >> (j % 2 * 16));
+            v[j] = to_float(item);
+        }
+    }
+}
 template <typename T, int N> __device__ __forceinline__ void load(float (&v)[N], const T *p) {
     if constexpr (N == 1) {
         v[0] = to_float(*p);
     } else {
         static_assert(N % Chunk<T>::N == 0, "whole 16-byte vectors");
 #pragma unroll
-        for (int i = 0; i < N; i += Chunk<T>::N) {
-#if ON_GPU
-            const uint4 raw = *reinterpret_cast<const uint4 *>(p + i);  // no __ldg: p may be the output
-#else
-            const uint4 raw = *host::aligned(reinterpret_cast<const uint4 *>(p + i), "a misaligned 16-byte load");
-#endif
-            const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-            for (int j = 0; j < Chunk<T>::N; ++j) {
-                if constexpr (sizeof(T) == 4) {
-                    v[i + j] = bits_to_float(words[j]);
-                } else {
-                    T item;
-                    item.bits = (unsigned short)(words[j / 2] >> (j % 2 * 16));
-                    v[i + j] = to_float(item);
-                }
-            }
-        }
+        for (int i = 0; i < N; i += Chunk<T>::N) unpack<T>(v + i, load_words(p + i));
     }
 }
 
 // To global memory.
+template <typename T> __device__ __forceinline__ void store_words(T *p, const uint4 &words) {
+#if ON_GPU
+    // Spelt out: from an assignment the compiler made four 4-byte stores in one kernel.
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w) : "memory");
+#else
+    *host::aligned(reinterpret_cast<uint4 *>(p), "a misaligned 16-byte store") = words;
+#endif
+}
+
 template <typename T, int N> __device__ __forceinline__ void store(T *p, const float (&v)[N]) {
     if constexpr (N == 1) {
         *p = from_float<T>(v[0]);
@@ -131,13 +143,7 @@ template <typename T, int N> __device__ __forceinline__ void store(T *p, const f
                 else
                     words[j] = from_float<T>(v[i + 2 * j]).bits | unsigned(from_float<T>(v[i + 2 * j + 1]).bits) << 16;
             }
-#if ON_GPU
-            // Spelt out: from an assignment the compiler made four 4-byte stores in one kernel.
-            asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p + i), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                         : "memory");
-#else
-            *host::aligned(reinterpret_cast<uint4 *>(p + i), "a misaligned 16-byte store") = {words[0], words[1], words[2], words[3]};
-#endif
+            store_words(p + i, {words[0], words[1], words[2], words[3]});
         }
     }
 }
@@ -145,6 +151,25 @@ template <typename T, int N> __device__ __forceinline__ void store(T *p, const f
 template <int N> __device__ __forceinline__ void fill(float (&v)[N], float value) {
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = value;
+}
+
+// ---- division of indices by sizes that only the launcher knows
+
+// n / d for 0 <= n < 2^31, `by` = reciprocal(d) of the launcher (kernels/cuda/launch.py): a multiplication and a shift, where the
+// compiler's 32-bit division takes about 20 dependent instructions, and its 64-bit one is a call of about 100.
+// Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, theorem 4.2.
+__device__ __forceinline__ int quotient(int n, i64 by) {
+    return int((unsigned long long)unsigned(n) * (unsigned long long)(by >> 6) >> (32 + int(by & 63)));
+}
+// n / d for any n and d >= 0: in 32 bits where both fit.
+__device__ __forceinline__ i64 quotient64(i64 n, i64 d) { return (n | d) >> 32 ? n / d : i64(unsigned(n) / unsigned(d)); }
+
+__device__ __forceinline__ int count_leading_zeros(int v) {
+#if ON_GPU
+    return __clz(v);
+#else
+    return __builtin_clz(unsigned(v));
+#endif
 }
 
 // ---- arithmetic
@@ -167,6 +192,36 @@ __device__ __forceinline__ float min_nan(float a, float b) {
 #else
     return a != a || a < b ? a : b;
 #endif
+}
+
+// The same on a word of storage: one float or two halves.
+template <typename T> __device__ __forceinline__ unsigned max_nan_words(unsigned a, unsigned b) {
+    if constexpr (sizeof(T) == 4) {
+        return float_to_bits(max_nan(bits_to_float(a), bits_to_float(b)));
+    } else {
+#if ON_GPU
+        unsigned r;
+        if constexpr (T::BFLOAT)
+            asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+        else
+            asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+        return r;
+#else
+        unsigned r = 0;
+        for (int shift = 0; shift < 32; shift += 16) {
+            const T left{(unsigned short)(a >> shift)}, right{(unsigned short)(b >> shift)};
+            r |= unsigned(from_float<T>(max_nan(to_float(left), to_float(right))).bits) << shift;
+        }
+        return r;
+#endif
+    }
+}
+// -infinity in every element of a word.
+template <typename T> __device__ __forceinline__ constexpr unsigned lowest() {
+    if constexpr (sizeof(T) == 4)
+        return 0xFF800000u;
+    else
+        return T::BFLOAT ? 0xFF80FF80u : 0xFC00FC00u;
 }
 
 // Numbers that launchers pass. A run-time value: the branch is uniform, and costs nothing beside a memory access.

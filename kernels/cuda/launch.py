@@ -60,6 +60,17 @@ class CudaLaunch:
         run(self, device)
 
 
+def reciprocal(d: int) -> int:
+    """What device.cuh's quotient(n, by) divides by d with, for n and d below 2^31.
+
+    With l = ceil(log2 d) and m = ceil(2^(32 + l) / d), floor(n m / 2^(32 + l)) = floor(n / d), and n m fits in 64 bits. Returned is
+    64 m + l. Source: Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, theorem 4.2.
+    """
+    d = max(d, 1)
+    shift = (d - 1).bit_length()
+    return (-(-(1 << (32 + shift)) // d) << 6) | shift
+
+
 def dtype_name(x: Tensor) -> str:
     """A tensor's dtype by name."""
     return str(x.dtype).removeprefix("torch.")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from convatlas.kernels.cuda.launch import TYPES, CudaLaunch, chunk, dtype_name, vectors
+from convatlas.kernels.cuda.launch import TYPES, CudaLaunch, chunk, dtype_name, reciprocal, vectors
+from convatlas.kernels.cuda.tile import tiling
 from convatlas.kernels.launch import cdiv, power_of_two, strides
 
 if TYPE_CHECKING:
@@ -14,27 +15,19 @@ if TYPE_CHECKING:
     from convatlas.ops.observe import Call
 
 THREADS = 256
+MEAN_THREADS = 128
 SOURCE = "pool/pool.cu"
-# (S, stride) that the strip kernel is written out for: those of AlexNet to ResNet, SqueezeNet, VGG and inception.
-WINDOWS = ((3, 2), (2, 2), (3, 1))
-STRIP = 4
+# (size, stride) of the windows that are written out: those that overlap, of which a tile is shared, and those that do not.
+TILED = ((3, 2), (3, 1))
+SEPARATE = ((2, 2),)
 
 
 def _arguments(call: Call, x: Tensor, out: Tensor, indices: Tensor | None = None, **more: int) -> dict[str, Any]:
     spec = call.spec
     window = dict(
-        R=0,
-        S=0,
-        stride_h=1,
-        stride_w=1,
-        dilation_h=1,
-        dilation_w=1,
-        top=0,
-        left=0,
-        count_include_pad=1,
-        divisor=0,
-        lanes=0,
-    )
+        R=0, S=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0, count_include_pad=1, divisor=0,
+        lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0,
+    )  # fmt: skip
     return dict(
         x=x, y=out, indices=indices, N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
         **strides("x", x, "nchw"), **strides("y", out, "nchw"), channels_first=int(x.stride(1) == 1), **{**window, **more},
@@ -56,27 +49,36 @@ def _any(kind: str, arguments: dict[str, Any], indices: bool = False) -> list[Cu
     return [CudaLaunch(SOURCE, "pool_any", template, (cdiv(out.numel() // VEC, THREADS),), THREADS, arguments)]
 
 
-def _windows(kind: str, call: Call, x: Tensor, out: Tensor, indices: Tensor | None) -> list[CudaLaunch]:
+def _windows(kind: str, call: Call, x: Tensor, out: Tensor, indices: Tensor | None, target: Target) -> list[CudaLaunch]:
     spec, arguments = call.spec, _arguments(call, x, out, indices, **_window(call))
-    shape = (spec.S, spec.stride[1])
-    if indices is not None or spec.dilation != (1, 1) or shape not in WINDOWS or not vectors(x, out):
+    shape, square = (spec.S, spec.stride[1]), spec.R == spec.S and spec.stride[0] == spec.stride[1]
+    if indices is not None or spec.dilation != (1, 1) or not square or not vectors(x, out):
         return _any(kind, arguments, indices is not None)
     n = chunk(x)
-    grid = (cdiv(spec.N * spec.P * cdiv(spec.Q, STRIP) * (spec.C // n), THREADS),)
-    template = (TYPES[dtype_name(x)], str(n), kind, *map(str, shape), str(STRIP))
-    return [CudaLaunch(SOURCE, "pool_strip", template, grid, THREADS, arguments)]
+    template = (TYPES[dtype_name(x)], str(n), kind, *map(str, shape))
+    if shape in TILED and (tiles := tiling(spec, x, spec.C // n, spec.stride[0], target)):
+        template += (str(tiles.height),)
+        shared, arguments = tiles.shared(spec.R, spec.stride[0]), arguments | tiles.arguments
+        return [CudaLaunch(SOURCE, "pool_tile", template, tiles.grid, tiles.threads, arguments, shared, True)]
+    count = out.numel() // n
+    if shape in SEPARATE and count < 2**31 - THREADS:
+        arguments |= dict(
+            groups=spec.C // n, by_groups=reciprocal(spec.C // n), by_P=reciprocal(spec.P), by_Q=reciprocal(spec.Q)
+        )
+        return [CudaLaunch(SOURCE, "pool_window", template, (cdiv(count, THREADS),), THREADS, arguments)]
+    return _any(kind, arguments)
 
 
 def max_launches(
     call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target, indices: Tensor | None = None
 ) -> list[CudaLaunch]:
     """max_pool2d; `indices`, of out's shape and strides, gets each maximum's position."""
-    return _windows("MAX", call, tensors["input"], out, indices)
+    return _windows("MAX", call, tensors["input"], out, indices, target)
 
 
 def avg_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
     """avg_pool2d."""
-    return _windows("AVERAGE", call, tensors["input"], out, None)
+    return _windows("AVERAGE", call, tensors["input"], out, None, target)
 
 
 def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
@@ -88,9 +90,9 @@ def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, targe
         return _any("ADAPTIVE", arguments)
     VEC = chunk(x) if vectors(x, out) else 1
     chunks = spec.C // VEC
-    # Along channels: 8 vectors are 128 bytes of a pixel, and 32 threads share the pixels of each. NCHW: a warp or more a channel.
+    # 8 vectors of channels are 128 bytes of a pixel, and 16 threads share the pixels of each.
     lanes = min(power_of_two(chunks), 8)
-    arguments["lanes"] = lanes
+    arguments |= dict(lanes=lanes, by_W=reciprocal(spec.W))
     grid = (cdiv(chunks, lanes), spec.N)
-    template, shared = (TYPES[dtype_name(x)], str(VEC)), 4 * THREADS * VEC
-    return [CudaLaunch(SOURCE, "pool_mean", template, grid, THREADS, arguments, shared, True)]
+    template, shared = (TYPES[dtype_name(x)], str(VEC)), 4 * MEAN_THREADS * VEC
+    return [CudaLaunch(SOURCE, "pool_mean", template, grid, MEAN_THREADS, arguments, shared, True)]

@@ -2,7 +2,7 @@
 //
 // 2 R S FLOPs for each element moved: memory bandwidth is the bound. What is left to do is to move every element once, in 16-byte
 // vectors of neighbouring channels, and to keep it in registers while it is needed.
-#include "../cuda/device.cuh"
+#include "../cuda/tile.cuh"
 
 struct DepthwiseParams {
     const void *x, *w, *bias, *residual;
@@ -11,7 +11,8 @@ struct DepthwiseParams {
     i64 stride_h, stride_w, dilation_h, dilation_w, top, left;
     i64 x_n, x_c, x_h, x_w, w_k, w_r, w_s, y_n, y_c, y_h, y_w, res_n, res_c, res_h, res_w;
     i64 activation;
-    i64 lanes;           // strip kernel: neighbouring threads that take neighbouring vectors of channels
+    i64 lanes, groups;   // tile kernel: vectors of channels that a block takes, and such groups in K
+    i64 by_lanes, by_groups;
     i64 channels_first;  // any kernel: neighbouring threads take neighbouring channels, else pixels
 };
 
@@ -33,66 +34,89 @@ __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VE
     store(static_cast<T *>(p.y) + n * p.y_n + ph * p.y_h + q * p.y_w + k * p.y_c, sum);
 }
 
-// A thread owns a strip of STRIP outputs along a row, for one vector of channels. It slides over the (STRIP - 1) U + S input columns
-// of each window row, reads every vector once, and adds it to all outputs of the strip that it reaches. The filters of a block lie in
-// shared memory as [tap][channel]. "256, 1" leaves registers to the strip: ptxas, aiming at more blocks an SM, spilled 16 bytes to
-// get there. Neighbouring threads read neighbouring elements of w, whether it lies as K, R, S or as R, S, K.
-template <typename T, int VEC, int R, int S, int U, int STRIP>
-__global__ void __launch_bounds__(256, 1) depthwise_strip(const DepthwiseParams p) {
-    const int lanes = int(p.lanes), width = lanes * VEC, first = int(blockIdx.y) * width;
+// A tile of the image in shared memory (tile.cuh), and the filters of its channels beside it as float32 [tap][channel]. A thread slides
+// over the columns of its strip's window, reads every vector once a row, and adds it to all outputs of the strip that it reaches.
+// At most 128 registers, so that 512 threads and their tiles share an SM: while some wait for their tile, others multiply.
+template <typename T, int VEC, int R, int U, int TH>
+__global__ void __launch_bounds__(16 * TH, 32 / TH) depthwise_tile(const DepthwiseParams p) {
+    using Window = Tile<T, R, U, TH>;
+    const int lanes = int(p.lanes), width = lanes * VEC, threads = blockDim.x;
+    const int tile_q = quotient(blockIdx.x, p.by_groups), first = (int(blockIdx.x) - tile_q * int(p.groups)) * width;
     float *taps = reinterpret_cast<float *>(shared_memory());
-    for (int i = threadIdx.x; i < width * R * S; i += 256) {
-        const int c = p.w_k == 1 ? i % width : i / (R * S), tap = p.w_k == 1 ? i / width : i % (R * S);
-        const int at = (first + c) * int(p.w_k) + tap / S * int(p.w_r) + tap % S * int(p.w_s);
-        taps[tap * width + c] = first + c < p.K ? to_float(static_cast<const T *>(p.w)[at]) : 0.0f;
+    const Window tile(shared_memory() + R * R * width * 4, lanes, p.by_lanes, tile_q, blockIdx.y);
+    const int k = first + tile.lane * VEC;
+    const bool owner = tile.item < Window::ITEMS && k < p.K;
+    const i64 n = blockIdx.z;
+    if (owner) {
+        const int h = int(blockIdx.y) * TH * U - int(p.top), w = tile_q * TW * U - int(p.left);
+        tile.template load<false>(static_cast<const T *>(p.x) + n * p.x_n + k, h, w, int(p.H), int(p.W), int(p.x_h), int(p.x_w));
     }
-    __syncthreads();
+    commit_copies();
 
-    const int strips = int((p.Q + STRIP - 1) / STRIP);
-    const int lane = threadIdx.x % lanes, k = first + lane * VEC;
-    const i64 strip = i64(blockIdx.x) * (256 / lanes) + threadIdx.x / lanes;
-    if (k >= p.K || strip >= p.N * p.P * strips) return;
-    const int q = int(strip % strips) * STRIP;
-    const int ph = int(strip / strips % p.P);
-    const i64 n = strip / strips / p.P;
-    const int h = ph * int(p.stride_h) - int(p.top), v = q * U - int(p.left);
-    const T *x = static_cast<const T *>(p.x) + n * p.x_n + k;
+    // Neighbouring threads read neighbouring elements of w, whether it lies as R, S, K or as K, R, S.
+    const T *w = static_cast<const T *>(p.w);
+    if (p.w_k == 1) {
+        for (int c = threadIdx.x; c < width; c += threads)
+#pragma unroll(R == 3 ? 9 : 7)
+            for (int tap = 0; tap < R * R; ++tap)
+                taps[tap * width + c] = to_float(w[min(first + c, int(p.K) - 1) + tap / R * int(p.w_r) + tap % R * int(p.w_s)]);
+    } else {
+#pragma unroll 6
+        for (int i = threadIdx.x; i < width * R * R; i += threads) {
+            const int c = i / (R * R), tap = i % (R * R);
+            taps[tap * width + c] = to_float(w[min(first + c, int(p.K) - 1) * int(p.w_k) + tap / R * int(p.w_r) + tap % R * int(p.w_s)]);
+        }
+    }
+    float bias[VEC];
+    fill(bias, 0.0f);
+    if (p.bias && owner) load(bias, static_cast<const T *>(p.bias) + k);
+    wait_copies<0>();
+    __syncthreads();
+    if (!owner || tile.p >= p.P) return;
 
     float sum[STRIP][VEC] = {};
-#pragma unroll 1  // one row of taps at a time: S VEC registers, not R S VEC
+#pragma unroll 1  // one row of taps at a time: R VEC registers, not R R VEC
     for (int r = 0; r < R; ++r) {
-        float tap[S][VEC];
+        float tap[R][VEC];
 #pragma unroll
-        for (int s = 0; s < S; ++s) load<float>(tap[s], taps + (r * S + s) * width + lane * VEC);
-        const bool row = unsigned(h + r) < unsigned(p.H);
-        const T *line = x + (h + r) * p.x_h;
+        for (int s = 0; s < R; ++s) load<float>(tap[s], taps + (r * R + s) * width + tile.lane * VEC);
 #pragma unroll
-        for (int column = 0; column < (STRIP - 1) * U + S; ++column) {
+        for (int column = 0; column < Window::COLUMNS; ++column) {
             float value[VEC];
-            if (row && unsigned(v + column) < unsigned(p.W))
-                load(value, line + (v + column) * p.x_w);
-            else
-                fill(value, 0.0f);
+            load(value, tile.window(r, column));
 #pragma unroll
-            for (int s = 0; s < S; ++s)
+            for (int s = 0; s < R; ++s)
                 if ((column - s) % U == 0 && column >= s && (column - s) / U < STRIP)
 #pragma unroll
                     for (int e = 0; e < VEC; ++e) sum[(column - s) / U][e] = fmaf(value[e], tap[s][e], sum[(column - s) / U][e]);
         }
     }
+    T *y = static_cast<T *>(p.y) + n * p.y_n + tile.p * p.y_h + tile.q * p.y_w + k;
+    const T *residual = static_cast<const T *>(p.residual) + n * p.res_n + tile.p * p.res_h + tile.q * p.res_w + k;
 #pragma unroll
-    for (int i = 0; i < STRIP; ++i)
-        if (q + i < p.Q) finish<T>(p, sum[i], n, ph, q + i, k);
+    for (int i = 0; i < STRIP; ++i) {
+        if (tile.q + i >= p.Q) break;
+#pragma unroll
+        for (int e = 0; e < VEC; ++e) sum[i][e] += bias[e];
+        if (p.residual) {
+            float more[VEC];
+            load(more, residual + i * p.res_w);
+#pragma unroll
+            for (int e = 0; e < VEC; ++e) sum[i][e] += more[e];
+        }
+        activate(sum[i], int(p.activation));
+        store(y + i * p.y_w, sum[i]);
+    }
 }
 
 // Every other shape and layout: a thread owns one pixel and VEC channels, and reads its window from L1.
 template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_any(const DepthwiseParams p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.K / VEC, pixels = p.N * p.P * p.Q;
     if (i >= chunks * pixels) return;
-    const i64 pixel = p.channels_first ? i / chunks : i % pixels;
-    const int k = int(p.channels_first ? i % chunks : i / pixels) * VEC;
-    const int q = int(pixel % p.Q), ph = int(pixel / p.Q % p.P);
-    const i64 n = pixel / p.Q / p.P;
+    const i64 outer = quotient64(i, p.channels_first ? chunks : pixels), inner = i - outer * (p.channels_first ? chunks : pixels);
+    const i64 pixel = p.channels_first ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
+    const int k = int(p.channels_first ? inner : outer) * VEC;
+    const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
     const int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     const int multiplier = int(p.K / p.C);  // 1 where VEC > 1
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + k / multiplier * p.x_c;

@@ -1,7 +1,7 @@
 // Max and average pooling over R x S windows, average pooling to a given size, and the mean over a whole image.
 //
 // One comparison or addition for each element read: memory bandwidth is the bound, so the discipline is the depthwise kernel's.
-#include "../cuda/device.cuh"
+#include "../cuda/tile.cuh"
 
 struct PoolParams {
     const void *x;
@@ -12,7 +12,8 @@ struct PoolParams {
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
     i64 count_include_pad, divisor;  // divisor 0: count the pixels
     i64 channels_first;              // neighbouring threads take neighbouring channels, else pixels
-    i64 lanes;                       // mean kernel: threads along the channels
+    i64 lanes, groups;               // vectors of channels that a block takes (tile, mean), and groups of them in C
+    i64 by_lanes, by_groups, by_P, by_Q, by_W;
 };
 
 constexpr int MAX = 0, AVERAGE = 1, ADAPTIVE = 2;
@@ -38,55 +39,100 @@ template <int VEC> __device__ __forceinline__ void divide(const PoolParams &p, f
     for (int e = 0; e < VEC; ++e) sum[e] = empty ? 0.0f : sum[e] / float(count);
 }
 
-// A thread owns a strip of STRIP outputs along a row, for one vector of channels; it reads each input vector of the strip once.
-template <typename T, int VEC, int KIND, int S, int U, int STRIP>
-__global__ void __launch_bounds__(256) pool_strip(const PoolParams p) {
-    const i64 i = i64(blockIdx.x) * 256 + threadIdx.x;
-    const int chunks = int(p.C / VEC), strips = int((p.Q + STRIP - 1) / STRIP);
-    const i64 strip = i / chunks;
-    if (strip >= p.N * p.P * strips) return;
-    const int c = int(i % chunks) * VEC, q = int(strip % strips) * STRIP, ph = int(strip / strips % p.P);
-    const i64 n = strip / strips / p.P;
-    const int h = ph * int(p.stride_h) - int(p.top), v = q * U - int(p.left);
-    const T *x = static_cast<const T *>(p.x) + n * p.x_n + c;
-    float best[STRIP][VEC];
-#pragma unroll
-    for (int j = 0; j < STRIP; ++j) fill(best[j], KIND == MAX ? LOWEST : 0.0f);
-#pragma unroll 1
-    for (int r = 0; r < p.R; ++r) {
-        if (unsigned(h + r) >= unsigned(p.H)) continue;
-        const T *line = x + (h + r) * p.x_h;
-#pragma unroll
-        for (int column = 0; column < (STRIP - 1) * U + S; ++column) {
-            if (unsigned(v + column) >= unsigned(p.W)) continue;
-            float value[VEC];
-            load(value, line + (v + column) * p.x_w);
-#pragma unroll
-            for (int s = 0; s < S; ++s)
-                if ((column - s) % U == 0 && column >= s && (column - s) / U < STRIP) take<KIND>(best[(column - s) / U], value);
-        }
+// Sums in float32, maxima in the storage type: a maximum needs no rounding, and one instruction compares two halves.
+template <typename T, int VEC, int KIND> struct Pooled {
+    float sum[VEC];
+    __device__ __forceinline__ Pooled() { fill(sum, 0.0f); }
+    __device__ __forceinline__ void add(const uint4 &words) {
+        float value[VEC];
+        unpack<T>(value, words);
+        take<KIND>(sum, value);
     }
+    __device__ __forceinline__ void put(T *y) const { store(y, sum); }
+};
+template <typename T, int VEC> struct Pooled<T, VEC, MAX> {
+    uint4 best = {lowest<T>(), lowest<T>(), lowest<T>(), lowest<T>()};
+    __device__ __forceinline__ void add(const uint4 &value) {
+        best = {max_nan_words<T>(best.x, value.x), max_nan_words<T>(best.y, value.y), max_nan_words<T>(best.z, value.z),
+                max_nan_words<T>(best.w, value.w)};
+    }
+    __device__ __forceinline__ void put(T *y) const { store_words(y, best); }
+};
+
+// A tile of the image in shared memory (tile.cuh); a thread pools STRIP outputs of a row for one vector of channels.
+template <typename T, int VEC, int KIND, int R, int U, int TH>
+__global__ void __launch_bounds__(16 * TH, 40 / TH) pool_tile(const PoolParams p) {
+    using Window = Tile<T, R, U, TH>;
+    const int tile_q = quotient(blockIdx.x, p.by_groups), group = int(blockIdx.x) - tile_q * int(p.groups);
+    const Window tile(shared_memory(), int(p.lanes), p.by_lanes, tile_q, blockIdx.y);
+    const int c = (group * int(p.lanes) + tile.lane) * VEC;
+    const bool owner = tile.item < Window::ITEMS && c < p.C;
+    const i64 n = blockIdx.z;
+    const int top = int(blockIdx.y) * TH * U - int(p.top), left = tile_q * TW * U - int(p.left);
+    if (owner)
+        tile.template load<KIND == MAX>(static_cast<const T *>(p.x) + n * p.x_n + c, top, left, int(p.H), int(p.W), int(p.x_h),
+                                        int(p.x_w));
+    commit_copies();
+    wait_copies<0>();
+    __syncthreads();
+    if (!owner || tile.p >= p.P) return;
+
+    Pooled<T, VEC, KIND> pooled[STRIP];
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int column = 0; column < Window::COLUMNS; ++column) {
+            const uint4 words = load_words(tile.window(r, column));
+#pragma unroll
+            for (int s = 0; s < R; ++s)
+                if ((column - s) % U == 0 && column >= s && (column - s) / U < STRIP) pooled[(column - s) / U].add(words);
+        }
+    T *y = static_cast<T *>(p.y) + n * p.y_n + tile.p * p.y_h + tile.q * p.y_w + c;
 #pragma unroll
     for (int j = 0; j < STRIP; ++j) {
-        if (q + j >= p.Q) break;
-        if (KIND == AVERAGE) divide(p, best[j], h, v + j * U);
-        store(static_cast<T *>(p.y) + n * p.y_n + ph * p.y_h + (q + j) * p.y_w + c, best[j]);
+        if (tile.q + j >= p.Q) break;
+        if constexpr (KIND == AVERAGE) divide(p, pooled[j].sum, tile.p * U - int(p.top), (tile.q + j) * U - int(p.left));
+        pooled[j].put(y + j * p.y_w);
     }
+}
+
+// Windows that do not overlap: nothing to share. A thread owns one output pixel and one vector, and all of its loads are in flight
+// before the first is used; a tap outside the image is read from the window's nearest pixel inside, and does not count.
+template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_bounds__(256) pool_window(const PoolParams p) {
+    const int i = int(blockIdx.x) * 256 + threadIdx.x, pixel = quotient(i, p.by_groups), c = (i - pixel * int(p.groups)) * VEC;
+    if (pixel >= p.N * p.P * p.Q) return;
+    const int row = quotient(pixel, p.by_Q), q = pixel - row * int(p.Q), n = quotient(row, p.by_P), ph = row - n * int(p.P);
+    const int h = ph * U - int(p.top), v = q * U - int(p.left);
+    const T *x = static_cast<const T *>(p.x) + n * p.x_n + c;
+    uint4 words[R][R];
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int s = 0; s < R; ++s)
+            words[r][s] = load_words(x + min(max(h + r, 0), int(p.H) - 1) * p.x_h + min(max(v + s, 0), int(p.W) - 1) * p.x_w);
+    Pooled<T, VEC, KIND> pooled;
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int s = 0; s < R; ++s)
+            if (unsigned(h + r) < unsigned(p.H) && unsigned(v + s) < unsigned(p.W)) pooled.add(words[r][s]);
+    if constexpr (KIND == AVERAGE) divide(p, pooled.sum, h, v);
+    pooled.put(static_cast<T *>(p.y) + n * p.y_n + ph * p.y_h + q * p.y_w + c);
 }
 
 // Every other window and layout: a thread owns one output pixel and VEC channels.
 template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC, pixels = p.N * p.P * p.Q;
     if (i >= chunks * pixels) return;
-    const i64 pixel = p.channels_first ? i / chunks : i % pixels;
-    const int c = int(p.channels_first ? i % chunks : i / pixels) * VEC;
-    const int q = int(pixel % p.Q), ph = int(pixel / p.Q % p.P);
-    const i64 n = pixel / p.Q / p.P;
+    const i64 outer = quotient64(i, p.channels_first ? chunks : pixels), inner = i - outer * (p.channels_first ? chunks : pixels);
+    const i64 pixel = p.channels_first ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
+    const int c = int(p.channels_first ? inner : outer) * VEC;
+    const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
     int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     int rows = int(p.R), columns = int(p.S);
     if (KIND == ADAPTIVE) {  // rows floor(p H / P) up to ceil((p + 1) H / P), columns likewise
-        h = int(ph * p.H / p.P), v = int(q * p.W / p.Q);
-        rows = int(((ph + 1) * p.H + p.P - 1) / p.P) - h, columns = int(((q + 1) * p.W + p.Q - 1) / p.Q) - v;
+        h = int(quotient64(ph * p.H, p.P)), v = int(quotient64(q * p.W, p.Q));
+        rows = int(quotient64((ph + 1) * p.H + p.P - 1, p.P)) - h, columns = int(quotient64((q + 1) * p.W + p.Q - 1, p.Q)) - v;
     }
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + c * p.x_c;
     float best[VEC];
@@ -115,37 +161,42 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     if (INDICES) p.indices[place] = where;
 }
 
-// The mean over all pixels of an image. A block owns `lanes` vectors of channels of one image; 256 / lanes threads share each vector's
-// pixels, and a tree in shared memory adds their sums in one order, so that results repeat.
-template <typename T, int VEC> __global__ void __launch_bounds__(256) pool_mean(const PoolParams p) {
-    const int lanes = int(p.lanes), shares = 256 / lanes;
+// The mean over all pixels of an image. A block owns `lanes` vectors of channels of one image; its other threads share each vector's
+// pixels, MEAN_LOADS in flight at a time. The shares' sums meet in shared memory, [share][channel], where one thread a channel adds
+// them in one order, so that results repeat.
+constexpr int MEAN_THREADS = 128, MEAN_LOADS = 4;
+template <typename T, int VEC> __global__ void __launch_bounds__(MEAN_THREADS) pool_mean(const PoolParams p) {
+    const int lanes = int(p.lanes), shares = MEAN_THREADS / lanes;  // powers of two
+    const int log = 31 - count_leading_zeros(p.channels_first ? lanes : shares), outer = int(threadIdx.x) >> log;
+    const int inner = int(threadIdx.x) - (outer << log);
     // In NCHW neighbouring pixels are adjacent in memory, and so must be the threads that read them.
-    const int lane = p.channels_first ? threadIdx.x % lanes : threadIdx.x / shares;
-    const int share = p.channels_first ? threadIdx.x / lanes : threadIdx.x % shares;
-    const int c = (int(blockIdx.x) * lanes + lane) * VEC, pixels = int(p.H * p.W);
+    const int lane = p.channels_first ? inner : outer, share = p.channels_first ? outer : inner;
+    const int first = int(blockIdx.x) * lanes * VEC, c = first + lane * VEC, pixels = int(p.H * p.W);
     const T *x = static_cast<const T *>(p.x) + blockIdx.y * p.x_n + c * p.x_c;
     float sum[VEC] = {};
     if (c < p.C) {
-        for (int i = share; i < pixels; i += shares) {
-            float value[VEC];
-            load(value, x + i / int(p.W) * p.x_h + i % int(p.W) * p.x_w);
-            take<AVERAGE>(sum, value);
+        for (int i = share; i < pixels; i += MEAN_LOADS * shares) {
+            float value[MEAN_LOADS][VEC];
+#pragma unroll
+            for (int j = 0; j < MEAN_LOADS; ++j) {
+                const int pixel = min(i + j * shares, pixels - 1), h = quotient(pixel, p.by_W);
+                load(value[j], x + h * p.x_h + (pixel - h * int(p.W)) * p.x_w);
+            }
+#pragma unroll
+            for (int j = 0; j < MEAN_LOADS; ++j)
+                if (i + j * shares < pixels) take<AVERAGE>(sum, value[j]);
         }
     }
-    float *sums = reinterpret_cast<float *>(shared_memory());  // [share][lane][VEC]
-    float *mine = sums + (share * lanes + lane) * VEC;
+    float *sums = reinterpret_cast<float *>(shared_memory());
+    const int width = lanes * VEC;
 #pragma unroll
-    for (int e = 0; e < VEC; ++e) mine[e] = sum[e];
-    for (int half = shares / 2; half; half /= 2) {
-        __syncthreads();
-        if (share < half) {
-#pragma unroll
-            for (int e = 0; e < VEC; ++e) mine[e] += mine[half * lanes * VEC + e];
-        }
-    }
-    if (share == 0 && c < p.C) {
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) sum[e] = mine[e] / float(pixels);
-        store(static_cast<T *>(p.y) + blockIdx.y * p.y_n + c * p.y_c, sum);
+    for (int e = 0; e < VEC; ++e) sums[share * width + lane * VEC + e] = sum[e];
+    __syncthreads();
+    const int channel = threadIdx.x;
+    if (channel < width && first + channel < p.C) {
+        float total = 0.0f;
+#pragma unroll 16
+        for (int i = 0; i < shares; ++i) total += sums[i * width + channel];
+        static_cast<T *>(p.y)[blockIdx.y * p.y_n + (first + channel) * p.y_c] = from_float<T>(total / float(pixels));
     }
 }

@@ -81,7 +81,12 @@ def test_vector_paths_move_16_bytes(arch: int) -> None:
     assert asynchronous and not bad, describe(bad)
     names = ("depthwise", "pool", "elementwise", "batch_norm")
     vectors = [r for r in records if r["expression"].startswith(names) and template(r)[1] in ("4", "8")]
-    bad = [r for r in vectors if not (access(r, "LDG") and access(r, "STG"))]
+    # A tile comes by cp.async; a mean's one output in 49 inputs is stored element by element.
+    bad = [
+        r for r in vectors
+        if not (access(r, "LDGSTS" if "_tile" in r["expression"] else "LDG"))
+        or not (access(r, "STG") or "mean" in r["expression"])
+    ]  # fmt: skip
     assert len(vectors) > 8 and not bad, describe(bad)
     streams = [r for r in records if r["expression"].startswith("gemv") and template(r)[1] in ("4", "8")]
     bad = [r for r in streams if not access(r, "LDG")]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution,
 
 from convatlas.errors import BackendError
 from convatlas.kernels.cuda import backend, dense, host, source
-from convatlas.kernels.cuda.launch import CudaLaunch
+from convatlas.kernels.cuda.launch import CudaLaunch, reciprocal
 from convatlas.kernels.target import TARGETS
 
 ONE_OF_EACH = [
@@ -49,6 +50,34 @@ def test_the_split_cases_split(monkeypatch: pytest.MonkeyPatch) -> None:
     for case in SPLIT:
         run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda")
     assert ran == ["implicit_gemm", "split_reduce"] * len(SPLIT)
+
+
+@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.id in {"depthwise-3x3", "depthwise-7x7"}], ids=str)
+def test_tall_tiles(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
+    """The tiles of 8 rows that a large depthwise layer gets, on a small one, whose last tiles reach over both edges."""
+    monkeypatch.setattr(backend, "current", lambda x: replace(TARGETS["sm_90"], sms=0))
+    heights = []
+    monkeypatch.setattr(
+        CudaLaunch, "run", lambda self, run=CudaLaunch.run: (heights.append(self.template[-1]), run(self))
+    )
+    hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda"))
+    assert heights == ["8"]
+
+
+@pytest.mark.parametrize("case", [c for c in POOLS if c.id == "avg-3x3"], ids=str)
+def test_tall_tiles_in_pools(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
+    monkeypatch.setattr(backend, "current", lambda x: replace(TARGETS["sm_90"], sms=0))
+    hold(lambda: run_pool(case, "float16", "cpu", "nhwc", "normal", "cuda"))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 18, 49, 56, 224, 641, 1 << 16, (1 << 16) + 1, (1 << 31) - 1])
+def test_reciprocals_divide(d: int) -> None:
+    """device.cuh's quotient, in Python's integers: exact below 2^31, and its product below 2^64."""
+    by = reciprocal(d)
+    for n in {0, 1, d - 1, d, d + 1, 2**31 - 1, (2**31 - 1) // d * d, (2**31 - 1) // d * d - 1}:
+        if 0 <= n < 2**31:
+            assert n * (by >> 6) < 2**64
+            assert n * (by >> 6) >> 32 + (by & 63) == n // d
 
 
 @pytest.mark.parametrize("BM, BN", dense.TENSOR_CORE)
