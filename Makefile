@@ -6,6 +6,7 @@
 #   PIP_FLAGS     passed to every pip install, such as an index with CPU-only wheels of PyTorch      (none)
 #   PYTEST_FLAGS  passed to every pytest, such as "-k pool -x"                                       (none)
 #   WORKERS       test processes; each computes with THREADS threads                                 (auto: one a core; 1)
+#   OUT, GPU_MINUTES, STAGE, REHEARSE: of `make gpu`, said there                                     (out/gpu, 8, all, no)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,6 +14,10 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 WORKERS ?= auto
 THREADS ?= 1
+OUT ?= out/gpu
+GPU_MINUTES ?= 8
+STAGE ?=
+REHEARSE ?=
 
 BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install $(PIP_FLAGS)
@@ -53,9 +58,11 @@ dev: $(VENV)/.test $(LINKS) ## make test's environment, links for go-to-definiti
 	if [ -e .git ]; then $(BIN)/pre-commit install; fi
 
 # On a machine with a GPU, where torch, Triton and CuPy are installed and nothing can be downloaded: the links make src/ importable
-# as it stands, so nothing is built and nothing is installed. Tests whose own tools are missing there are reported, not fatal.
-gpu: $(LINKS) ## run the tests that need a GPU, with the python and the packages already installed
-	PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m pytest -m gpu --continue-on-collection-errors $(PYTEST_FLAGS)
+# as it stands, so nothing is built and nothing is installed. Stages by priority, each result on disk at once; again with the same
+# OUT resumes. REHEARSE=1 runs every stage on a CPU, with an invented clock.
+gpu: $(LINKS) ## test and measure on a GPU (OUT=dir GPU_MINUTES=8 STAGE=layers,networks REHEARSE=1), nothing installed
+	PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m convatlas.bench.suite --out "$(OUT)" --minutes $(GPU_MINUTES) \
+		$(if $(STAGE),--stage "$(STAGE)") $(if $(filter-out 0,$(REHEARSE)),--rehearse)
 
 docs: $(VENV)/.test ## run what the README shows and write its real output there (BLOCKS=demo for one of them)
 	$(BIN)/convatlas lecture --markdown docs/lecture.md

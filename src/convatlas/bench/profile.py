@@ -182,7 +182,8 @@ def tuned() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _on(backend: str) -> Any:
+def on(backend: str) -> Any:
+    """The context in which ops run on `backend`, one of BACKENDS."""
     return nullcontext() if backend == AUTO else use_backend(backend)
 
 
@@ -191,7 +192,7 @@ def _ours(layer: Layer, backend: str) -> Run:
         given = dict(tensors)
         if FOLDED in given:
             given["weight"] = given.pop(FOLDED)
-        with torch.no_grad(), _on(backend):
+        with torch.no_grad(), on(backend):
             return call(layer, given)
 
     return run
@@ -232,7 +233,7 @@ def _network(
     x = torch.randn(shape, device=device).to(kind).contiguous(memory_format=torch.channels_last)
 
     def run(tensors: Tensors) -> object:
-        with torch.no_grad(), _on(backend):
+        with torch.no_grad(), on(backend):
             return model(tensors["x"])
 
     forms = {form: Protocol("warm", form, samples) for form in (GRAPH, EAGER)}

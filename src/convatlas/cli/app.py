@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from convatlas import __version__
-from convatlas.cli import classify, doctor, lecture, nets, summary, verify
+from convatlas.cli import classify, compare, doctor, lecture, nets, profile, summary, verify
 
 app = typer.Typer(
     help="An atlas of convolutional networks on GPU hardware: hand-written kernels, the nets built of them, and their proof.",
@@ -19,6 +19,8 @@ app.command("verify")(verify.command)
 app.command("nets")(nets.command)
 app.command("summary")(summary.command)
 app.command("lecture")(lecture.command)
+app.command("compare")(compare.command)
+app.command("profile")(profile.command)
 app.command("doctor")(doctor.command)
 
 

@@ -62,7 +62,7 @@ def machine(found: dict[str, Any] | None) -> list[str]:
     if not found:
         return ["no ceilings were measured"]
     clocks = found.get("clocks") or {}
-    rates = ", ".join(f"{mode} {rate / 1e12:.0f}" for mode, rate in found["matmul_flops_per_s"].items())
+    rates = ", ".join(f"{mode} {rate / 1e12:.3g}" for mode, rate in found["matmul_flops_per_s"].items())
     return [
         f"GPU: {found.get('gpu') or 'none'}, driver {found.get('driver') or 'unknown'}",
         "clocks: " + ", ".join(f"{name} {value}" for name, value in clocks.items()),
