@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from convatlas.kernels.cuda import depthwise
-from convatlas.kernels.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, aligned, chunk, dtype_name, vectors
+from convatlas.kernels.cuda.launch import (
+    ACTIVATIONS,
+    TYPES,
+    CudaLaunch,
+    aligned,
+    chunk,
+    dtype_name,
+    reciprocal,
+    vectors,
+)
 from convatlas.kernels.launch import cdiv, channels_adjacent, strides
 from convatlas.kernels.precision import conv_tf32, matmul_tf32
 
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 SOURCE = "gemm/implicit_gemm.cu"
 STAGES = 3  # steps in flight: two arrive while one is multiplied, enough for DRAM's latency at 128 bytes a row and step
 STEP_CHUNKS = 8
+GROUP_ROWS = 8  # implicit_gemm.cu's: row tiles of a band
 # Below this many channels an NCHW input is gathered in place: an image's copy would cost more than its gather.
 FEW_CHANNELS = 16
 # Channels that a pack of groups aims for: 32 halves are two MMA steps; more would only add zeros to the block-diagonal weights.
@@ -38,15 +48,15 @@ class Tile:
     WN: int
     threads: int
 
-    @property
-    def shared(self) -> int:
-        """Bytes: the stages, in which the float32 stash of the epilogue must fit too."""
-        return max(STAGES * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
+    def shared(self, steps: int) -> int:
+        """Bytes: the stages that `steps` steps fill, in which the float32 stash of the epilogue must fit too."""
+        return max(min(steps, STAGES) * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
 
 
-# 64 sums a thread at most (32 where single elements are gathered): more spilled, with the fragments and addresses beside them.
+# The larger a warp's tile, the fewer bytes of shared memory it reads a product: 64 x 64 reads 1/32 of a 16-byte row for each MMA of 16
+# x 8 x 16, 32 x 32 twice that, which is more than shared memory delivers while the tensor cores could multiply.
 _TILES = (
-    Tile(128, 128, 64, 32, 256), Tile(128, 64, 32, 32, 256), Tile(64, 64, 32, 32, 128), Tile(128, 32, 32, 32, 128),
+    Tile(128, 128, 64, 64, 128), Tile(128, 64, 64, 32, 128), Tile(64, 64, 32, 32, 128), Tile(128, 32, 32, 32, 128),
     Tile(64, 32, 32, 16, 128),
 )  # fmt: skip
 TENSOR_CORE = {(tile.BM, tile.BN): tile for tile in _TILES}
@@ -54,9 +64,10 @@ TENSOR_CORE = {(tile.BM, tile.BN): tile for tile in _TILES}
 SIMT = {name: Tile(*name, 16, 16, 256) for name in TENSOR_CORE}
 
 
-def tile_for(M: int, K: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
+def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
     """The largest tile that still gives every SM a block; the smallest that fits the filters where none does.
 
+    Of a reduction of one or two steps little is left but the stores: smaller tiles, three blocks an SM, store while others load.
     gathered: operands are loaded element by element; their addresses take the registers that a larger tile's sums would need.
     """
     tiles = TENSOR_CORE if tensor_core else SIMT
@@ -65,7 +76,7 @@ def tile_for(M: int, K: int, problems: int, tensor_core: bool, gathered: bool, t
     if K <= 32:
         return tiles[128, 32]
     for BM, BN in ((128, 128), (128, 64)):
-        if K > BN // 2 and cdiv(M, BM) * cdiv(K, BN) * problems >= target.sms:
+        if K > BN // 2 and (BN == 64 or steps > 2) and cdiv(M, BM) * cdiv(K, BN) * problems >= target.sms:
             return tiles[BM, BN]
     return tiles[64, 64]
 
@@ -167,25 +178,32 @@ def _gemm(
     load = "ELEMENTS" if not whole else "VECTORS" if group_c % n == 0 and aligned(w) else "ELEMENTS_B"
     if load == "ELEMENTS_B" and together == 1:
         load = "ELEMENTS"
+    if load == "VECTORS" and together > 1:
+        load = "PACKED"
     packs, M = groups // together, N * P * Q
     steps = cdiv(w.shape[1] * w.shape[2] * C, STEP_CHUNKS * n)
-    tile = tile_for(M, K, packs, tensor_core, load == "ELEMENTS", target)
+    tile = tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
     blocks = cdiv(M, tile.BM) * cdiv(K, tile.BN)
     split = split_for(blocks, steps, target) if packs == 1 else 1
     partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None
+    bias = None if bias is None else bias.contiguous()
     arguments: dict[str, Any] = dict(
-        x=x, w=w, bias=None if bias is None else bias.contiguous(), residual=residual, y=out, partial=partial,
+        x=x, w=w, bias=bias, residual=residual, y=out, partial=partial,
         M=M, H=x.shape[2], W=x.shape[3], P=P, Q=Q, **window, C=C, K=K, group_c=group_c, group_k=group_k, pack=together,
         **strides("x", x, "nchw"), **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
         activation=ACTIVATIONS[activation], split=split, steps=steps,
-        vector_store=int(K % n == 0 and (split > 1 or vectors(out, residual))),
+        vector_store=int(K % n == 0 and (split > 1 or vectors(out, residual))), vector_bias=int(aligned(bias)),
+        by_P=reciprocal(P), by_Q=reciprocal(Q), by_C=reciprocal(C), by_S=reciprocal(window["S"]),
+        by_group_k=reciprocal(group_k), by_width=reciprocal(GROUP_ROWS * cdiv(K, tile.BN)),
     )  # fmt: skip
     template = (
         T, "true" if tensor_core else "false", str(tile.BM), str(tile.BN), str(tile.WM), str(tile.WN), str(STAGES), load,
         str(tile.threads),
     )  # fmt: skip
     grid = (blocks, 1, packs * split)
-    gemm = CudaLaunch(SOURCE, "implicit_gemm", template, grid, tile.threads, arguments, tile.shared, True)
+    gemm = CudaLaunch(
+        SOURCE, "implicit_gemm", template, grid, tile.threads, arguments, tile.shared(cdiv(steps, split)), True
+    )
     if split == 1:
         return [gemm]
     reduce = CudaLaunch(SOURCE, "split_reduce", (T,), (cdiv(M * K, REDUCE_THREADS),), REDUCE_THREADS, arguments)

@@ -30,7 +30,8 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
         stride_h=spec.stride[0], stride_w=spec.stride[1], dilation_h=spec.dilation[0], dilation_w=spec.dilation[1],
         top=top, left=left, **strides("x", x, "nchw"), w_k=weight.stride(0), w_r=weight.stride(2), w_s=weight.stride(3),
         **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
-        activation=ACTIVATIONS[call.epilogue.activation], channels_first=int(out.stride(1) == 1), lanes=0, groups=0, by_lanes=0, by_groups=0,
+        activation=ACTIVATIONS[call.epilogue.activation], channels_first=int(out.stride(1) == 1),
+        lanes=0, groups=0, by_lanes=0, by_groups=0,
     )  # fmt: skip
     T, n = TYPES[dtype_name(x)], chunk(x)
     whole = spec.K == spec.C and vectors(x, out, residual) and aligned(arguments["bias"])

@@ -21,12 +21,15 @@ struct GemmParams {
     i64 stride_h, stride_w, dilation_h, dilation_w, top, left;
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w, res_n, res_c, res_h, res_w;
     i64 activation, split, steps;    // blocks along k, and steps of all of them together
-    i64 vector_store;                // y and residual take 16-byte accesses
+    i64 vector_store, vector_bias;   // y and residual, and the bias, take 16-byte accesses
+    i64 by_P, by_Q, by_C, by_S, by_group_k, by_width;  // reciprocals, for quotient(); width: blocks of a band
 };
 
-// How operands are loaded. VECTORS: chunks of 16 bytes, by cp.async. ELEMENTS: one by one, for strides or channel counts that have no
-// such chunks (an image's 3 channels, groups of 4 in the block-diagonal weights).
-constexpr int VECTORS = 0, ELEMENTS_B = 1, ELEMENTS = 2;
+// How operands are loaded. VECTORS: chunks of 16 bytes, by cp.async. PACKED: the same, and zeros beside the blocks of a pack's
+// block-diagonal weights. ELEMENTS: one by one, for strides or channel counts that have no such chunks (an image's 3 channels);
+// ELEMENTS_B: the weights of a pack alone (groups of 4 channels).
+constexpr int VECTORS = 0, PACKED = 1, ELEMENTS_B = 2, ELEMENTS = 3;
+constexpr int FAR = 1 << 30;    // a row outside every image
 constexpr int ROW = 128;        // bytes of a row of a stage
 constexpr int GROUP_ROWS = 8;   // row tiles that run together and share the weights in L2
 
@@ -45,8 +48,10 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
     int first_m, first_n, pack;
     int h[ROWS_A], v[ROWS_A];  // the window's first row and column; far outside the image for a row beyond M
     const T *row[ROWS_A];
-    int r, s, c;              // the tap and channel of this thread's chunk in the step to load next
-    int k;                     // and its first product
+    const T *filter;          // the first filter that this thread loads
+    int products;             // of one filter
+    int k;                    // the first product of this thread's chunk in the step to load next
+    char *to;                 // where its first chunk lies in stage 0: all of its rows have the same swizzle, their distance being STRIDE
 
     __device__ __forceinline__ char *place(int stage, int line, int chunk) const {
         return shared + stage * STAGE + line * ROW + ((chunk ^ (line & 7)) << 4);
@@ -54,97 +59,104 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
 
     __device__ __forceinline__ Gemm(const GemmParams &params, int tile_m, int tile_n, int pack_, int first_step)
         : p(params), shared(shared_memory()), tid(threadIdx.x), column(tid % 8), first_m(tile_m * BM), first_n(tile_n * BN), pack(pack_) {
-        const int P = int(p.P), Q = int(p.Q);
+        static_assert(STRIDE % 8 == 0 && BM % 8 == 0, "the same row modulo 8 in each of a thread's rows");
+        const T *x = static_cast<const T *>(p.x) + pack * p.C * p.x_c;
 #pragma unroll
         for (int i = 0; i < ROWS_A; ++i) {
             const int m = first_m + tid / 8 + i * STRIDE;
-            const int q = m % Q, rest = m / Q;
-            const int ph = rest % P, n = rest / P;
-            h[i] = m < p.M ? ph * int(p.stride_h) - int(p.top) : -(1 << 29);
-            v[i] = q * int(p.stride_w) - int(p.left);
-            row[i] = static_cast<const T *>(p.x) + n * p.x_n + h[i] * p.x_h + v[i] * p.x_w + pack * p.C * p.x_c;
+            const int rest = quotient(m, p.by_Q), q = m - rest * int(p.Q), n = quotient(rest, p.by_P), ph = rest - n * int(p.P);
+            h[i] = ph * int(p.stride_h) - int(p.top), v[i] = q * int(p.stride_w) - int(p.left);
+            row[i] = x + n * p.x_n + h[i] * p.x_h + v[i] * p.x_w;
+            if (m >= p.M) h[i] = FAR;
         }
+        products = int(p.R * p.S * p.group_c);
+        filter = static_cast<const T *>(p.w) + (pack * p.K + first_n + tid / 8) * products;
         k = first_step * BK + column * CHUNK;
-        const int tap = k / int(p.C);
-        c = k - tap * int(p.C), r = tap / int(p.S), s = tap - r * int(p.S);
-    }
-
-    __device__ __forceinline__ void advance() {
-        k += BK;
-        if constexpr (LOAD != ELEMENTS) {
-            c += BK;
-            while (c >= p.C) {
-                c -= int(p.C);
-                if (++s == p.S) s = 0, ++r;
-            }
-        }
-    }
-
-    __device__ __forceinline__ bool inside(int i, int r, int s) const {
-        return r < p.R && unsigned(h[i] + r * int(p.dilation_h)) < unsigned(p.H) && unsigned(v[i] + s * int(p.dilation_w)) < unsigned(p.W);
+        to = place(0, tid / 8, column);
     }
 
     // Copies this thread's chunks of the next step into a stage.
     __device__ __forceinline__ void load_stage(int stage) {
+        char *chunk = to + stage * STAGE;
+        const int tap = quotient(k, p.by_C), c = k - tap * int(p.C), r = quotient(tap, p.by_S), s = tap - r * int(p.S);
         if constexpr (LOAD == ELEMENTS) {
-            load_elements_a(stage);
+            load_elements_a(chunk);
         } else {
-            const i64 shift = r * p.dilation_h * p.x_h + s * p.dilation_w * p.x_w + c;
+            // From R on a row outside every image, for pixels of the image (negative) and those beyond M (FAR / 2) alike. What is not
+            // present is not read, wherever its address points.
+            const int down = r < int(p.R) ? r * int(p.dilation_h) : -FAR / 2, right = s * int(p.dilation_w);
+            const i64 shift = r * int(p.dilation_h) * p.x_h + right * p.x_w + c;
 #pragma unroll
             for (int i = 0; i < ROWS_A; ++i) {
-                const bool present = inside(i, r, s);
-                copy_async(place(stage, tid / 8 + i * STRIDE, column), present ? row[i] + shift : static_cast<const T *>(p.x), present);
+                const bool present = unsigned(h[i] + down) < unsigned(p.H) && unsigned(v[i] + right) < unsigned(p.W);
+                copy_async(chunk + i * STRIDE * ROW, row[i] + shift, present);
             }
         }
-        const i64 products = p.R * p.S * p.group_c;  // of one filter
+        chunk += BM * ROW;
+        const int first = first_n + tid / 8;
+        if constexpr (LOAD == VECTORS) {
 #pragma unroll
-        for (int i = 0; i < ROWS_B; ++i) {
-            const int line = tid / 8 + i * STRIDE, n = first_n + line;
-            char *to = place(stage, BM + line, column);
-            const T *from = static_cast<const T *>(p.w) + (pack * p.K + n) * products;
-            if constexpr (LOAD == VECTORS) {
-                // In a pack a chunk holds channels of one group (group_c % CHUNK == 0), and is zeros beside its diagonal block.
-                const bool own = p.pack == 1 || c / int(p.group_c) == n / int(p.group_k);
-                const bool present = n < p.K && r < p.R && own;
-                const i64 at = p.pack == 1 ? k : (r * p.S + s) * p.group_c + c % int(p.group_c);
-                copy_async(to, present ? from + at : static_cast<const T *>(p.w), present);
-            } else {
+            for (int i = 0; i < ROWS_B; ++i) {
+                const bool present = first + i * STRIDE < int(p.K) && k < products;
+                copy_async(chunk + i * STRIDE * ROW, filter + (i * STRIDE * products + k), present);
+            }
+        } else if constexpr (LOAD == ELEMENTS) {
+#pragma unroll
+            for (int i = 0; i < ROWS_B; ++i) {
                 T items[CHUNK];
 #pragma unroll
-                for (int e = 0; e < CHUNK; ++e) {
-                    items[e] = from_float<T>(0.0f);
-                    if (LOAD == ELEMENTS) {
-                        if (n < p.K && k + e < products) items[e] = from[k + e];
-                    } else if (n < p.K && r < p.R && (c + e) / int(p.group_c) == n / int(p.group_k)) {
-                        items[e] = from[(r * p.S + s) * p.group_c + (c + e) % int(p.group_c)];
-                    }
+                for (int e = 0; e < CHUNK; ++e)
+                    items[e] = fetch(filter + (i * STRIDE * products + k + e), p.w, first + i * STRIDE < int(p.K) && k + e < products);
+                put(chunk + i * STRIDE * ROW, items);
+            }
+        } else {
+            // A row of a pack's block-diagonal weights: channels own .. own + group_c hold the filter, the rest is zeros.
+            const int group_c = int(p.group_c);
+#pragma unroll
+            for (int i = 0; i < ROWS_B; ++i) {
+                const int n = first + i * STRIDE, own = quotient(n, p.by_group_k) * group_c;
+                const bool real = n < int(p.K) && r < int(p.R);
+                const T *from = filter + (i * STRIDE * products + tap * group_c + c - own);
+                if constexpr (LOAD == PACKED) {  // a chunk holds channels of one group: group_c % CHUNK == 0
+                    const bool present = real && unsigned(c - own) < unsigned(group_c);
+                    copy_async(chunk + i * STRIDE * ROW, from, present);
+                } else {
+                    T items[CHUNK];
+#pragma unroll
+                    for (int e = 0; e < CHUNK; ++e) items[e] = fetch(from + e, p.w, real && unsigned(c + e - own) < unsigned(group_c));
+                    put(chunk + i * STRIDE * ROW, items);
                 }
-                put(to, items);
             }
         }
         commit_copies();
-        advance();
+        k += BK;
     }
 
-    __device__ __forceinline__ void load_elements_a(int stage) {
-        const i64 products = p.R * p.S * p.C;
+    // *from, or zero and no access to `from`: a load without a branch, so that many are in flight. `any` is some readable address.
+    __device__ __forceinline__ static T fetch(const T *from, const void *any, bool present) {
+        const T item = *(present ? from : static_cast<const T *>(any));
+        return present ? item : from_float<T>(0.0f);
+    }
+
+    __device__ __forceinline__ void load_elements_a(char *chunk) {
+        const int all = int(p.R * p.S * p.C);
         i64 shift[CHUNK];
-        int tap_r[CHUNK], tap_s[CHUNK];
+        int down[CHUNK], right[CHUNK];
 #pragma unroll
         for (int e = 0; e < CHUNK; ++e) {
-            const int at = k + e, tap = at / int(p.C), channel = at % int(p.C);
-            tap_r[e] = at < products ? tap / int(p.S) : int(p.R), tap_s[e] = tap % int(p.S);
-            shift[e] = tap_r[e] * p.dilation_h * p.x_h + tap_s[e] * p.dilation_w * p.x_w + channel * p.x_c;
+            const int at = k + e, tap = quotient(at, p.by_C), r = quotient(tap, p.by_S);
+            down[e] = at < all ? r * int(p.dilation_h) : -FAR / 2, right[e] = (tap - r * int(p.S)) * int(p.dilation_w);
+            shift[e] = r * int(p.dilation_h) * p.x_h + right[e] * p.x_w + (at - tap * int(p.C)) * p.x_c;
         }
 #pragma unroll
         for (int i = 0; i < ROWS_A; ++i) {
             T items[CHUNK];
 #pragma unroll
             for (int e = 0; e < CHUNK; ++e) {
-                items[e] = from_float<T>(0.0f);
-                if (inside(i, tap_r[e], tap_s[e])) items[e] = row[i][shift[e]];
+                const bool inside = unsigned(h[i] + down[e]) < unsigned(p.H) && unsigned(v[i] + right[e]) < unsigned(p.W);
+                items[e] = fetch(row[i] + shift[e], p.x, inside);
             }
-            put(place(stage, tid / 8 + i * STRIDE, column), items);
+            put(chunk + i * STRIDE * ROW, items);
         }
     }
 
@@ -167,16 +179,19 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
     __device__ __forceinline__ void multiply_stage(int stage, float (&acc)[MI][NJ][4]) const {
         const int lane = tid % 32, warp = tid / 32;
         const int m = warp / (BN / WN) * WM, n = warp % (BN / WN) * WN;
+        // Row and chunk of lane's address in an A tile (16 rows x 2 chunks) and in a pair of B tiles; a row's swizzle is lane % 8.
+        const char *rows_a = shared + stage * STAGE + (m + lane % 16) * ROW;
+        const char *rows_b = shared + stage * STAGE + (BM + n + lane % 8 + lane / 16 * 8) * ROW;
+        const int chunk_a = (lane / 16 ^ lane % 8) << 4, chunk_b = (lane / 8 % 2 ^ lane % 8) << 4;
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
             unsigned a[MI][4], b[NJ][2];
 #pragma unroll
-            for (int i = 0; i < MI; ++i)
-                load_matrices(a[i], place(stage, m + i * 16 + lane % 16, step * 2 + lane / 16));
+            for (int i = 0; i < MI; ++i) load_matrices(a[i], rows_a + i * 16 * ROW + (chunk_a ^ step << 5));
 #pragma unroll
             for (int j = 0; j < NJ; j += 2) {
                 unsigned both[4];
-                load_matrices(both, place(stage, BM + n + j * 8 + lane % 8 + lane / 16 * 8, step * 2 + lane / 8 % 2));
+                load_matrices(both, rows_b + j * 8 * ROW + (chunk_b ^ step << 5));
                 b[j][0] = both[0], b[j][1] = both[1], b[j + 1][0] = both[2], b[j + 1][1] = both[3];
             }
             multiply<T>(acc, a, b);
@@ -222,7 +237,7 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
                 for (int e = 0; e < 4; ++e) out[(i * 16 + e / 2 * 8) * PITCH + j * 8 + e % 2] = acc[i][j][e];
     }
 
-    // The sum over steps [first, last), STAGES - 1 of them on their way while one is multiplied; at the end it lies in the stash.
+    // The sum over steps [first, last), STAGES - 1 of them on their way while one is multiplied.
     template <typename Accumulators> __device__ __forceinline__ void reduce(Accumulators &acc, int first, int last) {
 #pragma unroll 1
         for (int i = 0; i < STAGES - 1; ++i) {
@@ -231,20 +246,19 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
             else
                 commit_copies();  // an empty group, so that the count of groups tells the step
         }
+        int from = 0, into = STAGES - 1;  // the stage to multiply, and the one to load
 #pragma unroll 1
         for (int step = first; step < last; ++step) {
             wait_copies<STAGES - 2>();
             __syncthreads();  // the step has come for all threads, and all are done with the stage that is loaded next
-            const int next = step + STAGES - 1;
-            if (next < last)
-                load_stage((next - first) % STAGES);
+            if (step + STAGES - 1 < last)
+                load_stage(into);
             else
                 commit_copies();
-            multiply_stage((step - first) % STAGES, acc);
+            multiply_stage(from, acc);
+            from = from == STAGES - 1 ? 0 : from + 1, into = into == STAGES - 1 ? 0 : into + 1;
         }
         wait_copies<0>();
-        __syncthreads();  // the stages become the stash
-        stash(acc);
     }
 
     // An infinity or NaN of one group times another group's structural zero is NaN. Such an output, and only such a one, is summed
@@ -275,83 +289,135 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAG
         }
     }
 
-    // N neighbouring outputs of one row: from the stash to y, or to the workspace of a split.
-    template <int N> __device__ __forceinline__ void finish(int line, int column, int split) const {
-        const int m = first_m + line, n = first_n + column;
-        if (m >= p.M || n >= p.K) return;
-        float sum[N];
-        load<float>(sum, reinterpret_cast<const float *>(shared) + line * PITCH + column);
-        const i64 filter = pack * p.K + n;
-        if (p.split > 1) {
-            store<float>(p.partial + (split * p.M + m) * p.K + n, sum);
-            return;
-        }
-        const int q = m % int(p.Q), rest = m / int(p.Q);
-        const i64 ph = rest % int(p.P), image = rest / int(p.P);
-        float more[N];
-        if (p.bias) {
-#pragma unroll
-            for (int e = 0; e < N; ++e) sum[e] += to_float(static_cast<const T *>(p.bias)[filter + e]);
-        }
-        if (p.residual) {
-            load(more, static_cast<const T *>(p.residual) + image * p.res_n + ph * p.res_h + q * p.res_w + filter * p.res_c);
-#pragma unroll
-            for (int e = 0; e < N; ++e) sum[e] += more[e];
-        }
-        activate(sum, int(p.activation));
-        store(static_cast<T *>(p.y) + image * p.y_n + ph * p.y_h + q * p.y_w + filter * p.y_c, sum);
+    __device__ __forceinline__ i64 offset(int m, i64 n_, i64 h_, i64 w_) const {  // of output pixel m, in a tensor of these strides
+        const int rest = quotient(m, p.by_Q), q = m - rest * int(p.Q), n = quotient(rest, p.by_P);
+        return n * n_ + (rest - n * int(p.P)) * h_ + q * w_;
     }
 
-    __device__ __forceinline__ void store_tile(int split) const {
-        constexpr int N = CHUNK;
+    // From the sums to y, or to the workspace of a split. A thread has one column of vectors and every LINES-th row of the tile; the
+    // operands that it adds are on their way, EARLY rows of them, before the sums pass through shared memory.
+    static constexpr int N = CHUNK, LINES = THREADS / (BN / N), ROUNDS = BM / LINES, EARLY = ROUNDS < 4 ? ROUNDS : 4;
+    static_assert(THREADS % (BN / N) == 0 && BM % LINES == 0 && ROUNDS % EARLY == 0, "whole columns");
+
+    template <typename Accumulators> __device__ __forceinline__ void store_tile(const Accumulators &acc, int split) const {
+        const int line = tid / (BN / N), n = first_n + tid % (BN / N) * N;
+        const bool vectors = p.vector_store && n < p.K, add = p.residual && vectors && p.split == 1;
+        const i64 at = pack * p.K + n;
+        const T *residual = static_cast<const T *>(p.residual) + at * p.res_c;
+        uint4 more[EARLY];
+        float bias[N];
+        fill(bias, 0.0f);
+        if (p.bias && vectors && p.split == 1) {
+            if (p.vector_bias)
+                load(bias, static_cast<const T *>(p.bias) + at);
+            else
+#pragma unroll
+                for (int e = 0; e < N; ++e) bias[e] = to_float(static_cast<const T *>(p.bias)[at + e]);
+        }
+        if (add) load_rows(more, residual, first_m + line);
+        __syncthreads();  // the stages become the stash
+        stash(acc);
+        __syncthreads();
         if (p.pack > 1) {
             mend_stash();
             __syncthreads();
         }
-        if (p.vector_store)
+        if (!p.vector_store) return store_elements(split);
+        if (!vectors) return;
+        T *y = static_cast<T *>(p.y) + at * p.y_c;
 #pragma unroll 1
-            for (int i = tid; i < BM * BN / N; i += THREADS) finish<N>(i / (BN / N), i % (BN / N) * N, split);
-        else  // one by one, neighbouring lanes along what is adjacent in y: channels, or (NCHW) pixels
+        for (int round = 0; round < ROUNDS; round += EARLY) {
+            const int first = line + round * LINES;
+            if (add && round) load_rows(more, residual, first_m + first);
+#pragma unroll
+            for (int i = 0; i < EARLY; ++i) {
+                const int m = first_m + first + i * LINES;
+                if (m >= p.M) return;
+                float sum[N];
+                load<float>(sum, reinterpret_cast<const float *>(shared) + (first + i * LINES) * PITCH + tid % (BN / N) * N);
+                if (p.split > 1) {
+                    store<float>(p.partial + (split * p.M + m) * p.K + n, sum);
+                    continue;
+                }
+#pragma unroll
+                for (int e = 0; e < N; ++e) sum[e] += bias[e];
+                if (add) {
+                    float other[N];
+                    unpack<T>(other, more[i]);
+#pragma unroll
+                    for (int e = 0; e < N; ++e) sum[e] += other[e];
+                }
+                activate(sum, int(p.activation));
+                store(y + offset(m, p.y_n, p.y_h, p.y_w), sum);
+            }
+        }
+    }
+    __device__ __forceinline__ void load_rows(uint4 (&words)[EARLY], const T *from, int m) const {
+#pragma unroll
+        for (int i = 0; i < EARLY; ++i) {  // beyond M the last row once more
+            words[i] = load_words(from + offset(min(m + i * LINES, int(p.M) - 1), p.res_n, p.res_h, p.res_w));
+        }
+    }
+
+    // One by one, neighbouring lanes along what is adjacent in y: channels, or (NCHW) pixels.
+    __device__ __forceinline__ void store_elements(int split) const {
 #pragma unroll 1
-            for (int i = tid; i < BM * BN; i += THREADS)
-                finish<1>(p.y_c == 1 ? i / BN : i % BM, p.y_c == 1 ? i % BN : i / BM, split);
+        for (int i = tid; i < BM * BN; i += THREADS) {
+            const int line = p.y_c == 1 ? i / BN : i % BM, column = p.y_c == 1 ? i % BN : i / BM;
+            const int m = first_m + line, n = first_n + column;
+            if (m >= p.M || n >= p.K) continue;
+            float sum = reinterpret_cast<const float *>(shared)[line * PITCH + column];
+            if (p.split > 1) {
+                p.partial[(split * p.M + m) * p.K + n] = sum;
+                continue;
+            }
+            const i64 at = pack * p.K + n;
+            if (p.bias) sum += to_float(static_cast<const T *>(p.bias)[at]);
+            if (p.residual) sum += to_float(static_cast<const T *>(p.residual)[offset(m, p.res_n, p.res_h, p.res_w) + at * p.res_c]);
+            static_cast<T *>(p.y)[offset(m, p.y_n, p.y_h, p.y_w) + at * p.y_c] = from_float<T>(activate(sum, int(p.activation)));
+        }
     }
 };
 
-// One block an SM for the largest tile, whose 64 sums a thread take about 200 registers with what feeds them (128 registers spilled);
-// the same for single elements, whose addresses differ one by one. Two for the others.
+// Blocks that an SM must have room for, which bounds a thread's registers: 128 sums and the fragments and addresses beside them take
+// about 245 of the 255 that two blocks of 128 threads leave each; ELEMENTS, whose addresses differ one by one, takes what there is.
+__device__ constexpr int blocks_per_sm(bool tensor_core, int tile, int load) {
+    return load == ELEMENTS ? 1 : tensor_core ? (tile > 128 * 64 ? 2 : 3) : tile > 128 * 64 ? 1 : 2;
+}
 template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAGES, int LOAD, int THREADS>
-__global__ void __launch_bounds__(THREADS, BM * BN > 128 * 64 || LOAD == ELEMENTS ? 1 : 2) implicit_gemm(const GemmParams p) {
+__global__ void __launch_bounds__(THREADS, blocks_per_sm(TENSOR_CORE, BM * BN, LOAD)) implicit_gemm(const GemmParams p) {
     using G = Gemm<T, TENSOR_CORE, BM, BN, WM, WN, STAGES, LOAD, THREADS>;
     // Tiles in bands of GROUP_ROWS row tiles, columns outermost in a band: blocks that run together share rows and filters in L2.
     const int tiles_m = int((p.M + BM - 1) / BM), tiles_n = int((p.K + BN - 1) / BN);
-    const int width = GROUP_ROWS * tiles_n, band = int(blockIdx.x) / width, at = int(blockIdx.x) % width;
-    const int rows = min(tiles_m - band * GROUP_ROWS, GROUP_ROWS);
-    const int split = int(blockIdx.z) % int(p.split);
-    const int first = int(p.steps * split / p.split), last = int(p.steps * (split + 1) / p.split);
-    G g(p, band * GROUP_ROWS + at % rows, at / rows, int(blockIdx.z) / int(p.split), first);
+    const int band = quotient(blockIdx.x, p.by_width), at = int(blockIdx.x) - band * GROUP_ROWS * tiles_n;
+    const int rows = min(tiles_m - band * GROUP_ROWS, GROUP_ROWS), tile_n = rows == GROUP_ROWS ? at / GROUP_ROWS : at / rows;
+    // Either packs or splits lie along z, never both.
+    const int split = p.split > 1 ? int(blockIdx.z) : 0, pack = p.split > 1 ? 0 : int(blockIdx.z);
+    const int first = p.split > 1 ? int(unsigned(p.steps) * unsigned(split) / unsigned(p.split)) : 0;
+    const int last = p.split > 1 ? int(unsigned(p.steps) * unsigned(split + 1) / unsigned(p.split)) : int(p.steps);
+    G g(p, band * GROUP_ROWS + at - tile_n * rows, tile_n, pack, first);
 
     if constexpr (TENSOR_CORE) {
         float acc[G::MI][G::NJ][4] = {};
         g.reduce(acc, first, last);
+        g.store_tile(acc, split);
     } else {
         float acc[G::TM][G::TN] = {};
         g.reduce(acc, first, last);
+        g.store_tile(acc, split);
     }
-    __syncthreads();
-    g.store_tile(split);
 }
 
 // The second half of a split reduction: partial sums added in one order, so that results repeat, and the epilogue.
 template <typename T> __global__ void __launch_bounds__(256) split_reduce(const GemmParams p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x;
     if (i >= p.M * p.K) return;
-    const int m = int(i / p.K), n = int(i % p.K);
+    const int m = int(quotient64(i, p.K)), n = int(i - m * p.K);
     float sum[1] = {0.0f};
+#pragma unroll 4
     for (i64 split = 0; split < p.split; ++split) sum[0] += p.partial[(split * p.M + m) * p.K + n];
     if (p.bias) sum[0] += to_float(static_cast<const T *>(p.bias)[n]);
-    const int q = m % int(p.Q), rest = m / int(p.Q);
-    const i64 ph = rest % int(p.P), image = rest / int(p.P);
+    const int rest = quotient(m, p.by_Q), q = m - rest * int(p.Q), image = quotient(rest, p.by_P), ph = rest - image * int(p.P);
     if (p.residual) sum[0] += to_float(static_cast<const T *>(p.residual)[image * p.res_n + ph * p.res_h + q * p.res_w + n * p.res_c]);
     activate(sum, int(p.activation));
     store(static_cast<T *>(p.y) + image * p.y_n + ph * p.y_h + q * p.y_w + n * p.y_c, sum);

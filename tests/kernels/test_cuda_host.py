@@ -84,7 +84,7 @@ def test_reciprocals_divide(d: int) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_every_tile(BM: int, BN: int, dtype: str, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """The tiles that a large layer gets, on a small one: two rows of blocks, the last of each ragged."""
-    monkeypatch.setattr(dense, "tile_for", lambda M, K, n, tensor_core, *rest: _tiles(tensor_core)[BM, BN])
+    monkeypatch.setattr(dense, "tile_for", lambda M, K, steps, n, tensor_core, *rest: _tiles(tensor_core)[BM, BN])
     case = conv("tile", (2, 48, 11, 13), (BN + 8, 48, 3, 3), padding=1, activation="relu")
     hold(lambda: run_convolution(case, dtype, "cpu", "nhwc", "normal", "cuda"))
 
