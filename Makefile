@@ -29,10 +29,10 @@ LINKS := src/convatlas/kernels src/convatlas/nets src/convatlas/reference
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint format dev gpu docs clean distclean
+.PHONY: help demo test bench lint format dev gpu results performance docs clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights, every layer checked
 	$(BIN)/convatlas classify skimage:chelsea --check
@@ -63,6 +63,12 @@ dev: $(VENV)/.test $(LINKS) ## make test's environment, links for go-to-definiti
 gpu: $(LINKS) ## test and measure on a GPU (OUT=dir GPU_MINUTES=8 STAGE=layers,networks REHEARSE=1), nothing installed
 	PYTHONPATH="$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m convatlas.bench.suite --out "$(OUT)" --minutes $(GPU_MINUTES) \
 		$(if $(STAGE),--stage "$(STAGE)") $(if $(filter-out 0,$(REHEARSE)),--rehearse)
+
+results: $(VENV)/.test ## store what `make gpu OUT=folder` left (OUT=folder), and write docs/performance.md from it
+	$(BIN)/python -m convatlas.bench.collect "$(OUT)" $(if $(COMMIT),--commit $(COMMIT))
+
+performance: $(VENV)/.test ## write docs/performance.md, its pictures and the README's table from benchmarks/results
+	$(BIN)/python -m convatlas.bench.collect
 
 docs: $(VENV)/.test ## run what the README shows and write its real output there (BLOCKS=demo for one of them)
 	$(BIN)/convatlas lecture --markdown docs/lecture.md

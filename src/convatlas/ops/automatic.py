@@ -21,14 +21,17 @@ def cuda_is_here() -> bool:
 
 
 def choose(call: Call) -> str:
+    """The preferred backend where it can run: without CuPy everything is Triton's."""
+    return preferred(call) if cuda_is_here() else "triton"
+
+
+def preferred(call: Call) -> str:
     """ "cuda" for what memory bandwidth bounds: depthwise, pooling, residual_add, linear of up to 8 rows; else "triton".
 
     The reasoning, not yet a measurement: where bandwidth is the bound, CUDA C++ says which bytes move when (16-byte vectors, a
     window kept in registers); where tensor cores are, Triton reaches Hopper's and Blackwell's own instructions (HGMMA, UTCHMMA) and
-    our CUDA kernels only mma.sync. Without CuPy everything is Triton's.
+    our CUDA kernels only mma.sync.
     """
-    if not cuda_is_here():
-        return "triton"
     if call.op in BANDWIDTH_BOUND or (call.op == "conv2d" and call.spec.kind == "depthwise"):
         return "cuda"
     if call.op == "linear" and call.spec.gemm[0] <= GEMV_ROWS:

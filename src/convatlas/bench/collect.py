@@ -1,0 +1,161 @@
+"""From a folder of `make gpu` to a committed result, and the page made anew:
+
+    python -m convatlas.bench.collect FOLDER [--commit HASH]     store FOLDER's results, then write the page
+    python -m convatlas.bench.collect                            write the page from the results that are stored
+
+A rehearsal is refused: what is stored was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import convatlas
+from convatlas.bench.results import FORMAT, REHEARSAL, compacted, read, slug
+from convatlas.errors import ConvAtlasError, InputError
+
+SUITES = ("layers.json", "networks.json")
+OTHERS = ("tests.json", "profile.json", "tuning.json")
+# What an entry need not hold: the first three follow from times, flops, bytes and batch, the next stand at the top.
+LEFT_OUT = ("tflops", "gbps", "images_per_s", "versions", "gpu", "driver", "commit", "clocks_before")
+DIGITS = 4  # of a time; no clock here resolves more
+ROOT = Path(convatlas.__file__).resolve().parents[2]
+
+
+def collect(folder: Path, commit: str = "") -> dict[str, Any]:
+    """The committed form of what a `make gpu` left in `folder`; each of its files may be absent.
+
+    Args:
+        commit: of the code that was measured, where the folder's files do not know it.
+
+    Raises InputError for a rehearsal, for results of two GPUs, and for a folder without any measurement.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder, expected the one that `make gpu OUT=...` wrote")
+    parts = {path.name: read(path) for path in sorted(folder.glob("*.json"))}
+    state, ceilings = parts.get("state.json", {}), parts.get("ceilings.json")
+    suites = [parts[name] for name in SUITES if name in parts]
+    benchmarks = [item for suite in suites for item in suite.get("benchmarks", [])]
+    for item in benchmarks:
+        if not isinstance(item, dict) or not {"group", "stats", "extra_info"} <= item.keys():
+            raise InputError(f"{folder}: an entry without group, stats or extra_info, expected all three")
+    extras = [item["extra_info"] for item in benchmarks]
+    if state.get(REHEARSAL) or any(found.get("timer") == REHEARSAL for found in (ceilings or {}, *extras)):
+        raise InputError(f"{folder} holds a rehearsal, whose times are invented: expected measurements")
+    gpus = {found.get("gpu") for found in (*([ceilings] if ceilings else []), *extras)} - {None}
+    if len(gpus) != 1:
+        given = f"results of {' and '.join(sorted(gpus))}" if gpus else "no result that names its GPU"
+        raise InputError(f"{folder} holds {given}, expected those of one GPU")
+    about = ceilings or extras[0]
+    shorter, common = compacted([_slim(item) for item in benchmarks])
+    return {
+        "format": FORMAT,
+        "gpu": gpus.pop(),
+        "date": _date(state, suites),
+        "commit": _commit(folder, commit, ceilings or {}, extras, suites),
+        "driver": about.get("driver"),
+        "versions": about.get("versions", {}),
+        "clocks": about.get("clocks"),
+        "ceilings": rounded(ceilings) if ceilings else None,
+        "common": common,
+        "benchmarks": shorter,
+        **{name.removesuffix(".json"): rounded(parts.get(name)) for name in OTHERS},
+    }
+
+
+def _slim(item: dict[str, Any]) -> dict[str, Any]:
+    extra = {name: rounded(value) for name, value in item["extra_info"].items() if name not in LEFT_OUT}
+    return {"group": item["group"], "stats": {"data": rounded(item["stats"]["data"])}, "extra_info": extra}
+
+
+def rounded(value: Any) -> Any:
+    """Floats at DIGITS significant digits, in all of a document; infinity and NaN, which JSON lacks, as text."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def _date(state: dict[str, Any], suites: list[dict[str, Any]]) -> str:
+    """When the measuring began, ISO 8601."""
+    started = [stage.get("started") for stage in state.get("stages", {}).values()]
+    started += [suite.get("datetime") for suite in suites]
+    return min(filter(None, started), default=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+
+def _commit(folder: Path, given: str, ceilings: dict, extras: list[dict], suites: list[dict]) -> str:
+    """The first that is known: what the caller says, the ceilings, an entry, pytest-benchmark."""
+    known = [given, ceilings.get("commit"), *(extra.get("commit") for extra in extras[:1])]
+    known += [(suite.get("commit_info") or {}).get("id") for suite in suites]
+    for found in known:
+        if found and found not in ("unknown", "unversioned"):
+            if not re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", found):
+                raise InputError(f"commit {found!r}, expected 7 to 40 hexadecimal digits")
+            return found[:12] + ("-dirty" if found.endswith("-dirty") else "")
+    raise InputError(f"{folder} does not say which commit was measured, expected --commit HASH")
+
+
+def text(document: dict[str, Any]) -> str:
+    """JSON with a field a line and an entry a line, so that a diff shows what changed."""
+    lines = []
+    for name, value in document.items():
+        if name == "benchmarks":
+            rows = ",\n".join(_dumps(item) for item in value)
+            lines.append(f'"benchmarks":[\n{rows}\n]')
+        else:
+            lines.append(f"{_dumps(name)}:{_dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def store(document: dict[str, Any], folder: Path) -> Path:
+    """Writes FOLDER/<gpu>/<date>-<commit>.json, under a temporary name first; the same measurement replaces itself."""
+    path = folder / slug(document["gpu"]) / f"{document['date'][:10]}-{document['commit']}.json"
+    write(path, text(document))
+    return path
+
+
+def write(path: Path, content: str) -> None:
+    """Under a temporary name, then renamed: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 written, 2 input that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m convatlas.bench.collect", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="of `make gpu OUT=folder`")
+    parser.add_argument("--commit", default="", help="of the code that was measured, if its files do not know it")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
+    given = parser.parse_args(arguments)
+    from convatlas.bench.page import update
+
+    try:
+        if not (given.root / "benchmarks").is_dir():
+            raise InputError(f"{given.root} has no benchmarks, expected the repository: --root")
+        if given.folder is not None:
+            print(f"wrote {store(collect(given.folder, given.commit), given.root / 'benchmarks' / 'results')}")
+        for path in update(given.root):
+            print(f"wrote {path}")
+    except ConvAtlasError as error:
+        print(f"convatlas: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

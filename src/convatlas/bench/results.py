@@ -1,0 +1,221 @@
+"""Reading results: pytest-benchmark's JSON and the committed form, as one kind of object.
+
+The committed form, benchmarks/results/<gpu>/<date>-<commit>.json (collect.py writes it), is
+
+    {"format": "convatlas results 1", "gpu", "date", "commit", "driver", "versions", "clocks", "ceilings", "tests",
+     "common": {...}, "benchmarks": [{"group", "stats": {"data": [seconds]}, "extra_info"}], "profile", "tuning"}
+
+where an extra_info holds what differs from its group's first entry, and that one's what differs from "common"; null takes a field
+away. `load` fills in the rest, so that an entry of either form has all its fields.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from convatlas.errors import InputError
+
+FORMAT = "convatlas results 1"
+REHEARSAL, HOST = "rehearsal", "host clock"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contestant on one case.
+
+    Attributes:
+        suite: "layers", "networks", "published", ...; "" in a file that is not ours.
+        case: what was timed, and how: pytest-benchmark's group; the benchmark's full name where no contestant is named.
+        contestant: who; "" where none is named.
+        seconds: of each sample, a launch.
+        extra: pytest-benchmark's extra_info.
+        device: the GPU; the CPU where there is none in the file.
+    """
+
+    suite: str
+    case: str
+    contestant: str
+    seconds: tuple[float, ...]
+    extra: dict[str, Any]
+    device: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.suite, self.case, self.contestant
+
+    @cached_property
+    def median(self) -> float:
+        """Seconds."""
+        return median(self.seconds)
+
+    @property
+    def timer(self) -> str:
+        """What took the times; a file that does not say so is pytest-benchmark's own, and that reads the host's clock."""
+        return self.extra.get("timer", HOST)
+
+    @property
+    def what(self) -> str:
+        """The case without how it was timed: "conv2d 1x64x56x56 -> 64x56x56, 3x3 bias+relu"."""
+        return self.case.split(" | ")[0]
+
+    @property
+    def how(self) -> str:
+        """The rest of the case: "float16 batch1 cold graph"; "" where it has none."""
+        return self.case.partition(" | ")[2]
+
+
+@dataclass(frozen=True)
+class Results:
+    """One file.
+
+    Attributes:
+        path: of it.
+        head: its other fields; of the committed form all but the benchmarks.
+        entries: in the file's order.
+    """
+
+    path: Path
+    head: dict[str, Any]
+    entries: tuple[Entry, ...]
+
+    def by_key(self) -> dict[tuple[str, str, str], Entry]:
+        return {entry.key: entry for entry in self.entries}
+
+    def by_case(self, *suites: str) -> dict[tuple[str, str], dict[str, Entry]]:
+        """(suite, case) -> contestant -> entry, of the named suites or of all."""
+        cases: dict[tuple[str, str], dict[str, Entry]] = {}
+        for entry in self.entries:
+            if not suites or entry.suite in suites:
+                cases.setdefault((entry.suite, entry.case), {})[entry.contestant] = entry
+        return cases
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what the times depend on."""
+        found = self.head.get("versions") or next(
+            (e.extra["versions"] for e in self.entries if "versions" in e.extra), {}
+        )
+        return dict(found)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError for a file that is missing or holds none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {_reason(error)}, expected a JSON file of results") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: a JSON {type(document).__name__}, expected an object")
+    return document
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or "unreadable" if isinstance(error, OSError) else f"no JSON ({error})"
+
+
+def load(path: Path) -> Results:
+    """Either form of file.
+
+    Raises InputError, naming the file and what it lacks, for one that is missing, of another kind, or whose times are no times.
+    """
+    document = read(path)
+    benchmarks = document.get("benchmarks")
+    if not isinstance(benchmarks, list) or ("format" in document and document["format"] != FORMAT):
+        given = document.get("format") or f"the keys {', '.join(list(document)[:5]) or '(none)'}"
+        raise InputError(f'{path}: {given}, expected pytest-benchmark\'s JSON or "{FORMAT}"')
+    if "format" in document:
+        benchmarks = expanded(path, benchmarks, document.get("common", {}))
+    device = document.get("gpu") or _cpu(document)
+    entries = tuple(_entry(path, number, item, device) for number, item in enumerate(benchmarks))
+    seen: set[tuple[str, str, str]] = set()
+    for entry in entries:
+        if entry.key in seen:
+            raise InputError(f"{path}: two entries for {' / '.join(filter(None, entry.key))}, expected one")
+        seen.add(entry.key)
+    return Results(path, {name: value for name, value in document.items() if name != "benchmarks"}, entries)
+
+
+def _cpu(document: dict[str, Any]) -> str:
+    machine = document.get("machine_info") or {}
+    return (machine.get("cpu") or {}).get("brand_raw") or machine.get("node") or "unknown"
+
+
+def _entry(path: Path, number: int, item: Any, device: str) -> Entry:
+    where = f"{path}: benchmark {number + 1}"
+    if not isinstance(item, dict):
+        raise InputError(f"{where} is a {type(item).__name__}, expected an object")
+    name = item.get("group") or item.get("fullname") or item.get("name")
+    if not isinstance(name, str):
+        raise InputError(f"{where} has no group and no name")
+    data = (item.get("stats") or {}).get("data")
+    if not data:
+        raise InputError(
+            f"{where}, {name}: no times in stats.data, expected a file of --benchmark-json (--benchmark-save-data)"
+        )
+    if not all(isinstance(x, (int, float)) and 0 < x < float("inf") for x in data):
+        raise InputError(f"{where}, {name}: times {data[:5]}, expected seconds above 0")
+    extra = item.get("extra_info") or {}
+    contestant = extra.get("contestant") or (item.get("params") or {}).get("contestant") or ""
+    case = name if contestant else item.get("fullname") or name
+    device = extra.get("gpu") or device
+    return Entry(str(extra.get("suite", "")), case, str(contestant), tuple(map(float, data)), extra, device)
+
+
+def expanded(path: Path, benchmarks: Iterable[Any], common: dict[str, Any]) -> list[dict[str, Any]]:
+    """The committed form's entries with all their fields."""
+    first: dict[Any, dict[str, Any]] = {}
+    full = []
+    for item in benchmarks:
+        if not isinstance(item, dict) or not isinstance(item.get("extra_info"), dict):
+            raise InputError(f"{path}: an entry without extra_info, expected one in each")
+        suite = item["extra_info"].get("suite", common.get("suite"))
+        base = first.get((suite, item.get("group")), common)
+        extra = {name: value for name, value in {**base, **item["extra_info"]}.items() if value is not None}
+        first.setdefault((suite, item.get("group")), extra)
+        full.append({**item, "extra_info": extra})
+    return full
+
+
+def compacted(benchmarks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(entries, common), such that `expanded` gives the entries back."""
+    extras = [item["extra_info"] for item in benchmarks]
+    common = {
+        name: value
+        for name, value in (extras[0] if extras else {}).items()
+        if name != "contestant" and all(name in extra and extra[name] == value for extra in extras)
+    }
+    first: dict[Any, dict[str, Any]] = {}
+    short = []
+    for item, extra in zip(benchmarks, extras):
+        base = first.get((extra.get("suite"), item["group"]), common)
+        first.setdefault((extra.get("suite"), item["group"]), extra)
+        own = {name: value for name, value in extra.items() if name not in base or base[name] != value}
+        own.update({name: None for name in base if name not in extra})
+        if "suite" in extra and extra["suite"] != common.get("suite"):
+            own["suite"] = extra["suite"]  # with the group it says whose fields an entry inherits
+        short.append({**item, "extra_info": own})
+    return short, common
+
+
+def slug(gpu: str) -> str:
+    """The folder of a GPU's results: "NVIDIA H100 80GB HBM3" -> "h100-80gb-hbm3"."""
+    words = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return words.removeprefix("nvidia-") or "unknown"
+
+
+def newest(folder: Path) -> dict[str, Results]:
+    """The newest result of each GPU by its folder's name; empty where there is none. Newest by the date in the file."""
+    found: dict[str, Results] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        results = load(path)
+        before = found.get(path.parent.name)
+        if before is None or results.head.get("date", "") >= before.head.get("date", ""):
+            found[path.parent.name] = results
+    return found
