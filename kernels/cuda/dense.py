@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from convatlas.kernels.cuda import depthwise
+from convatlas.kernels.cuda import depthwise, stem
 from convatlas.kernels.cuda.launch import (
     ACTIVATIONS,
     TYPES,
@@ -53,8 +53,8 @@ class Tile:
         return max(min(steps, STAGES) * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
 
 
-# The larger a warp's tile, the fewer bytes of shared memory it reads a product: 64 x 64 reads 1/32 of a 16-byte row for each MMA of 16
-# x 8 x 16, 32 x 32 twice that, which is more than shared memory delivers while the tensor cores could multiply.
+# The larger a warp's tile, the fewer bytes of shared memory it reads a product: with 64 x 64 an ldmatrix of 512 bytes feeds four
+# MMAs, with 32 x 32 only two, and shared memory, not the tensor cores, would be the bound.
 _TILES = (
     Tile(128, 128, 64, 64, 128), Tile(128, 64, 64, 32, 128), Tile(64, 64, 32, 32, 128), Tile(128, 32, 32, 32, 128),
     Tile(64, 32, 32, 16, 128),
@@ -97,6 +97,8 @@ def conv_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: T
     spec = call.spec
     if spec.kind == "depthwise":
         return depthwise.launches(call, tensors, out, target)
+    if few := stem.launches(call, tensors, out, target):
+        return few
     x = tensors["input"]
     if spec.C >= FEW_CHANNELS:
         x = channels_adjacent(x)

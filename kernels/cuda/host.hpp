@@ -29,6 +29,9 @@
 struct dim3 {
     unsigned x, y, z;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
@@ -317,5 +320,6 @@ static int run(Launch &launch, int workers) {
 #define blockDim (dim3{host::block->launch->block, 1, 1})
 #define gridDim (host::block->launch->grid)
 #define __syncthreads() host::wait(host::block->gate, "__syncthreads", __LINE__)
+#define __syncwarp() host::exchange(0, 0, __LINE__)
 #define __shfl_xor_sync(mask, v, lanes) host::exchange(v, host::block->self->lane ^ (lanes), __LINE__)
 #define __shfl_sync(mask, v, source) host::exchange(v, source, __LINE__)

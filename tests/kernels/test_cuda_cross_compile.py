@@ -66,7 +66,9 @@ def test_tensor_cores_where_they_should_be(arch: int) -> None:
     dense = [r for r in compiled(arch) if r["expression"].startswith("implicit_gemm")]
     assert len(dense) > 4
     bad = [r for r in dense if ("HMMA" in r["opcodes"]) != (template(r)[1] == "true")]
-    assert not bad, describe(bad)
+    stems = [r for r in compiled(arch) if r["expression"].startswith("conv2d_stem")]
+    bad += [r for r in stems if "HMMA" not in r["opcodes"]]
+    assert stems and not bad, describe(bad)
 
 
 @pytest.mark.parametrize("arch", MODES)

@@ -14,9 +14,10 @@ import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
 
 from convatlas.errors import BackendError
-from convatlas.kernels.cuda import backend, dense, host, source
+from convatlas.kernels.cuda import backend, dense, host, source, stem
 from convatlas.kernels.cuda.launch import CudaLaunch, reciprocal
 from convatlas.kernels.target import TARGETS
+from convatlas.specs import Conv2dSpec
 
 ONE_OF_EACH = [
     c
@@ -27,6 +28,13 @@ ONE_OF_EACH = [
 SPLIT = [
     conv("split", (1, 256, 5, 5), (64, 256, 3, 3), padding=1, residual=True, activation="relu"),
     conv("split-odd-filters", (1, 1024, 3, 3), (41, 1024, 1, 1), activation="relu6"),
+]
+
+STEMS = [
+    conv("stem-rgba", (2, 4, 13, 17), (24, 4, 5, 3), stride=(2, 1), padding=(2, 1), activation="relu"),
+    conv("stem-gray", (1, 1, 20, 33), (72, 1, 3, 3), padding=1),
+    conv("stem-two-dilated", (1, 2, 19, 18), (8, 2, 3, 4), dilation=(2, 3), padding=3, bias=False),
+    conv("stem-11x11-64", (1, 3, 47, 47), (64, 3, 11, 11), stride=4, padding=2, activation="relu6"),
 ]
 
 
@@ -42,6 +50,23 @@ def test_split_reductions(case: Case, target: str, poisoned: None) -> None:
     hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda"))
     once, twice = (run_convolution(case, "float16", "cpu", "nhwc", "normal", "cuda") for _ in range(2))
     assert torch.equal(once, twice)
+
+
+@pytest.mark.parametrize("form", ["nhwc", "nchw", "sliced"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("case", STEMS, ids=str)
+def test_stems(case: Case, dtype: str, form: str, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
+    """One block for all tiles, so that it walks from tile to tile; inputs in any memory format, outputs in channels_last."""
+    monkeypatch.setattr(stem, "BLOCKS_PER_SM", 1)
+    monkeypatch.setattr(backend, "current", lambda x: replace(TARGETS["sm_90"], sms=1))
+    ran = []
+    monkeypatch.setattr(CudaLaunch, "run", lambda self, run=CudaLaunch.run: (ran.append(self), run(self)))
+    shape = Conv2dSpec.of(
+        case.input, case.weight, **{k: v for k, v in case.arguments.items() if k != "activation"}
+    ).output_shape
+    out = torch.full(shape, torch.nan, dtype=getattr(torch, dtype)).contiguous(memory_format=torch.channels_last)
+    hold(lambda: run_convolution(case, dtype, "cpu", form, "normal", "cuda", out))
+    assert [launch.kernel for launch in ran] == ["conv2d_stem"] and ran[0].grid[0] == 1
 
 
 def test_the_split_cases_split(monkeypatch: pytest.MonkeyPatch) -> None:
