@@ -274,7 +274,7 @@ def summary(console: Console, compared: Compared) -> None:
     if compared.provable < len(compared.pairs):
         console.print(
             output.plain(
-                f"{len(compared.pairs) - compared.provable} benchmarks have too few samples for that, whatever they show: "
+                f"{len(compared.pairs) - compared.provable} without samples enough for that, whatever they show: "
                 f"{compared.samples_needed} of each are needed"
             )
         )
