@@ -175,6 +175,15 @@ def test_a_stage_whose_command_fails(suite) -> None:
     assert states["two"]["status"] == "done"
 
 
+def test_a_step_that_says_it_is_unfinished_runs_again(suite, tmp_path: Path) -> None:
+    step = Step("a", writing('{"n": 1}'), least=0, unfinished=lambda output: "3 benchmarks cut by the time")
+    states = suite([stage("one", step)])
+    assert states["one"] | {"seconds": 0, "started": ""} == {
+        "status": "partial", "reason": "a: 3 benchmarks cut by the time", "steps": [], "seconds": 0, "started": "",
+    }  # fmt: skip
+    assert suite([stage("one", Step("a", writing("{}"), least=0))])["one"]["status"] == "done" and calls(tmp_path) == 2
+
+
 def test_an_exit_code_that_is_a_result(suite) -> None:
     """pytest's 1: tests failed, and the stage is done."""
     states = suite([stage("one", Step("a", writing("{}", "raise SystemExit(1)"), codes=(0, 1), least=0))])
@@ -235,6 +244,30 @@ def test_benchmarks_of_steps_are_put_together(tmp_path: Path) -> None:
     assert [e["stats"]["data"] for e in both["benchmarks"]] == [[3.0], [2.0], [4.0]]
     assert "options" not in both["benchmarks"][0] and both["version"] == "5"
     assert collected.add_benchmarks(both, "c", tmp_path / "missing", FINE) is both
+
+
+def test_what_the_time_cut_is_unfinished(tmp_path: Path) -> None:
+    """By benchmarks/conftest.py's own words, which the two must agree on."""
+    assert f'pytest.skip(f"{collected.BUDGET}' in (ROOT / "benchmarks/conftest.py").read_text()
+    case = '<testcase classname="b" name="{}"><skipped message="{}"/></testcase>'
+    cases = [
+        case.format(1, "time budget: 3 s are over"),
+        case.format(2, "no such kernel"),
+        case.format(3, "time budget: 3 s"),
+    ]
+    collected.junit_of(tmp_path / "x").write_text(f"<testsuite>{''.join(cases)}</testsuite>")
+    assert collected.cut_short(tmp_path / "x") == "2 benchmarks cut by the time"
+    assert collected.cut_short(tmp_path / "none") == ""
+
+
+def test_what_was_computed_wrongly_is_said(tmp_path: Path) -> None:
+    results(tmp_path, failures=0)
+    assert not report.failed(tmp_path)
+    write_json(tmp_path / "a", {"benchmarks": [entry("x", "cuda", [1.0])]})
+    text = '<testsuite><testcase classname="bench_x" name="t[y]"><failure message="error 0.5"/></testcase></testsuite>'
+    collected.junit_of(tmp_path / "a").write_text(text)
+    write_json(tmp_path / "layers.json", collected.add_benchmarks(None, "a", tmp_path / "a", FINE))
+    assert "WRONG bench_x::t[y]: error 0.5" in report.summary(tmp_path) and report.failed(tmp_path)
 
 
 def test_a_document_too_large_is_thinned_until_it_fits() -> None:

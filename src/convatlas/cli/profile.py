@@ -131,8 +131,8 @@ def show_text(found: Profile, about: dict[str, Any], top: int | None) -> None:
     console.print(
         output.plain(
             "\na run of a layer alone, cold cache, median; cuDNN: the quicker of PyTorch's operators and cuDNN's fused form; "
-            "bound: the longest of tensor-core time, compulsory bytes and one launch at the rates above; above: all runs' time over the "
-            "bound, by which rows are sorted"
+            "bound: the longest of tensor-core time, compulsory bytes and one launch at the rates above; above: the time of all "
+            "runs over the bound, by which rows are sorted"
         )
     )
     if dropped:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from convatlas.bench.suite import verification
 from convatlas.bench.suite.process import Ended
 from convatlas.bench.suite.state import read_json
 
 MOST_BYTES = 8 * 2**20
+BUDGET = "time budget"  # in the reason of what benchmarks/conftest.py skips
 DIGITS = 5  # of a time: four would already be finer than any clock here
 
 
@@ -29,19 +32,42 @@ def add_profile(document: Any, step: str, output: Path, ended: Ended) -> Any:
 
 
 def add_benchmarks(document: Any, step: str, output: Path, ended: Ended) -> Any:
-    """pytest-benchmark's document with the entries of every step: one measured again takes its earlier one's place."""
+    """pytest-benchmark's document with the entries of every step: one measured again takes its earlier one's place.
+
+    Beside them "failures": what was computed wrongly, and therefore not timed, by step.
+    """
     found = read_json(output)
     if found is None:
         return document
     entries = {} if document is None else {key(entry): entry for entry in document["benchmarks"]}
     entries.update((key(entry), slim(entry)) for entry in found["benchmarks"])
     kept = {name: value for name, value in found.items() if name != "benchmarks"}
-    return thinned({**kept, "benchmarks": list(entries.values())})
+    failures = {} if document is None else document["failures"]
+    junit = junit_of(output)
+    if junit.exists():
+        failures = {**failures, step: verification.counted(junit, ended)["messages"]}
+    return thinned({**kept, "failures": failures, "benchmarks": list(entries.values())})
 
 
-def key(entry: dict[str, Any]) -> tuple[str, str]:
+def cut_short(output: Path) -> str:
+    """How many cases of a benchmark run its --seconds cut, "" for none: benchmarks/conftest.py skips them and says so."""
+    junit = junit_of(output)
+    if not junit.exists():
+        return ""
+    skipped = [case.find("skipped") for case in ElementTree.parse(junit).iter("testcase")]
+    cut = sum(each is not None and BUDGET in (each.get("message") or "") for each in skipped)
+    return f"{cut} benchmarks cut by the time" if cut else ""
+
+
+def junit_of(output: Path) -> Path:
+    """Where a benchmark run puts its JUnit file, beside its output."""
+    return output.with_name(f"{output.name}.xml")
+
+
+def key(entry: dict[str, Any]) -> tuple[str, str, str]:
     """What an entry is of."""
-    return entry["fullname"], str(entry.get("group"))
+    info = entry["extra_info"]
+    return str(info.get("suite")), str(entry.get("group")), str(info.get("contestant"))
 
 
 def rounded(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Compiles by many processes what one process will time: Triton's and CuPy's caches are on disk and shared."""
+"""Compiles candidate configs by many processes before one process times them; bench/precompile.py does it for the model's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from convatlas.bench.contestants import contestants, with_folded
+from convatlas.bench.contestants import contestants
 from convatlas.engine.single import operands
 from convatlas.kernels.gemm.override import override
 from convatlas.study.tracing import Layer
@@ -21,54 +21,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One layer by one of our backends, with the config that the model chooses or with `config`."""
+    """One layer by one config."""
 
     layer: Layer
     dtype: str
-    backend: str
-    config: TileConfig | None = None
+    config: TileConfig
 
 
 def compiled(job: Job) -> str:
-    """Runs it once, which compiles what is not in a cache yet; "" or what went wrong."""
+    """Runs it once, which puts its machine code into Triton's cache on disk; "" or what went wrong."""
+    torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        drawn = operands(job.layer, getattr(torch, job.dtype), device, 0, device.type)
-        tensors = with_folded(job.layer, drawn)
-        run = contestants(job.layer, ours=(job.backend,))[0].run
-        if job.config is None:
-            run(tensors)
-        else:
-            with override(job.config):
-                run(tensors)
+        tensors = operands(job.layer, getattr(torch, job.dtype), device, 0, device.type)
+        with override(job.config):
+            contestants(job.layer, ours=("triton",))[0].run(tensors)
         if device.type == "cuda":
             torch.cuda.synchronize()
-            del tensors, drawn
+            del tensors
             torch.cuda.empty_cache()  # the other processes share the GPU's memory
-    except Exception as error:  # it will fail again where it is timed, and be recorded there
-        text = str(error).strip().splitlines() or [""]
-        return f"{job.layer.op} {job.layer.spec}, {job.backend}: {type(error).__name__}: {text[0][:160]}"
+    except Exception as error:  # it fails again where it is timed, and is recorded there
+        return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:160]}"
     return ""
 
 
-def compile_all(jobs: Sequence[Job], workers: int, seconds: float, say: Callable[[str], None]) -> tuple[int, list[str]]:
-    """(how many jobs ended in time, what went wrong). At the limit the rest is left to be compiled where it is timed."""
-    end = time.monotonic() + seconds
-    done, errors = 0, []
-    pool = multiprocessing.get_context("spawn").Pool(
-        min(workers, len(jobs)) or 1
-    )  # spawn: CUDA does not survive a fork
+def compile_all(jobs: Sequence[Job], workers: int, seconds: float, work: Callable[[Job], str] = compiled) -> list[str]:
+    """What became of the jobs that ended in time; the others compile where they are timed."""
+    deadline, found = time.monotonic() + seconds, []
+    pool = multiprocessing.get_context("spawn").Pool(max(1, min(workers, len(jobs))))  # CUDA does not survive a fork
     try:
-        results = pool.imap_unordered(compiled, jobs)
+        results = pool.imap_unordered(work, jobs)
         for _ in jobs:
-            error = results.next(timeout=max(end - time.monotonic(), 0.1))
-            done += 1
-            if error:
-                errors.append(error)
-                say(error)
+            found.append(results.next(max(deadline - time.monotonic(), 0.0)))
     except multiprocessing.TimeoutError:
-        say(f"{done} of {len(jobs)} compiled in {seconds:.0f} s, the rest on the way")
+        pass
     finally:
         pool.terminate()
         pool.join()
-    return done, errors
+    return found

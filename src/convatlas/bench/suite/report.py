@@ -24,6 +24,7 @@ def failed(out: Path) -> bool:
     watched = [tool for tool in tests.get("sanitizer", {}).values() if isinstance(tool, dict)]
     return (
         any(entry["status"] == "failed" for entry in stages)
+        or any(wrong(read_json(out / name) or {}) for name in ("layers.json", "networks.json"))
         or bool(tests.get("failed"))
         or any(tool["status"] == "errors" for tool in watched)
     )
@@ -98,6 +99,12 @@ def _tool(entry: dict[str, Any]) -> str:
     return f"{entry['status']}, {what}, {entry['seconds']:.0f} s {'; '.join(entry.get('first', []))[:300]}".rstrip()
 
 
+def wrong(found: dict[str, Any]) -> list[str]:
+    """Lines on what was computed wrongly, and therefore has no time."""
+    messages = {name: text for step in found.get("failures", {}).values() for name, text in step.items()}
+    return [f"  WRONG {name}: {text}"[:300] for name, text in messages.items()]
+
+
 def cases(found: dict[str, Any]) -> Iterator[dict[str, dict[str, Any]]]:
     """Entries by contestant, one dictionary a case, in the file's order."""
     grouped: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
@@ -154,7 +161,7 @@ def layers(found: dict[str, Any]) -> list[str]:
         times = f"{info['contestant']} {seconds(entry) * 1e6:.1f} us, peer {rival * 1e6:.1f} us"
         what = f"{info['op']} {info['spec']} {info['epilogue']}, {info['dtype']} batch {info['batch']}"
         lines.append(f"  {ratio:.2f}  {what}: {times}"[:200])
-    return lines
+    return [*lines, *wrong(found)[:10]]
 
 
 def networks(found: dict[str, Any]) -> list[str]:
@@ -163,7 +170,7 @@ def networks(found: dict[str, Any]) -> list[str]:
         group = next(iter(case.values()))["group"]
         times = ", ".join(f"{name} {seconds(entry) * 1e3:.3f}" for name, entry in case.items())
         lines.append(f"  {group}: {times}"[:300])
-    return lines
+    return [*lines, *wrong(found)[:10]]
 
 
 def profiles(found: dict[str, Any]) -> list[str]:

@@ -79,10 +79,8 @@ class Runner:
         file = self.settings.out / stage.file
         document = None if fresh else read_json(file)
         steps, reasons = stage.steps(self.settings), []
-        if all(step.again or step.name in entry.steps for step in steps):
-            return []
         for step in steps:
-            if step.name in entry.steps and not step.again:
+            if step.name in entry.steps:
                 continue
             left = min(end - time.monotonic(), step.most)
             if left < step.least:
@@ -92,13 +90,16 @@ class Runner:
                 output = Path(folder) / "output"
                 ended = self._command(step, output, left)
                 document = stage.merge(document, step.name, output, ended)
+                missing = step.unfinished(output)
             if document is not None:
                 if isinstance(document, dict) and self.settings.rehearsal:
                     document = {"rehearsal": "invented times on a CPU, no measurement", **document}
                 write_json(file, document, compact=True)
             if ended.cut or ended.code not in step.codes:
                 reasons.append(f"{step.name}: {ended.reason}")
-            elif step.name not in entry.steps:
+            elif missing:
+                reasons.append(f"{step.name}: {missing}")
+            else:
                 entry.steps.append(step.name)
             self.state.save()
         return reasons

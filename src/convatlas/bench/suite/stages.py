@@ -22,6 +22,16 @@ Merge = Callable[[Any, str, Path, Ended], Any]
 PROFILED = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d")
 HEADLINE = (*PROFILED, "vgg16")
 TINY = ("--nets", "squeezenet1_1", "--batches", "1", "--dtypes", "float16", "--samples", "3")
+# Runs of their own, the most wanted first: what one finished is on disk when the next is killed.
+LAYERS = (
+    ("float16", "32"),
+    ("float16", "1"),
+    ("bfloat16", "32"),
+    ("tf32", "32"),
+    ("float32", "32"),
+    ("float16", "128"),
+)
+NETWORKS, PUBLISHED = "bench_nets.py", "bench_published.py"
 # pytest's own start and its imports, which its --seconds does not count.
 START = 6.0
 
@@ -60,7 +70,7 @@ class Step:
         environment: added to the process's.
         most: seconds, whatever its stage has left.
         least: seconds below which it is not begun.
-        again: it runs even where it has already finished: caches may be on a machine that is gone.
+        unfinished: (output file) -> what is missing although the command ended by itself, "" for nothing.
     """
 
     name: str
@@ -69,7 +79,7 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
     most: float = float("inf")
     least: float = 5.0
-    again: bool = False
+    unfinished: Callable[[Path], str] = lambda output: ""
 
 
 @dataclass(frozen=True)
@@ -111,15 +121,19 @@ def ceilings(settings: Settings) -> list[str]:
     return ["--ceilings", str(file)] if file.exists() else []
 
 
-def benchmarks(settings: Settings, files: list[Path], *arguments: str) -> Callable[[Path, float], list[str]]:
-    """A pytest-benchmark run. Its own --seconds ends it in time to write its file."""
+def benchmark(name: str, settings: Settings, files: list[Path], *arguments: str) -> Step:
+    """A pytest-benchmark run. Its own --seconds ends it in time to write its file; the cases that it cut are unfinished.
+
+    Exit code 1, tests that failed, means that something was computed wrongly, which the file says.
+    """
 
     def command(output: Path, seconds: float) -> list[str]:
         pytest = [sys.executable, "-m", "pytest", *map(str, files), "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        where = [f"--benchmark-json={output}", "--seconds", f"{max(seconds - START, 1):.0f}"]
-        return [*pytest, *where, *settings.rehearse, *ceilings(settings), *arguments]
+        reports = [f"--benchmark-json={output}", f"--junitxml={collected.junit_of(output)}"]
+        limit = ["--seconds", f"{max(seconds - START, 1):.0f}"]
+        return [*pytest, *reports, *limit, *settings.rehearse, *ceilings(settings), *arguments]
 
-    return command
+    return Step(name, command, (0, 1), least=20, unfinished=collected.cut_short)
 
 
 def _ceilings(settings: Settings) -> list[Step]:
@@ -133,34 +147,28 @@ def _tests(settings: Settings) -> list[Step]:
 
 def layer_files(settings: Settings) -> list[Path]:
     """The files that time layers on a GPU: all but the networks and what a machine without a GPU times."""
-    others = {"bench_nets.py", "bench_reference.py", "bench_host.py", "bench_cpu.py"}
+    others = {NETWORKS, PUBLISHED, "bench_reference.py", "bench_host.py", "bench_cpu.py"}
     return [path for path in sorted(settings.benchmarks.glob("bench_*.py")) if path.name not in others]
 
 
 def _layers(settings: Settings) -> list[Step]:
     files = layer_files(settings)
     if settings.rehearsal:
-        return [Step("rehearsal", benchmarks(settings, files, *TINY))]
+        return [benchmark("rehearsal", settings, files, *TINY)]
     nets = "--nets", ",".join(HEADLINE)
-    # Many processes compile at once what one process would compile on the way, as most of its time.
-    compile = Step("compile", task(settings, "compile", *nets, "--batches", "32,1,128"), most=60, again=True)
-    cases = [("float16", "32"), ("float16", "1"), ("float16", "128"), ("bfloat16", "32"), ("float32", "32")]
-    steps = [
-        Step(f"{dtype} {batch}", benchmarks(settings, files, *nets, "--dtypes", dtype, "--batches", batch), least=20)
-        for dtype, batch in cases
-    ]
-    return [compile, *steps]
+    return [
+        benchmark(f"{dtype} {batch}", settings, files, *nets, "--dtypes", dtype, "--batches", batch)
+        for dtype, batch in LAYERS
+    ] + [benchmark("published", settings, [settings.benchmarks / PUBLISHED], "--dtypes", "float16")]
 
 
 def _networks(settings: Settings) -> list[Step]:
-    files = [settings.benchmarks / "bench_nets.py"]
+    files = [settings.benchmarks / NETWORKS]
     if settings.rehearsal:
-        return [Step("rehearsal", benchmarks(settings, files, *TINY))]
+        return [benchmark("rehearsal", settings, files, *TINY)]
     nets = "--nets", ",".join(HEADLINE)
     return [
-        Step(
-            f"float16 {batch}", benchmarks(settings, files, *nets, "--dtypes", "float16", "--batches", batch), least=20
-        )
+        benchmark(f"float16 {batch}", settings, files, *nets, "--dtypes", "float16", "--batches", batch)
         for batch in ("32", "1", "128")
     ]
 

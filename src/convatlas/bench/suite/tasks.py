@@ -51,21 +51,6 @@ def ceilings(given: argparse.Namespace) -> None:
     write_json(given.out, {**document(found, timer), "doctor": doctor})
 
 
-def compile(given: argparse.Namespace) -> None:
-    from convatlas.bench.layers import distinct
-    from convatlas.bench.suite.compiling import Job, compile_all
-    from convatlas.bench.suite.stages import cores
-
-    jobs = [
-        Job(timed.layer, DTYPE, backend)
-        for batch in map(int, given.batches.split(","))
-        for timed in distinct(given.nets.split(","), batch)
-        for backend in ("triton", "cuda")
-    ]
-    done, errors = compile_all(jobs, max(1, cores() - 2), given.seconds, say)
-    say(f"{done} of {len(jobs)} kernels of layers ready, {len(errors)} failed")
-
-
 def profile(given: argparse.Namespace) -> None:
     from convatlas.bench.profile import profile as run
 
@@ -104,8 +89,8 @@ def tune(given: argparse.Namespace) -> None:
         if entries and time.monotonic() > end:
             break
         if not given.rehearse:
-            jobs = [Job(layer, DTYPE, "triton", config) for layer in chunk for config in swept[layer.key]]
-            compile_all(jobs, given.workers, max(end - time.monotonic(), 5) * 0.6, lambda line: None)
+            jobs = [Job(layer, DTYPE, config) for layer in chunk for config in swept[layer.key]]
+            compile_all(jobs, given.workers, max(end - time.monotonic(), 5) * 0.6)
         for layer in chunk:
             if entries and time.monotonic() > end:
                 break
@@ -115,7 +100,7 @@ def tune(given: argparse.Namespace) -> None:
             write_json(given.out, {**about, "layers": entries, "of": len(layers)})
 
 
-TASKS = {"ceilings": ceilings, "compile": compile, "profile": profile, "tune": tune}
+TASKS = {"ceilings": ceilings, "profile": profile, "tune": tune}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -126,7 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--ceilings", type=Path)
     parser.add_argument("--nets", default="")
-    parser.add_argument("--batches", default="")
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args(arguments)
     TASKS[given.what](given)

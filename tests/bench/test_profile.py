@@ -1,0 +1,219 @@
+"""convatlas profile, all of it on a CPU by an invented clock: its sums, its table, its JSON, its trace, and ncu's answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from convatlas.bench import ncu
+from convatlas.bench.ceilings import Ceilings
+from convatlas.bench.profile import LayerProfile, Profile, profile
+from convatlas.bench.timing import FakeTimer
+from convatlas.bench.trace_event import events
+from convatlas.cli import main
+from convatlas.cli import profile as command
+from convatlas.errors import BackendError
+
+CPU = torch.device("cpu")
+RATES = Ceilings(2e12, {"float16": 5e14, "bfloat16": 5e14, "tf32": 2.5e14, "float32": 5e13}, 2e-6)
+
+
+def layer(
+    path: str, ours: float, bound: float, runs: int = 1, peer: float | None = None, binds: str = "launch"
+) -> LayerProfile:
+    seconds = {"ours": ours} if peer is None else {"ours": ours, "cudnn": 2 * peer, "cudnn_fused": peer}
+    return LayerProfile([path] * runs, "conv2d", "1x8x8x8", "relu", 100, 10, seconds, {}, bound, binds)
+
+
+def made(*layers: LayerProfile, **network: float) -> Profile:
+    return Profile("resnet50", 32, "float16", "auto", 224, "CUDA events", list(layers), network)
+
+
+@pytest.fixture(scope="module")
+def squeezenet() -> Profile:
+    return profile("squeezenet1_1", 1, "float16", "auto", 64, FakeTimer(20e-6), CPU, RATES, samples=3)
+
+
+def test_sums_by_hand() -> None:
+    found = made(layer("a", 10e-6, 4e-6, 3, 8e-6), layer("b", 5e-6, 5e-6, 1, 6e-6), graph=30e-6, eager=100e-6)
+    assert found.layers_sum == pytest.approx(35e-6) and found.bound_sum == pytest.approx(17e-6)
+    assert found.peer_sum == pytest.approx(30e-6) and found.launch_gaps == pytest.approx(70e-6)
+    assert found.layers[0].lost == pytest.approx(18e-6) and found.layers[0].share == pytest.approx(0.4)
+    assert made(layer("a", 1e-6, 1e-6)).peer_sum is None and made(layer("a", 1e-6, 1e-6)).launch_gaps is None
+
+
+def test_every_layer_of_the_net_is_there(squeezenet: Profile) -> None:
+    paths = [path for layer in squeezenet.layers for path in layer.paths]
+    assert sum("expand3x3" in path for path in paths) == 8 and len(paths) == 30 and len(squeezenet.layers) == 22
+    assert set(squeezenet.network) == {"graph", "eager"} and squeezenet.timer == "rehearsal"
+
+
+def test_top_offenders_come_first(squeezenet: Profile) -> None:
+    lost = [layer.lost for layer in squeezenet.layers]
+    assert lost == sorted(lost, reverse=True)
+
+
+def test_a_peer_that_does_not_run_here_is_absent_and_says_why(squeezenet: Profile) -> None:
+    fused = [layer for layer in squeezenet.layers if layer.op == "conv2d"]
+    assert all(layer.peer == layer.seconds["cudnn"] for layer in fused)
+    assert all(layer.absent["cudnn_fused"] for layer in fused)
+
+
+def test_cudnn_chooses_by_trial_only_inside(squeezenet: Profile) -> None:
+    assert torch.backends.cudnn.benchmark is False
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(BackendError, match="backend 'cudnn', expected one of auto, triton, cuda"):
+        profile("resnet50", 1, "float16", "cudnn", None, FakeTimer(1.0), CPU, RATES)
+
+
+def test_a_backend_that_fails_on_a_layer_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(FakeTimer):
+        def prepare(self, run, sets, form):
+            raise RuntimeError("no such kernel")
+
+    with pytest.raises(BackendError, match=r'conv2d .* on backend "auto": RuntimeError: no such kernel'):
+        profile("squeezenet1_1", 1, "float16", "auto", 64, Broken(1.0), CPU, RATES)
+
+
+def test_the_trace_is_what_perfetto_loads(squeezenet: Profile) -> None:
+    """Complete events in microseconds, on named tracks, none overlapping another of its track."""
+    document = json.loads(json.dumps(events(squeezenet), allow_nan=False))
+    complete = [e for e in document["traceEvents"] if e["ph"] == "X"]
+    assert {e["ph"] for e in document["traceEvents"]} == {"X", "M"}
+    assert all(isinstance(e[key], int) for e in complete for key in ("pid", "tid"))
+    names = {e["tid"]: e["args"]["name"] for e in document["traceEvents"] if e["name"] == "thread_name"}
+    assert list(names.values()) == ["ours", "cuDNN", "bound"]
+    for track in names:
+        mine = [e for e in complete if e["tid"] == track]
+        assert mine and all(e["dur"] > 0 for e in mine)
+        assert all(b["ts"] >= a["ts"] + a["dur"] - 1e-3 for a, b in pairwise(mine))
+    ours = sum(e["dur"] for e in complete if names[e["tid"]] == "ours")
+    assert ours == pytest.approx(squeezenet.layers_sum * 1e6, rel=1e-4)
+    assert "timed alone" in document["traceEvents"][0]["args"]["name"]
+
+
+# ------------------------------------------------------------------------------------------------- the command
+
+
+def run(tmp_path: Path, **options: object) -> None:
+    command.run("squeezenet1_1", 1, "float16", "auto", 64, FakeTimer(20e-6), CPU, RATES, **options)
+
+
+def test_in_a_pipe_every_column_is_there_and_a_rehearsal_is_called_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run(tmp_path, top=4, json=tmp_path / "p.json", trace=tmp_path / "t.json")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "squeezenet1_1, 1x3x64x64, float16, backend auto: REHEARSAL, invented times"
+    assert lines[1].startswith("ceilings measured: copy 2.00 TB/s, matmul TFLOP/s float16 500, ")
+    assert re.split(r"\s{2,}", lines[4].strip()) == ["layer", "op", "runs", "us", "us", "us", "%", "binds", "us"]
+    rows = [line for line in lines if re.match(r"(features|classifier|max_pool2d|concat|avgpool)\S* ", line)]
+    assert len(rows) == 4 and any("more layers (--top" in line for line in lines)
+    assert any(line.startswith("whole network, in a CUDA graph: ") for line in lines)
+    document = json.loads((tmp_path / "p.json").read_text())
+    assert document["timer"] == "rehearsal" and document["layers"][0]["paths"] and document["ncu"] is None
+    assert {"layers_sum", "peer_sum", "bound_sum", "launch_gaps", "clocks", "versions"} <= set(document)
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+
+
+def test_eighty_columns_hold_the_numbers(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"gpu": "H100", **{k: getattr(RATES, k) for k in Ceilings.__dataclass_fields__}}
+    found = made(layer("layer4.2.conv3", 1234.5e-6, 400e-6, 12, 1000e-6, "bandwidth"), graph=1e-3)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    command.show_text(found, about, None)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.startswith("layer4.2.conv3")).split()
+    assert row == ["layer4.2.conv3", "12", "1234.5", "1000.0", "400.0", "32", "bandwidth", "10014.0"]
+    assert any(line.startswith("not shown for want of room: op (") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["resnet50"], "profile needs an NVIDIA GPU, and torch sees none here"),
+        (["resnet5"], "unknown network 'resnet5', nearest: resnet50"),
+        (["resnet50", "--dtype", "float64"], "dtype 'float64', expected one of float16, bfloat16, float32"),
+        (
+            ["resnet50", "--json", "/no/such/folder/x.json"],
+            "/no/such/folder/x.json, expected a file in a folder that exists",
+        ),
+        (["resnet50", "--batch", "0"], "Invalid value for '--batch'"),
+    ],
+)
+def test_one_line_and_exit_2(arguments, said, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["profile", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and said in captured.err and len(captured.err.splitlines()) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- ncu
+
+CSV = """==PROF== Connected to process 1
+"ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
+"0","1","gemm_kernel","gpu__time_duration.sum","ns","12,500"
+"0","1","gemm_kernel","dram__bytes.sum","byte","4,000,000"
+"0","1","gemm_kernel","sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active","%","62.5"
+"1","1","pool","gpu__time_duration.sum","ns","1000"
+"1","1","pool","dram__bytes.sum","byte","n/a"
+"""
+
+
+def answering(text: str, code: int = 0, error: str = ""):
+    return lambda command, seconds: subprocess.CompletedProcess(command, code, text, error)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ncu.shutil, "which", lambda name: f"/opt/{name}")
+
+
+def ask(**how: object):
+    return ncu.counters("resnet50", 32, "float16", "auto", 224, **how)
+
+
+def test_counters_of_kernels(installed: None) -> None:
+    assert ask(run=answering(CSV)) == [
+        ncu.Counters("gemm_kernel", pytest.approx(12.5e-6), 4e6, pytest.approx(0.625)),
+        ncu.Counters("pool", pytest.approx(1e-6), None, None),
+    ]
+
+
+def test_plain_sentences_where_there_are_none(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    denied = "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU Performance Counters"
+    assert "this account may not read them" in ask(run=answering(denied, 1))
+    assert "ncu ended with code 9 ('no output'" in ask(run=answering("", 9))
+
+    def slow(command, seconds):
+        raise subprocess.TimeoutExpired(command, seconds)
+
+    assert ask(run=slow, seconds=5) == "no hardware counters: ncu was stopped after 5 s."
+    monkeypatch.setattr(ncu.shutil, "which", lambda name: None)
+    assert ask().endswith("is not installed here.")
+
+
+def test_counters_are_printed(capsys: pytest.CaptureFixture, installed: None) -> None:
+    command.show_counters(ask(run=answering(CSV)))
+    out = capsys.readouterr().out
+    assert "ncu: 2 kernels, 4.0 MB to and from DRAM" in out
+    assert re.search(r"gemm_kernel +4\.00 +62\b", out) and re.search(r"pool +- +-", out)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_beats_its_bound_by_much(tmp_path: Path) -> None:
+    """Bounds are of this GPU: a kernel far below one would mean that the clock, the work or the ceiling is wrong."""
+    assert main(["profile", "squeezenet1_1", "--batch", "8", "--json", str(tmp_path / "p.json")]) == 0
+    document = json.loads((tmp_path / "p.json").read_text())
+    assert document["timer"] == "CUDA events" and document["layers_sum"] > 0.7 * document["bound_sum"]
+    assert set(document["network"]) == {"graph", "eager"}
