@@ -5,6 +5,7 @@
 #   VENV          where the virtual environment lies                                                 (.venv)
 #   PIP_FLAGS     passed to every pip install, such as an index with CPU-only wheels of PyTorch      (none)
 #   PYTEST_FLAGS  passed to every pytest, such as "-k pool -x"                                       (none)
+#   BENCH_SECONDS after which `make bench` begins no further case; the most wanted come first             (240)
 #   WORKERS       test processes; each computes with THREADS threads                                 (auto: one a core; 1)
 #   OUT, GPU_MINUTES, STAGE, REHEARSE: of `make gpu`, said there                                     (out/gpu, 8, all, no)
 
@@ -14,6 +15,7 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 WORKERS ?= auto
 THREADS ?= 1
+BENCH_SECONDS ?= 240
 OUT ?= out/gpu
 GPU_MINUTES ?= 8
 STAGE ?=
@@ -42,8 +44,9 @@ demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights,
 test: $(VENV)/.test ## run all tests, in parallel, without a GPU
 	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
-bench: $(VENV)/.test ## run the benchmarks, one process, all cores
-	$(BIN)/python -m pytest benchmarks $(PYTEST_FLAGS)
+# bench_reference.py times every convolution of ResNet-50 on NumPy, for those who work on the reference: pytest benchmarks/bench_reference.py
+bench: $(VENV)/.test ## in under five minutes: on a GPU layers and networks against cuDNN, else what a CPU can measure and predict
+	$(SINGLE) $(BIN)/python -m pytest benchmarks --ignore=benchmarks/bench_reference.py -q --seconds $(BENCH_SECONDS) --precompile $(PYTEST_FLAGS)
 
 lint: $(VENV)/.lint ## check style (needs ruff only, neither torch nor our own package)
 	$(BIN)/ruff check .

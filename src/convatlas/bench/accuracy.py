@@ -34,14 +34,30 @@ EXACT = ("max_pool2d", "relu", "relu6", "concat")  # the result is one of the in
 
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Convolutions and matrix products of float32 inside the block are "tf32" or "ieee"."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    conv.fp32_precision = matmul.fp32_precision = precision
+    """Convolutions and matrix products of float32 inside the block are "tf32" or "ieee".
+
+    cuDNN's recurrent layers are set along: where they differ, torch refuses to answer code that asks by its older names.
+    """
+    settings = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = precision
     try:
         yield
     finally:
-        conv.fp32_precision, matmul.fp32_precision = before
+        for setting, value in zip(settings, before):
+            setting.fp32_precision = value
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Inside, float32 means it: no TF32, and PyTorch's own kernels for cuDNN's."""
+    enabled, torch.backends.cudnn.enabled = torch.backends.cudnn.enabled, False
+    try:
+        with torch.no_grad(), float32_products("ieee"):
+            yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Accuracy:
 
 def _computed(layer: Layer, tensors: Tensors, epilogue: Epilogue | None) -> Tensor:
     call = Call(layer.op, layer.spec, epilogue, layer.params, "cudnn", "float32")
-    with torch.no_grad(), float32_products("ieee"), torch.backends.cudnn.flags(enabled=False):
+    with exact_float32():
         return backend_cudnn.run(call, dict(tensors), None)
 
 

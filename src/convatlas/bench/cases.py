@@ -23,6 +23,7 @@ PRECISIONS = {
     "tf32": (torch.float32, "tf32"),
     "float32": (torch.float32, "ieee"),
 }
+PRODUCTS = ("conv2d", "linear")  # the ops that TF32 changes anything of
 SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "ieee": "float32"}
 BATCHES = (32, 1, 128)
 # The lecture's, in the order in which their times are wanted.
@@ -139,6 +140,7 @@ def layer_cases(choice: Choice, wanted: Callable[[Layer], bool]) -> list[Case]:
         for timed in distinct(tuple(choice.net_names), batch)
         if wanted(timed.layer)
         for precision in choice.precisions
+        if precision != "tf32" or timed.layer.op in PRODUCTS
     ]
     return sorted(found, key=lambda case: case.priority)
 
@@ -161,6 +163,7 @@ def residual_cases(choice: Choice) -> list[Case]:
         _of_layer("layers", layer, precision, batch, choice.protocol, places)
         for layer, batch, places in found.values()
         for precision in choice.precisions
+        if precision != "tf32"
     ]
     return sorted(cases, key=lambda case: case.priority)
 

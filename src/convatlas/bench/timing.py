@@ -178,6 +178,13 @@ def sets_for(timer: Timer, cache: str, bytes_each: int) -> int:
     return max(1, min(MOST_SETS, math.ceil(2 * timer.cache_bytes / max(bytes_each, 1))))
 
 
+def reason(error: Exception) -> str:
+    """An exception in one line of at most 160 characters: PyTorch's may list every backend that it has."""
+    lines = str(error).strip().splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}"
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
 def race(
     contestants: Sequence[Contestant], sets: Sequence[Tensors], timer: Timer, protocol: Protocol
 ) -> dict[str, Measurement]:
@@ -188,8 +195,7 @@ def race(
         try:
             samplers[contestant.name] = timer.prepare(contestant.run, sets, contestant.form or protocol.form)
         except Exception as error:  # a library without a plan for this layer raises anything
-            lines = str(error).strip().splitlines() or [""]
-            found[contestant.name].error = f"{type(error).__name__}: {lines[0]}"
+            found[contestant.name].error = reason(error)
     for turn in range(protocol.samples):
         order = list(samplers) if turn % 2 == 0 else list(reversed(samplers))
         for name in order:

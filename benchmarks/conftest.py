@@ -1,0 +1,198 @@
+"""Options of the GPU suites, the order of their cases, the race that each case's tests share, and the tables at the end."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Before anything imports triton: its kernels are decorated for the interpreter or for a GPU once, at import.
+if not torch.cuda.is_available() or "--rehearse" in sys.argv:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import pytest
+
+from convatlas.bench import tables
+from convatlas.bench.cases import PRECISIONS, Case, Choice, precision
+from convatlas.bench.ceilings import Ceilings
+from convatlas.bench.contestants import OURS, cudnn_fused
+from convatlas.bench.environment import environment
+from convatlas.bench.harness import feed
+from convatlas.bench.networks import NAMES
+from convatlas.bench.precompile import precompile
+from convatlas.bench.racing import Racer, Result, entry
+from convatlas.bench.timing import Protocol
+from convatlas.errors import ConvAtlasError, InputError
+
+COMPILED = ("resnet50", "mobilenet_v2")  # nets that torch.compile is given with --compile: it takes minutes a net
+# What a rehearsal goes through unless told otherwise: every kind of layer, few of each.
+REHEARSED = {
+    "nets": ("resnet50", "mobilenet_v2", "resnext50_32x4d", "alexnet"),
+    "dtypes": ("float16", "tf32"),
+    "batches": (32,),
+}
+PRECOMPILE = 0.25  # of --seconds at most, and MOST_PRECOMPILE seconds, go to compiling ahead
+MOST_PRECOMPILE = 90.0
+NO_GPU = "needs a CUDA GPU; --rehearse goes through it on the CPU, with made-up times"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("convatlas", "convatlas benchmarks")
+    group.addoption("--seconds", type=float, default=None, help="Cases whose turn comes later are skipped.")
+    group.addoption("--dtypes", default=None, help=f"Comma-separated: {', '.join(PRECISIONS)}, or fp16, bf16, fp32.")
+    group.addoption("--batches", default=None, help="Comma-separated batch sizes (32,1,128).")
+    group.addoption("--nets", default=None, help="Comma-separated networks; default: all, the lecture's first.")
+    group.addoption("--cache", choices=["cold", "warm"], default="cold", help="Whether the L2 cache has the operands.")
+    group.addoption("--form", choices=["graph", "eager"], default="graph", help="How layers are launched.")
+    group.addoption("--samples", type=int, default=15, help="Times of each contestant.")
+    group.addoption("--ceilings", default=None, metavar="FILE", help="ceilings.json, for shares of the roofline.")
+    group.addoption("--compile", action="store_true", help=f"torch.compile races on {' and '.join(COMPILED)}.")
+    group.addoption("--precompile", action="store_true", help="First compile all kernels, on all cores.")
+    group.addoption("--rehearse", action="store_true", help="Without a GPU: small layers, made-up times.")
+
+
+class Settings:
+    """The options, read once, and what has happened so far."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.getoption
+        self.start, self.seconds, self.rehearse = time.monotonic(), option("seconds"), option("rehearse")
+        self.compile = COMPILED if option("compile") else ()
+        self.results: dict[str, tuple[Case, Result]] = {}
+        self.cpu: dict[str, Any] = {"layers": {}, "compiled": [], "bounds": []}
+        defaults = (
+            REHEARSED if self.rehearse else {"nets": (), "dtypes": tuple(PRECISIONS), "batches": Choice().batches}
+        )
+        given = {name: option(name).split(",") if option(name) else defaults[name] for name in defaults}
+        if option("samples") < 1:
+            raise InputError(f"--samples {option('samples')}, expected at least 1")
+        try:
+            batches = [int(batch) for batch in given["batches"]]
+        except ValueError:
+            raise InputError(f"--batches {option('batches')}, expected numbers such as 1,32,128") from None
+        protocol = Protocol(option("cache"), option("form"), option("samples"))
+        self.choice = Choice([precision(name) for name in given["dtypes"]], batches, given["nets"], protocol)
+        self.racer = Racer(self.rehearse, _ceilings(option("ceilings")), self.compile)
+
+    @property
+    def runs(self) -> bool:
+        return self.rehearse or torch.cuda.is_available()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.start
+
+    def contestants(self, case: Case) -> list[str]:
+        if case.layer is not None:
+            return [*OURS, "cudnn"] + ["cudnn_fused"] * (cudnn_fused(case.layer) is not None)
+        return [
+            name for name in NAMES if name != "compile" or (set(case.places) & set(self.compile) and not self.rehearse)
+        ]
+
+
+SETTINGS = pytest.StashKey[Settings]()
+
+
+def _ceilings(file: str | None) -> Ceilings | None:
+    if file is None:
+        return None
+    try:
+        return Ceilings.of(json.loads(Path(file).read_text()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--ceilings {file}: {error}") from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.verbose < 1 and hasattr(config.option, "benchmark_quiet"):
+        config.option.benchmark_quiet = True  # its table is 200 columns wide; ours stands in for it
+    try:
+        config.stash[SETTINGS] = Settings(config)
+    except ConvAtlasError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test a case and contestant; the module's CASES gives the cases that were chosen."""
+    if "contestant" not in metafunc.fixturenames:
+        return
+    settings = metafunc.config.stash[SETTINGS]
+    if not settings.runs:
+        metafunc.parametrize("case, contestant", [pytest.param(None, "", marks=pytest.mark.skip(NO_GPU), id="no GPU")])
+        return
+    pairs = [(case, name) for case in metafunc.module.CASES(settings.choice) for name in settings.contestants(case)]
+    metafunc.parametrize("case, contestant", pairs, ids=[f"{case.name} | {name}" for case, name in pairs])
+
+
+def _case(item: pytest.Item) -> Case | None:
+    return item.callspec.params.get("case") if hasattr(item, "callspec") else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The most wanted first, over all files; the contestants of a case stay together."""
+    items.sort(key=lambda item: case.priority if (case := _case(item)) else (-1, 0, 0))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    settings = session.config.stash[SETTINGS]
+    gc.freeze()  # thousands of tests are kept anyway: the collections between cases need not look at them
+    asked = session.config.option.precompile and not session.config.option.collectonly
+    cases = {case.name: case for item in session.items if (case := _case(item))}
+    if settings.rehearse or not asked or not cases:
+        return
+    budget = MOST_PRECOMPILE if settings.seconds is None else min(MOST_PRECOMPILE, PRECOMPILE * settings.seconds)
+    done, there = precompile(cases.values(), budget)
+    print(f"\ncompiled ahead: {done} of {there} layers in {settings.elapsed():.0f} s", flush=True)
+
+
+@pytest.fixture
+def raced(request: pytest.FixtureRequest) -> Any:
+    """raced(case, contestant): what is wrong with the contestant, "" where nothing is; its times are then in the store.
+
+    Skips where it cannot run the case, and where the time is over. The race of a case runs once, for the first who asks.
+    """
+    settings = request.config.stash[SETTINGS]
+
+    def run(case: Case, contestant: str) -> str:
+        if case.name not in settings.results:
+            if settings.seconds is not None and settings.elapsed() > settings.seconds:
+                pytest.skip(f"time budget: {settings.seconds:g} s are over")
+            try:
+                settings.results[case.name] = case, settings.racer.run(case)
+            except torch.OutOfMemoryError:
+                result = Result(absent=dict.fromkeys(settings.contestants(case), "out of memory on this GPU"))
+                settings.results[case.name] = case, result
+        result = settings.results[case.name][1]
+        if contestant in result.wrong:
+            return result.wrong[contestant]
+        if contestant not in result.measured:
+            pytest.skip(result.absent.get(contestant, "took no part"))
+        benchmark = request.getfixturevalue("benchmark")
+        benchmark.group, benchmark.params = case.name, {"case": case.name, "contestant": contestant}
+        benchmark.extra_info.update(entry(case, result, contestant))
+        feed(benchmark, result.measured[contestant].seconds)
+        return ""
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cpu_tables(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What bench_cpu.py found, for tables.cpu at the end of the run."""
+    return request.config.stash[SETTINGS].cpu
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """The GPU and the versions; the machine's own name is nobody's business."""
+    machine_info.update(environment(), node="")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    settings = config.stash[SETTINGS]
+    tables.races(list(settings.results.values()), settings.rehearse)
+    tables.cpu(**settings.cpu)

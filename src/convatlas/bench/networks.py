@@ -1,0 +1,119 @@
+"""Who races on a whole network.
+
+ours_eager, ours_graph     convatlas as it chooses its backends itself, launched from Python or replayed from a CUDA graph
+cudnn_eager, cudnn_graph   the same net on torch.nn.functional alone (bench/plain.py), channels_last, cudnn.benchmark on
+compile                    torch.compile(mode="max-autotune") of that plain net; it replays CUDA graphs of its own
+
+All of them have the same weights, batch norms folded beforehand. On a CPU, for a rehearsal, ours are interpreted.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from convatlas import nets
+from convatlas.bench.accuracy import Accuracy, exact_float32
+from convatlas.bench.layers import layers_of
+from convatlas.bench.plain import for_peers, plain
+from convatlas.bench.timing import Contestant, Tensors
+from convatlas.nets.fold_net import fold_batch_norms
+from convatlas.nets.network import smallest_size
+from convatlas.ops.backends import use_backend
+from convatlas.reference.error_bound import DRIFT, TF32_CUT
+from convatlas.reference.rounding import format_of
+from convatlas.specs import ConcatSpec
+
+# How each is launched; "compile" from Python, as its user does.
+FORMS = {
+    "ours_graph": "graph",
+    "ours_eager": "eager",
+    "cudnn_graph": "graph",
+    "cudnn_eager": "eager",
+    "compile": "eager",
+}
+NAMES = tuple(FORMS)
+
+
+@cache
+def work(name: str, batch: int, dtype: str) -> tuple[int, int, int]:
+    """(FLOPs, compulsory bytes, layers) of a net's run; a layer's output counts again as the next one's input."""
+    layers = layers_of(name, batch)
+    bytes = sum(layer.spec.bytes(dtype, layer.epilogue) for layer in layers if not isinstance(layer.spec, ConcatSpec))
+    return sum(layer.spec.flops for layer in layers), bytes, len(layers)
+
+
+def rounding(name: str, dtype: str, tf32: bool) -> float:
+    """What the roundings of a net's layers may come to, as a fraction of its output's norm.
+
+    A layer of reduction length L rounds its weights and its output with u, cuts tf32 operands, and sums with u_32 (2 for a tensor
+    core that cuts off) times sqrt(L) + DRIFT L (docs/numerics.md). He's weights keep the norm, so what came in with a fraction e of
+    it leaves the next layer with about e: the layers' fractions add up, at their worst.
+    """
+    u, single = format_of(dtype).unit_roundoff, format_of("float32").unit_roundoff
+    lengths = [getattr(layer.spec, "reduction", 1) for layer in layers_of(name, 1)]
+    cut = 2 * TF32_CUT if tf32 else 0.0
+    return sum(2 * u + cut + 2 * single * (sqrt(L) + DRIFT * L) for L in lengths)
+
+
+class NetJudge:
+    """Holds a net's output to the plain net in float32, TF32 and cuDNN off. `net` is one that plain.for_peers made."""
+
+    def __init__(self, net: nn.Module, name: str, data: Tensors) -> None:
+        x = data["input"]
+        dtype = str(x.dtype).removeprefix("torch.")
+        tf32 = dtype == "float32" and torch.backends.cudnn.conv.fp32_precision == "tf32"
+        self.bound = rounding(name, dtype, tf32)
+        wide = copy.deepcopy(net).float()
+        with plain(), exact_float32():
+            self.expected = wide(x.float())
+
+    def __call__(self, y: Tensor) -> Accuracy:
+        error = torch.linalg.vector_norm(y.float() - self.expected) / torch.linalg.vector_norm(self.expected)
+        return Accuracy(float(error), self.bound)
+
+
+def rehearsal_size(name: str) -> int:
+    """Pixels of the smallest square input that the net takes, at least 32: interpreted kernels cost by the operation."""
+    with torch.device("meta"):
+        return max(32, smallest_size(nets.create(name)) or 32)
+
+
+def net_contestants(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, compiled: bool = False
+) -> tuple[list[Contestant], Callable[[Tensor], Accuracy], dict[str, Tensor]]:
+    """(contestants, judge, the data set) of the net called `name` on an input of `shape`."""
+    net = fold_batch_norms(nets.create(name, seed=0), shape).to(device, dtype)
+    peers = for_peers(net)
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(shape, generator=generator, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
+    data = {"input": x}
+    interpreted = device.type == "cpu"
+
+    def ours(t: Tensors) -> Tensor:
+        with torch.no_grad():
+            if not interpreted:
+                return net(t["input"])
+            with use_backend("triton"):
+                return net(t["input"])
+
+    def peer(t: Tensors) -> Tensor:
+        with torch.no_grad(), plain():
+            return peers(t["input"])
+
+    runs = {"ours_graph": ours, "ours_eager": ours, "cudnn_graph": peer, "cudnn_eager": peer}
+    if compiled:
+        made = torch.compile(peers, mode="max-autotune")
+
+        def by_compiler(t: Tensors) -> Tensor:
+            with torch.no_grad(), plain():
+                return made(t["input"])
+
+        runs["compile"] = by_compiler
+    found = [Contestant(which, run, FORMS[which]) for which, run in runs.items()]
+    return found, NetJudge(peers, name, data), data

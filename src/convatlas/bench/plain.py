@@ -1,0 +1,134 @@
+"""A net under PyTorch's own functions, without convatlas's dispatch: the peer that whole networks race against.
+
+`use_backend("cudnn")` would run the same kernels, but each op would first pass through our checks, our registration and our choice
+of a backend: host time that a PyTorch user does not pay, and that eager launches of a small batch would show. So inside `plain()`
+the functions that our nets call are torch.nn.functional's, with the epilogue in place behind them, as a careful user writes it, and
+the batch norms are gone (nets.fold_net folds them): less work for the peer than its users usually give it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convatlas.nets.layers import Conv2d
+from convatlas.ops import functional as ops
+
+
+def _finish(y: Tensor, activation: str | None, residual: Tensor | None, out: Tensor | None) -> Tensor:
+    if residual is not None:
+        y += residual
+    if activation == "relu":
+        y = torch.relu_(y)
+    elif activation == "relu6":
+        y = F.relu6(y, inplace=True)
+    return y if out is None else out.copy_(y)
+
+
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1, *, activation: str | None = None, residual: Tensor | None = None, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """F.conv2d; TensorFlow's asymmetric padding by F.pad before it."""
+    if not isinstance(padding, int) and any(isinstance(side, tuple) for side in padding):
+        (top, bottom), (left, right) = padding
+        if (top, left) == (bottom, right):
+            padding = top, left
+        else:
+            input, padding = F.pad(input, (left, right, top, bottom)), 0
+    return _finish(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, residual, out)
+
+
+def linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    return _finish(F.linear(input, weight, bias), activation, None, out)
+
+
+def residual_add(x: Tensor, shortcut: Tensor, *, activation: str | None = None, out: Tensor | None = None) -> Tensor:
+    return _finish(x + shortcut, activation, None, out)
+
+
+def batch_norm(
+    input: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5, *, activation: str | None = None, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _finish(y, activation, None, out)
+
+
+def _copied(function: Any) -> Any:
+    """`function` with an out=, which torch.nn.functional's own lack."""
+
+    def run(*args: Any, out: Tensor | None = None, **keywords: Any) -> Tensor:
+        y = function(*args, **keywords)
+        return y if out is None else out.copy_(y)
+
+    return run
+
+
+FUNCTIONS: dict[str, Any] = {
+    "conv2d": conv2d,
+    "linear": linear,
+    "residual_add": residual_add,
+    "batch_norm": batch_norm,
+    "concat": _copied(torch.cat),
+    "relu": _copied(F.relu),
+    "relu6": _copied(F.relu6),
+    **{
+        name: _copied(getattr(F, name))
+        for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm", "softmax")
+    },
+}
+
+
+def _forward(
+    self: Conv2d,
+    x: Tensor,
+    bn: nn.Module | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """nets.layers.Conv2d.forward of a net whose batch norms are folded: what is left of `bn` is an identity."""
+    pads = self._pads(x)
+    return conv2d(
+        x, self.weight, self.bias, self.stride, pads, self.dilation, self.groups,
+        activation=activation, residual=residual, out=out,
+    )  # fmt: skip
+
+
+def for_peers(folded: nn.Module) -> nn.Module:
+    """A copy of a net whose batch norms are folded, its filters in the layouts that cuDNN reads without a copy of its own."""
+    net = copy.deepcopy(folded)
+    for module in net.modules():
+        if isinstance(module, Conv2d):
+            weight = module.weight.detach().contiguous(memory_format=torch.channels_last)
+            module.weight = nn.Parameter(weight, requires_grad=False)
+    return net
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside, nets that `for_peers` made run on torch.nn.functional alone. Not for several threads: it swaps attributes."""
+    before, forward = {name: getattr(ops, name) for name in FUNCTIONS}, Conv2d.forward
+    for name, function in FUNCTIONS.items():
+        setattr(ops, name, function)
+    Conv2d.forward = _forward
+    try:
+        yield
+    finally:
+        Conv2d.forward = forward
+        for name, function in before.items():
+            setattr(ops, name, function)

@@ -1,0 +1,82 @@
+"""Compiling ahead of timing: every kernel that a list of cases needs, on all cores, into the caches on disk.
+
+Triton and NVRTC take a second or so a kernel on one core, far longer than timing it. Processes of their own run each case once;
+what they compiled the timing process finds in ~/.triton/cache and in CuPy's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing import TimeoutError, get_context
+
+import torch
+
+from convatlas.bench.accuracy import float32_products
+from convatlas.bench.cases import PRECISIONS, Case
+from convatlas.bench.contestants import OURS, contestants, with_folded
+from convatlas.bench.layers import distinct
+from convatlas.engine.single import operands
+from convatlas.study.tracing import Layer
+
+# Bytes of a layer's operands above which it is compiled when its turn comes: all processes share one GPU's memory.
+MOST = 512 * 2**20
+
+
+def tasks(cases: Iterable[Case]) -> Iterator[tuple[Layer, str]]:
+    """(layer, precision) of all cases, those of a network's layers too; each once, in order, without the largest."""
+    seen = set()
+    for case in cases:
+        layers = [case.layer] if case.layer else [t.layer for t in distinct(tuple(case.places), case.batch)]
+        for layer in layers:
+            dtype = str(PRECISIONS[case.precision][0]).removeprefix("torch.")
+            key = layer.key, case.precision
+            if key not in seen and layer.spec.bytes(dtype, layer.epilogue) <= MOST:
+                seen.add(key)
+                yield layer, case.precision
+
+
+def run_once(task: tuple[Layer, str, str]) -> int:
+    """Runs our contestants once on a (layer, precision, device); how many ran. The race itself reports what does not run."""
+    layer, precision, name = task
+    torch.set_num_threads(1)
+    dtype, products = PRECISIONS[precision]
+    device, ran = torch.device(name), 0
+    data = with_folded(layer, operands(layer, dtype, device, 0, name))
+    for contestant in contestants(layer):
+        if contestant.name in OURS:
+            try:
+                with float32_products(products):
+                    contestant.run(data)
+                ran += 1
+            except Exception:  # a wrong or missing kernel is the race's to report, with its case
+                continue
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        del data
+        torch.cuda.empty_cache()
+    return ran
+
+
+def precompile(
+    cases: Iterable[Case], seconds: float, device: str = "cuda", workers: int | None = None
+) -> tuple[int, int]:
+    """(layers run, layers there were) within `seconds`, on all cores but two unless told otherwise."""
+    todo = [(layer, precision, device) for layer, precision in tasks(cases)]
+    deadline, done = time.monotonic() + seconds, 0
+    workers = max(1, min(len(todo), (os.cpu_count() or 1) - 2)) if workers is None else workers
+    if not todo:
+        return 0, 0
+    pool = get_context("spawn").Pool(workers)
+    try:
+        results = pool.imap_unordered(run_once, todo)
+        for _ in todo:
+            results.next(max(0.0, deadline - time.monotonic()))
+            done += 1
+    except TimeoutError:
+        pass  # what is missing is compiled when its turn comes
+    finally:
+        pool.terminate()
+        pool.join()
+    return done, len(todo)
