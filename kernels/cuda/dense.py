@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from convatlas.ops.observe import Call
 
 SOURCE = "gemm/implicit_gemm.cu"
-STAGES = 3  # steps in flight: two arrive while one is multiplied, enough for DRAM's latency at 128 bytes a row and step
+# Steps in flight: two arrive while one is multiplied, which with two or three blocks an SM covers DRAM's latency. Where a block has
+# an SM nearly to itself (batch 1), five do.
+STAGES, DEEP = 3, 6
 STEP_CHUNKS = 8
 GROUP_ROWS = 8  # implicit_gemm.cu's: row tiles of a band
 # Below this many channels an NCHW input is gathered in place: an image's copy would cost more than its gather.
@@ -48,9 +50,9 @@ class Tile:
     WN: int
     threads: int
 
-    def shared(self, steps: int) -> int:
-        """Bytes: the stages that `steps` steps fill, in which the float32 stash of the epilogue must fit too."""
-        return max(min(steps, STAGES) * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
+    def shared(self, stages: int) -> int:
+        """Bytes: the stages, in which the float32 stash of the epilogue must fit too."""
+        return max(stages * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
 
 
 # The larger a warp's tile, the fewer bytes of shared memory it reads a product: with 64 x 64 an ldmatrix of 512 bytes feeds four
@@ -82,8 +84,19 @@ def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathe
 
 
 def split_for(blocks: int, steps: int, target: Target) -> int:
-    """Blocks along the reduction: as many as fill the SMs once, up to 16, each with 4 steps at least so that its pipeline fills."""
-    return max(1, min(target.sms // max(blocks, 1), steps // 4, 16))
+    """Blocks along the reduction: as many as give each SM two, up to 16, each with 4 steps at least so that its pipeline fills.
+
+    None where fewer than 10 steps would be saved: a step takes about 0.2 us where its latency is all that counts, and the second
+    kernel that a split needs about 2 us.
+    """
+    split = max(1, min(2 * target.sms // max(blocks, 1), steps // 4, 16))
+    return split if steps - cdiv(steps, split) >= 10 else 1
+
+
+def stages_for(tile: Tile, blocks: int, target: Target) -> int:
+    """DEEP where the blocks that an SM gets leave the shared memory for it."""
+    resident = min(cdiv(blocks, target.sms), 3)
+    return DEEP if resident * tile.shared(DEEP) <= target.shared else STAGES
 
 
 def pack_for(groups: int, C: int, K: int) -> int:
@@ -187,6 +200,8 @@ def _gemm(
     tile = tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
     blocks = cdiv(M, tile.BM) * cdiv(K, tile.BN)
     split = split_for(blocks, steps, target) if packs == 1 else 1
+    # Gathered operands pass through registers: more stages would not bring more of them on their way.
+    stages = STAGES if load == "ELEMENTS" else stages_for(tile, blocks * packs * split, target)
     partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None
     bias = None if bias is None else bias.contiguous()
     arguments: dict[str, Any] = dict(
@@ -199,7 +214,7 @@ def _gemm(
         by_group_k=reciprocal(group_k), by_width=reciprocal(GROUP_ROWS * cdiv(K, tile.BN)),
     )  # fmt: skip
     template = (
-        T, "true" if tensor_core else "false", str(tile.BM), str(tile.BN), str(tile.WM), str(tile.WN), str(STAGES), load,
+        T, "true" if tensor_core else "false", str(tile.BM), str(tile.BN), str(tile.WM), str(tile.WN), str(stages), load,
         str(tile.threads),
     )  # fmt: skip
     grid = (blocks, 1, packs * split)

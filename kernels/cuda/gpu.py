@@ -16,6 +16,8 @@ from convatlas.kernels.cuda.source import expand
 OPTIONS = ("--std=c++17",)
 # What a block may use without asking: CUDA C++ Programming Guide, "Shared Memory", since compute capability 2.0.
 UNASKED = 48 * 1024
+# From here on shared memory, not L1, is what a kernel's blocks need: all that can be had of the memory that the two share (in percent).
+TILE = 8 * 1024
 
 
 @cache
@@ -40,6 +42,8 @@ def kernel(source: str, expression: str, shared: int, device: int) -> Any:
             )
             if shared > UNASKED:
                 function.max_dynamic_shared_size_bytes = shared
+            if shared > TILE:
+                function.preferred_shared_memory_carveout = 100
     except Exception as error:  # NVRTC missing, or another CUDA's, raises anything from RuntimeError to OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackendError(

@@ -61,7 +61,7 @@ template <typename T, int VEC> struct Pooled<T, VEC, MAX> {
 
 // A tile of the image in shared memory (tile.cuh); a thread pools STRIP outputs of a row for one vector of channels.
 template <typename T, int VEC, int KIND, int R, int U, int TH>
-__global__ void __launch_bounds__(16 * TH, 40 / TH) pool_tile(const PoolParams p) {
+__global__ void __launch_bounds__(16 * TH, (KIND == MAX ? 40 : 32) / TH) pool_tile(const PoolParams p) {
     using Window = Tile<T, R, U, TH>;
     const int tile_q = quotient(blockIdx.x, p.by_groups), group = int(blockIdx.x) - tile_q * int(p.groups);
     const Window tile(shared_memory(), int(p.lanes), p.by_lanes, tile_q, blockIdx.y);
