@@ -79,6 +79,24 @@ def test_a_command_that_does_not_stop_is_killed_with_its_children(
     assert until(lambda: not alive(pid))
 
 
+def test_an_interrupt_stops_it_in_the_same_way_and_is_reported(tmp_path: Path) -> None:
+    inner = (
+        "import time\nprint('begun', flush=True)\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n print('stopped')"
+    )
+    outer = (
+        "import signal, sys; from pathlib import Path; from convatlas.bench.suite import process\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler); process.HEARTBEAT = 0.2\n"
+        f"print(process.run([sys.executable, '-c', {inner!r}], 60, {{}}, Path('.'), lambda line: print(line, flush=True)))"
+    )
+    suite = subprocess.Popen(python(outer), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in suite.stdout:
+        if "begun" in line:
+            suite.terminate()
+            break
+    rest, _ = suite.communicate(timeout=20)
+    assert "tail=('begun', 'stopped'), interrupted=True" in rest
+
+
 def test_nothing_outlives_a_suite_that_is_killed(tmp_path: Path) -> None:
     inner = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(60)"
     outer = (
@@ -433,7 +451,7 @@ def test_a_rehearsal_killed_midway_resumes_and_covers_every_stage(tmp_path: Path
     for name, content in found.items():
         assert name == "summary.txt" or json.loads(content)["rehearsal"]
     summary = found["summary.txt"].decode()
-    assert summary.startswith("REHEARSAL") and len(summary) < report.MOST and again.stdout.endswith(summary + "\n")
+    assert summary.startswith("REHEARSAL") and len(summary) < report.MOST and again.stdout.endswith(summary)
     assert json.loads(found["tests.json"])["passed"] >= 2 and not json.loads(found["tests.json"])["failed"]
     for name in ("layers.json", "networks.json"):
         timers = {entry["extra_info"]["timer"] for entry in json.loads(found[name])["benchmarks"]}

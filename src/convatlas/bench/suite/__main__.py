@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
             interrupted = True
         text = summary(out)
         write_text(out / "summary.txt", text)
-        print(text, flush=True)
+        print(f"\n{text}", end="", flush=True)
         return 130 if interrupted else int(failed(out))
     except ConvAtlasError as error:
         print(f"convatlas: {error}", file=sys.stderr)

@@ -27,7 +27,7 @@ class Ended:
 
     Attributes:
         code: of its exit; negative for a signal.
-        cut: it was stopped at its limit.
+        cut: it was stopped, at its limit or because the suite was.
         seconds: it ran.
         tail: its last lines.
     """
@@ -36,6 +36,7 @@ class Ended:
     cut: bool
     seconds: float
     tail: tuple[str, ...]
+    interrupted: bool = False
 
     @property
     def ok(self) -> bool:
@@ -44,6 +45,8 @@ class Ended:
     @property
     def reason(self) -> str:
         """Why it is not ok, in one line."""
+        if self.interrupted:
+            return "interrupted"
         if self.cut:
             return f"stopped at its limit after {self.seconds:.0f} s"
         last = next((line for line in reversed(self.tail) if line.strip()), "no output")
@@ -62,6 +65,7 @@ def run(
     """Runs `command` in `folder` for `limit` seconds at most; `say` gets a line now and then.
 
     GRACE of the limit is for its end: it is interrupted at limit - GRACE, and its whole process group is killed at the limit.
+    A KeyboardInterrupt meanwhile stops it in the same way, and is reported instead of raised; a second one is raised.
     """
     start = time.monotonic()
     process = subprocess.Popen(
@@ -71,26 +75,39 @@ def run(
     tail: deque[str] = deque(maxlen=TAIL)
     reader = threading.Thread(target=lambda: tail.extend(line.rstrip() for line in process.stdout), daemon=True)
     reader.start()
-    cut = False
+    cut = interrupted = False
+    soft, hard = start + max(limit - GRACE, limit / 2), start + limit
     try:
-        beat = start + HEARTBEAT
-        soft, hard = start + max(limit - GRACE, limit / 2), start + limit
-        while process.poll() is None:
-            now = time.monotonic()
-            if now >= hard:
-                break
-            if now >= soft and not cut:
-                cut = True
-                process.send_signal(signal.SIGINT)
-            if now >= beat:
-                beat += HEARTBEAT
-                last = tail[-1].strip()[-100:] if tail else ""
-                say(f"  {now - start:4.0f} s of {limit:.0f} s  {last}")
-            time.sleep(0.1)
+        try:
+            cut = _watch(process, start, soft, limit, tail, say)
+        except KeyboardInterrupt:
+            cut = interrupted = True
+            hard = min(hard, time.monotonic() + GRACE)
+        if cut:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(hard - time.monotonic(), 0.0))
     finally:
         _kill_group(process)
     reader.join(timeout=5)
-    return Ended(process.returncode, cut, time.monotonic() - start, tuple(tail))
+    return Ended(process.returncode, cut, time.monotonic() - start, tuple(tail), interrupted)
+
+
+def _watch(
+    process: subprocess.Popen, start: float, end: float, limit: float, tail: deque[str], say: Callable[[str], None]
+) -> bool:
+    """Waits for the process until `end`, with a line now and then; whether it still runs."""
+    beat = start + HEARTBEAT
+    while process.poll() is None:
+        now = time.monotonic()
+        if now >= end:
+            return True
+        if now >= beat:
+            beat += HEARTBEAT
+            last = tail[-1].strip()[-100:] if tail else ""
+            say(f"  {now - start:4.0f} s of {limit:.0f} s  {last}")
+        time.sleep(0.1)
+    return False
 
 
 def _kill_group(process: subprocess.Popen) -> None:

@@ -66,7 +66,7 @@ def machine(found: dict[str, Any] | None) -> list[str]:
     rates = ", ".join(f"{mode} {rate / 1e12:.3g}" for mode, rate in found["matmul_flops_per_s"].items())
     return [
         f"GPU: {found.get('gpu') or 'none'}, driver {found.get('driver') or 'unknown'}",
-        "clocks: " + ", ".join(f"{name} {value}" for name, value in clocks.items()),
+        "clocks: " + ", ".join(f"{name} {value}" for name, value in clocks.items() if value is not None),
         "versions: " + ", ".join(f"{name} {value}" for name, value in (found.get("versions") or {}).items()),
         f"ceilings: copy {found['copy_bytes_per_s'] / 1e12:.2f} TB/s, matmul TFLOP/s {rates}, launch "
         f"{found['launch_seconds'] * 1e6:.1f} us",
@@ -86,7 +86,7 @@ def tests(found: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{found.get(name, 0)} {name}" for name in ("passed", "failed", "skipped"))
     lines = [f"tests: {counts} in {found.get('seconds', 0):.0f} s{'' if found.get('complete') else ', not complete'}"]
     for tool, entry in found["sanitizer"].items():
-        lines.append(f"  {tool}: {entry}" if isinstance(entry, str) else f"  {tool}: {_tool(entry)}")
+        lines.append(f"  sanitizer: {entry}" if isinstance(entry, str) else f"  {tool}: {_tool(entry)}")
     failures = found.get("failures", [])
     for test, cases in Counter(name.split("[")[0] for name in failures).most_common(12):
         some = [name.split("[", 1)[-1].rstrip("]") for name in failures if name.split("[")[0] == test][:8]

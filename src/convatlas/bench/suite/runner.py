@@ -102,6 +102,8 @@ class Runner:
             else:
                 entry.steps.append(step.name)
             self.state.save()
+            if ended.interrupted:
+                raise KeyboardInterrupt
         return reasons
 
     def _command(self, step: Step, output: Path, limit: float) -> process.Ended:

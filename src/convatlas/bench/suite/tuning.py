@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ MODEL = "model"
 # Against the model's own output: a config that multiplies something else is far outside, one that sums in another order far inside.
 TOLERANCE = 0.01
 FINALISTS = 4
+SIZES = ("BM", "BN", "BK", "SPLIT")
 NETS, BATCH = ("resnet50", "vgg16", "googlenet"), 32
 
 
@@ -44,14 +44,13 @@ def representative(nets: Sequence[str] = NETS, batch: int = BATCH) -> list[Layer
     return [t.layer for t in sorted(found, key=lambda t: -t.layer.spec.flops * sum(t.places.values()))]
 
 
-def chosen(layer: Layer, dtype: str, tensors: Tensors, target: Target) -> TileConfig:
+def chosen(layer: Layer, dtype: str, tensors: Tensors, target: Target) -> dict[str, int]:
     """The model's choice, read off the launch that it leads to; nothing is launched."""
     call = Call(layer.op, layer.spec, layer.epilogue, layer.params, "triton", dtype)
     out = allocate(layer.spec.output_shape, tensors["input"])
     launch = LAUNCHERS[layer.op](call, dict(tensors), out, target)[0]
-    names = ("BM", "BN", "BK", "SPLIT")
-    sizes = {name: launch.constants[name] for name in names if name in launch.constants}
-    return TileConfig(**sizes, num_warps=launch.num_warps, num_stages=launch.num_stages)
+    sizes = {name: launch.constants[name] for name in SIZES if name in launch.constants}
+    return {"kernel": launch.kernel.__name__, **sizes, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
 
 
 def candidates(layer: Layer, target: Target, size: int = 2) -> Iterator[TileConfig]:
@@ -68,9 +67,7 @@ def candidates(layer: Layer, target: Target, size: int = 2) -> Iterator[TileConf
             warps = 8 if BM * BN >= 128 * 128 and taps == 1 else 4
             if BM * BN > 128 * 32 * warps:
                 continue
-            for BK in (32, 64):
-                if BK > power_of_two(spec.C):
-                    continue
+            for BK in (64,) if spec.C % 64 == 0 else (32, 64):
                 steps, blocks = taps * cdiv(spec.C, BK), cdiv(M, BM) * cdiv(spec.K, BN)
                 for depth in (3, 4):
                     if (BM + BN) * BK * size * depth > target.shared:
@@ -127,9 +124,9 @@ def tune(
         "spec": str(layer.spec),
         "epilogue": str(layer.epilogue),
         "dtype": dtype,
-        "model": asdict(model),
+        "model": model,
         "model_seconds": seconds[MODEL],
-        "best": name(model) if best == MODEL else best,
+        "best": best,
         "best_seconds": seconds[best],
         "regret": seconds[MODEL] / seconds[best],
         "candidates": len(configs),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SANITIZER = "compute-sanitizer"
 PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 TOOLS = ("memcheck", "racecheck")
-SANITIZER_SECONDS = 40.0  # each; a kernel takes 10 to 100 times as long under it
+SANITIZER_SECONDS = 42.0  # each; a kernel takes 10 to 100 times as long under it
 # One case a kernel and backend: small integers, whose float16 results must be exact.
 SUBSET = "test_float16_is_exact_on_small_integers and (cuda-3x3- or cuda-1x1- or cuda-stem-7x7- or cuda-depthwise-3x3-)"
 REHEARSED = "test_float16_is_exact_on_small_integers and (cpu-1x1- or cpu-3x3-) and triton"
@@ -56,7 +56,7 @@ def sanitizers(settings: Settings) -> list[dict[str, Any]]:
     def command(tool: str) -> Callable[[Path, float], list[str]]:
         def of(output: Path, seconds: float) -> list[str]:
             # Errors of CUDA calls are left out: libraries probe for features by calls that fail.
-            watch = [program, "--tool", tool, "--log-file", str(output), "--target-processes", "all"]
+            watch = [program, "--tool", tool, "--log-file", str(output), "--target-processes", "application-only"]
             calls = ["--report-api-errors", "no"] if tool == "memcheck" else []
             pytest = [sys.executable, "-m", "pytest", *QUIET, "-p", "no:xdist", KERNELS, "-m", "gpu", "-k", SUBSET]
             return [*watch, *calls, *pytest]
