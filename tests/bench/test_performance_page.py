@@ -13,6 +13,7 @@ from convatlas.bench.collect import collect, main, store
 from convatlas.bench.page import reports, texts
 from convatlas.bench.page.data import FAMILIES, Race, Report, convolution
 from convatlas.bench.page.document import BEGIN, END, NONE, block, headline, page
+from convatlas.bench.page.pictures import draw
 from convatlas.bench.results import Entry, load
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
@@ -37,6 +38,8 @@ LAYERS = [
     *exact("max_pool2d 32x64x112x112 -> 64x56x56, max 3x3 stride2", "", triton=5, cudnn=9, absent={"cuda": "no CuPy"}),
     *exact("linear 1x2048 -> 1x1000", "bias", triton=8, cuda=4, cudnn=6, batch=1),
     *exact("conv2d 32x64x56x56 -> 64x56x56, 3x3", dtype="bfloat16", triton=30, cudnn=40),
+    *exact("conv2d 4x64x9x9 -> 64x9x9, 3x3", batch=4, triton=2, cudnn=4, suite="published", places={"DeepBench": 1}),
+    *exact("conv2d 8x64x9x9 -> 64x9x9, 3x3", batch=8, triton=2, cudnn=9, suite="published", places={"DeepBench": 1}),
 ]
 NETS = entries(
     "net resnet50 32x3x224x224", {"ours_graph": 2e-3, "ours_eager": 4e-3, "cudnn_graph": 3e-3, "compile": 2.5e-3}, noise=0,
@@ -68,6 +71,8 @@ def text(report):
         # (2 x 2 x 1.01) ** (1/3) by auto; with pooling, best (2 x 4 x 2.02 x 1.8) ** (1/4).
         "| **all** | 32 | 4 | 1.59 | 2.32 | 2 / 1 / 0 / 0 | 1.00 | 1.41 | 1 / 0 / 1 / 0 | 1.00 | 1.64 | 1 / 1 / 1 / 0 |",
         "| 3x3 dense | 32 | 1 | 1.33 | 1.33 | 1 / 0 / 0 / 0 |  |  |  | 1.33 | 1.33 | 1 / 0 / 0 / 0 |",
+        # (4/2 x 9/2) ** (1/2)
+        "| DeepBench | 3x3 dense | 4 to 8 | 2 | 3.00 | 3.00 | 2 / 0 / 0 / 0 |  |  |  | 3.00 | 3.00 | 2 / 0 / 0 / 0 |",
         # 3 / 2, 2.5 / 2, 32 images in 2 ms.
         "| resnet50 | float16 | 32 | 2 | 4 | 3 | 2.5 | 1.50 | 1.25 | 16,000 |",
         # The one loss: 20 us against 10, the bound 10 us.
@@ -104,8 +109,18 @@ def test_the_readmes_table_by_hand(report):
     assert rows[0].startswith("NVIDIA Test 9000, 2026-01-02, commit 0123456789ab, float16: ")
 
 
+@pytest.mark.parametrize(("dtype", "ceilings", "drawn"), [("float16", None, 1), ("bfloat16", 1, 0)])
+def test_no_picture_is_shown_that_is_not_drawn(tmp_path, dtype, ceilings, drawn):
+    """Without ceilings there is no roofline, without half precision no picture at all."""
+    document = collect(folder(tmp_path / "out", exact("linear 1x8 -> 1x8", triton=8, cuda=4, cudnn=6, dtype=dtype)))
+    found = Report("it", load(store({**document, "ceilings": document["ceilings"] if ceilings else None}, tmp_path)))
+    paths = draw(found, tmp_path)
+    assert [path.name for path in paths] == ["it-speedup.svg"][:drawn]
+    assert page([found]).count(".svg)") == drawn
+
+
 def test_without_a_result_that_is_said_plainly():
-    assert headline([]) == NONE and NONE in page([]) and "|" not in page([])
+    assert headline([]) == NONE and NONE in page([]) and "| family |" not in page([])
 
 
 def test_the_page_and_the_readme_are_what_the_newest_results_give():

@@ -1,7 +1,7 @@
 """The command line, `convatlas` and `python -m convatlas`.
 
-Exit codes: 0 fine, 1 verification failed, 2 bad usage or input that cannot be used (one line on stderr, no traceback), 130
-interrupted, 141 the reader of the output went away.
+Exit codes: 0 fine, 1 verification failed or a --fail-on was met, 2 bad usage or input that cannot be used (one line on stderr,
+no traceback), 130 interrupted, 141 the reader of the output went away.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ DTYPES = ("float16", "bfloat16", "tf32", "float32")
 FAMILIES = (
     "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other",
 )  # fmt: skip
+HEADLINE = "float16"
 NETWORKS = "networks"
 STEM_CHANNELS = 8  # below so many input channels a filter tap is narrower than a tensor core's step
 
@@ -212,6 +213,20 @@ class Report:
     def layers(self) -> list[Race]:
         """The networks' layers by the protocol of the headline: cold, graph-replayed."""
         return self.suites.get(("layers", "cold", "graph"), [])
+
+    @cached_property
+    def drawn(self) -> list[Race]:
+        """What the pictures show: half precision, the most wanted, where both sides have a time."""
+        return [race for race in self.layers if race.setting[0] == HEADLINE and race.auto and race.quicker]
+
+    @property
+    def pictures(self) -> list[str]:
+        """Their names, <slug>-<name>.svg: those for which there is something to draw."""
+        return [
+            name
+            for name in ("speedup", "roofline")
+            if self.drawn and (name == "speedup" or self.results.head.get("ceilings"))
+        ]
 
     @cached_property
     def networks(self) -> list[Race]:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from convatlas.bench.page import tables
-from convatlas.bench.page.data import Race, Report, settings
+from convatlas.bench.page.data import HEADLINE, Race, Report, settings
 from convatlas.bench.stats import CONFIDENCE, THRESHOLD
 from convatlas.errors import InputError
 from convatlas.study.numbers import short
 
 BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
 NONE = "No GPU result exists yet: nothing here is called fast."
-README_PRECISION = "float16"
 
 HEAD = """# Performance
 
@@ -40,19 +39,42 @@ HOW = f"""## How it was measured
 - **Verdicts** are on ours by `auto` against a peer: *faster* or *slower* where the {100 * CONFIDENCE:.0f} % bootstrap
   interval of the ratio leaves out 1 and the ratio is beyond {100 * THRESHOLD:.0f} %, *same* where the whole interval
   is within {100 * THRESHOLD:.0f} %, else *unsure*. Tables count them as faster / same / slower / unsure (f / s / sl /
-  u). Where times scatter by 3 %, 1 verdict in 300 is false; by 0.5 %, none in 600 (tests/bench/test_stats.py).
+  u).
 - **Means** are geometric, of the peer's time over ours: above 1, ours takes less time. Each distinct layer counts
   once, however often networks run it.
 - **Bound**: the longest of the layer's FLOPs at the measured matmul rate, its compulsory bytes at the measured copy
   bandwidth, and one empty launch. Share is bound over our time.
 """
 
+# The figures are those of tests/bench/test_stats.py, whose docstrings and limits say the same.
+ERRORS = f"""## How often a verdict errs
+
+On synthetic times with a planted truth: log-normal, 3 % of them outliers of twice the time, 600 seeds
+(tests/bench/test_stats.py).
+
+| | scatter 0.5 % | scatter 3 % |
+|---|--:|--:|
+| 15 samples, 10 % slower: called slower | 99.5 % | 99.3 % |
+| 15 samples, no difference: called faster or slower | 0 of 600 | 0.3 % |
+| 15 samples, no difference: called the same | 99.5 % | 3 %, the rest unsure |
+| 5 samples, no difference: called faster or slower | | 1.0 % |
+
+An interval speaks of one process. Between processes clocks and placement in memory differ too, by an amount that no number
+of samples in one of them shows: what the threshold of {100 * THRESHOLD:.0f} % is for.
+
+Among hundreds of verdicts some are false. `convatlas compare A.json B.json --fail-on slower` therefore heeds a verdict only
+if its rank test survives Holm's correction for the number of benchmarks: of comparisons of 200 benchmarks at 3 % scatter in
+which nothing changed, 4 in 10 have a false verdict, 1 in 250 a heeded one. What that costs: with 15 samples one benchmark in
+200 that is 10 % slower is heeded in 87 % of comparisons, one in 2000 in 61 %; with 25 samples in 100 and 99 %.
+"""
+
 
 def page(reports: Sequence[Report]) -> str:
     """The whole document."""
     if not reports:
-        return f"{HEAD}\n{NONE} `make gpu` on a machine with one measures, `make results OUT=folder` stores what it left.\n"
-    return "\n".join([HEAD, HOW, *(_gpu(report) for report in reports)])
+        none = f"{NONE} `make gpu` on a machine with one measures, `make results OUT=folder` stores what it left.\n"
+        return "\n".join([HEAD, none, HOW, ERRORS])
+    return "\n".join([HEAD, HOW, *(_gpu(report) for report in reports), ERRORS])
 
 
 def _gpu(report: Report) -> str:
@@ -60,20 +82,20 @@ def _gpu(report: Report) -> str:
     for key, races in report.suites.items():
         parts += [f"### {_title(*key)}", _fusable(races)]
         for precision in dict.fromkeys(setting[0] for setting in settings(races)):
-            parts += [f"{precision}:", tables.families([race for race in races if race.setting[0] == precision])]
+            chosen = [race for race in races if race.setting[0] == precision]
+            parts += [f"{precision}:", tables.published(chosen) if key[0] == "published" else tables.families(chosen)]
         parts.append(_absent(races))
-    pictures = f"performance/{report.slug}"
-    if report.layers:
-        parts += [
-            f"![A dot a layer: the time of the quicker peer over ours, by family and batch]({pictures}-speedup.svg)",
-            f"![Arithmetic intensity against FLOPs a second of each layer, under the measured ceilings]({pictures}-roofline.svg)",
-        ]
+    parts += [f"![{CAPTIONS[name]}](performance/{report.slug}-{name}.svg)" for name in report.pictures]
     if report.networks:
         parts += ["### Whole networks", NETWORKS, tables.networks(report.networks)]
     parts += [*_losses(report), *_nets(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+CAPTIONS = {
+    "speedup": "A dot a layer: the time of the quicker peer over ours, by family and batch",
+    "roofline": "Arithmetic intensity against FLOPs a second of each layer, under the measured ceilings",
+}
 NETWORKS = (
     "Milliseconds a run of one batch. `ours_graph` and `cudnn_graph` are replayed from a CUDA graph, the eager ones launched from "
     'Python; `compile` is torch.compile(mode="max-autotune"). The quotients are for the quicker of ours.'
@@ -189,11 +211,11 @@ def _nets(report: Report) -> list[str]:
 
 def headline(reports: Sequence[Report]) -> str:
     """The README's table: half precision, cold, by family and batch, against the quicker peer, of the newest GPU."""
-    measured = [report for report in reports if any(r.setting[0] == README_PRECISION for r in report.layers)]
+    measured = [report for report in reports if any(r.setting[0] == HEADLINE for r in report.layers)]
     if not measured:
         return NONE
     report = measured[0]
-    races = [race for race in report.layers if race.setting[0] == README_PRECISION]
+    races = [race for race in report.layers if race.setting[0] == HEADLINE]
     batches = [batch for _, batch in settings(races)]
     header = ["layers"]
     for batch in batches:
@@ -204,7 +226,7 @@ def headline(reports: Sequence[Report]) -> str:
     rows += [_headline_row(tables.ALL, races, batches), _headline_row("of them, where cuDNN fuses", fused, batches)]
     others = [f"{other.gpu} ({other.day})" for other in reports if other is not report]
     lines = [
-        f"{report.gpu}, {report.day}, commit {report.commit}, {README_PRECISION}: time of the quicker of PyTorch's cuDNN operators "
+        f"{report.gpu}, {report.day}, commit {report.commit}, {HEADLINE}: time of the quicker of PyTorch's cuDNN operators "
         "and cuDNN's fused forms over ours by `auto`, geometric mean over the distinct layers of the networks; above 1, ours takes "
         "less time. Beside it the number of layers on which ours is faster / the same / slower / unsure.",
         tables.table(header, rows),

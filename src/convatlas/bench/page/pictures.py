@@ -8,12 +8,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from convatlas.bench.page.data import FAMILIES, Race, Report
+from convatlas.bench.page.data import FAMILIES, HEADLINE, Race, Report
 from convatlas.bench.stats import geometric_mean
 from convatlas.study.lecture.drawing import new_figure, save, short_ticks
 from convatlas.study.lecture.pictures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 
-PRECISION = "float16"
 BATCH_STYLES = ((SKY, "o"), (BLUE, "s"), (BLACK, "^"), (ORANGE, "D"))
 FAMILY_STYLES = dict(
     zip(
@@ -29,17 +28,16 @@ TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20)
 
 def draw(report: Report, folder: Path) -> list[Path]:
     """Writes folder/<gpu>-speedup.svg and -roofline.svg, as far as there is something to draw."""
-    races = [race for race in report.layers if race.setting[0] == PRECISION and race.auto and race.quicker]
-    if not races:
-        return []
-    paths = save(speedup(report, races), folder, f"{report.slug}-speedup", ("svg",))
-    if report.results.head.get("ceilings"):
-        paths += save(roofline(report, races), folder, f"{report.slug}-roofline", ("svg",))
-    return paths
+    drawers = {"speedup": speedup, "roofline": roofline}
+    return [
+        path
+        for name in report.pictures
+        for path in save(drawers[name](report, report.drawn), folder, f"{report.slug}-{name}", ("svg",))
+    ]
 
 
 def _title(figure: Figure, report: Report) -> None:
-    figure.suptitle(f"{report.gpu}, {PRECISION}, {report.day}, commit {report.commit}", fontsize=10)
+    figure.suptitle(f"{report.gpu}, {HEADLINE}, {report.day}, commit {report.commit}", fontsize=10)
 
 
 def speedup(report: Report, races: Sequence[Race]) -> Figure:
@@ -78,7 +76,7 @@ def speedup(report: Report, races: Sequence[Race]) -> Figure:
 def roofline(report: Report, races: Sequence[Race]) -> Figure:
     """A dot a layer of ours by `auto` under what this GPU was measured to reach (Williams, Waterman, Patterson 2009)."""
     ceilings = report.results.head["ceilings"]
-    bandwidth, rate = ceilings["copy_bytes_per_s"], ceilings["matmul_flops_per_s"][PRECISION]
+    bandwidth, rate = ceilings["copy_bytes_per_s"], ceilings["matmul_flops_per_s"][HEADLINE]
     figure, axes = new_figure(9, 5.4)
     races = [race for race in races if race.get("flops") and race.get("bytes")]
     points = {

@@ -58,9 +58,7 @@ def by_family(races: Sequence[Race]) -> list[tuple[str, tuple[str, int], list[Ra
 
 def families(races: Sequence[Race]) -> str:
     """Of one precision: a row a family and batch size, and one for all families together."""
-    header = ["family", "batch", "layers"]
-    for peer in (*PEERS, "quicker"):
-        header += [f"over {peer}: auto", "best", "f / s / sl / u"]
+    header = ["family", "batch", "layers", *AGAINST]
     rows = by_family(races) + [
         (ALL, setting, [r for r in races if r.setting == setting]) for setting in settings(races)
     ]
@@ -68,10 +66,33 @@ def families(races: Sequence[Race]) -> str:
 
 
 def _row(family: str, setting: tuple[str, int], races: list[Race]) -> list[str]:
-    cells = [family, str(setting[1]), str(len(races))]
-    for peer in (*PEERS, "quicker"):
-        cells += [mean(races, peer), mean(races, peer, "best"), verdicts(races, peer)]
-    return cells
+    return [family, str(setting[1]), str(len(races)), *_against(races)]
+
+
+AGAINST = [cell for peer in (*PEERS, "quicker") for cell in (f"over {peer}: auto", "best", "f / s / sl / u")]
+
+
+def _against(races: Sequence[Race]) -> list[str]:
+    """The cells under AGAINST."""
+    return [
+        cell
+        for peer in (*PEERS, "quicker")
+        for cell in (mean(races, peer), mean(races, peer, "best"), verdicts(races, peer))
+    ]
+
+
+def published(races: Sequence[Race]) -> str:
+    """Of one precision: a row a published list and family, all its batch sizes together."""
+    sources = dict.fromkeys(source for race in races for source in race.get("places") or {})
+    rows = []
+    for source in sources:
+        for family in FAMILIES:
+            chosen = [race for race in races if race.family == family and source in race.get("places")]
+            if chosen:
+                batches = sorted({race.setting[1] for race in chosen})
+                said = " to ".join(str(n) for n in dict.fromkeys((batches[0], batches[-1])))
+                rows.append([source, family, said, str(len(chosen)), *_against(chosen)])
+    return table(["list", "family", "batch", "layers", *AGAINST], rows, text=2)
 
 
 def worst(races: Sequence[Race]) -> list[Race]:
