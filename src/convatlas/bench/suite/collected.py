@@ -82,7 +82,7 @@ def rounded(value: Any) -> Any:
 def slim(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry without pytest-benchmark's settings and outlier statistics, which our reports do not read; its times stay."""
     stats = ("min", "max", "mean", "stddev", "median", "iqr", "rounds", "iterations", "data")
-    names = ("name", "fullname", "group", "params", "param", "extra_info")
+    names = ("name", "fullname", "group", "params", "extra_info")
     kept = {name: entry[name] for name in names if name in entry}
     return rounded({**kept, "stats": {name: entry["stats"][name] for name in stats if name in entry["stats"]}})
 

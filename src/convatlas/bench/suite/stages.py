@@ -21,7 +21,9 @@ Merge = Callable[[Any, str, Path, Ended], Any]
 
 PROFILED = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d")
 HEADLINE = (*PROFILED, "vgg16")
-TINY = ("--nets", "squeezenet1_1", "--batches", "1", "--dtypes", "float16", "--samples", "3")
+# A rehearsal's: every kind of layer that benchmarks/conftest.py rehearses, one small net.
+REHEARSED_LAYERS = ("--dtypes", "float16", "--samples", "3")
+REHEARSED_NETS = ("--nets", "squeezenet1_1", "--batches", "1", *REHEARSED_LAYERS)
 # Runs of their own, the most wanted first: what one finished is on disk when the next is killed.
 LAYERS = (
     ("float16", "32"),
@@ -154,7 +156,7 @@ def layer_files(settings: Settings) -> list[Path]:
 def _layers(settings: Settings) -> list[Step]:
     files = layer_files(settings)
     if settings.rehearsal:
-        return [benchmark("rehearsal", settings, files, *TINY)]
+        return [benchmark("rehearsal", settings, files, *REHEARSED_LAYERS)]
     nets = "--nets", ",".join(HEADLINE)
     return [
         benchmark(f"{dtype} {batch}", settings, files, *nets, "--dtypes", dtype, "--batches", batch)
@@ -165,7 +167,7 @@ def _layers(settings: Settings) -> list[Step]:
 def _networks(settings: Settings) -> list[Step]:
     files = [settings.benchmarks / NETWORKS]
     if settings.rehearsal:
-        return [benchmark("rehearsal", settings, files, *TINY)]
+        return [benchmark("rehearsal", settings, files, *REHEARSED_NETS)]
     nets = "--nets", ",".join(HEADLINE)
     return [
         benchmark(f"float16 {batch}", settings, files, *nets, "--dtypes", "float16", "--batches", batch)
