@@ -76,7 +76,7 @@ def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathe
     if gathered:
         return tiles[64, 32 if K <= 32 else 64]
     if K <= 32:
-        return tiles[128, 32]
+        return tiles[128 if cdiv(M, 128) * problems >= target.sms else 64, 32]
     for BM, BN in ((128, 128), (128, 64)):
         if K > BN // 2 and (BN == 64 or steps > 2) and cdiv(M, BM) * cdiv(K, BN) * problems >= target.sms:
             return tiles[BM, BN]
@@ -219,7 +219,14 @@ def _gemm(
     )  # fmt: skip
     grid = (blocks, 1, packs * split)
     gemm = CudaLaunch(
-        SOURCE, "implicit_gemm", template, grid, tile.threads, arguments, tile.shared(cdiv(steps, split)), True
+        SOURCE,
+        "implicit_gemm",
+        template,
+        grid,
+        tile.threads,
+        arguments,
+        tile.shared(min(stages, cdiv(steps, split))),
+        True,
     )
     if split == 1:
         return [gemm]

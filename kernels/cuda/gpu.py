@@ -16,7 +16,7 @@ from convatlas.kernels.cuda.source import expand
 OPTIONS = ("--std=c++17",)
 # What a block may use without asking: CUDA C++ Programming Guide, "Shared Memory", since compute capability 2.0.
 UNASKED = 48 * 1024
-# From here on shared memory, not L1, is what a kernel's blocks need: all that can be had of the memory that the two share (in percent).
+# From here on a kernel's blocks need shared memory more than L1: it is given all of what the two share.
 TILE = 8 * 1024
 
 

@@ -141,7 +141,8 @@ struct Gemm : Operands<T, BM, BN, LOAD, THREADS> {
 
     // From the sums to y, or to the workspace of a split. A thread has one column of vectors and every LINES-th row of the tile; the
     // operands that it adds are on their way, EARLY rows of them, before the sums pass through shared memory.
-    static constexpr int N = CHUNK, LINES = THREADS / (BN / N), ROUNDS = BM / LINES, EARLY = ROUNDS < 4 ? ROUNDS : 4;
+    static constexpr int N = CHUNK, LINES = THREADS / (BN / N), ROUNDS = BM / LINES;
+    static constexpr int MOST = TENSOR_CORE && BM * BN / THREADS <= 64 ? 8 : 4, EARLY = ROUNDS < MOST ? ROUNDS : MOST;
     static_assert(THREADS % (BN / N) == 0 && BM % LINES == 0 && ROUNDS % EARLY == 0, "whole columns");
 
     template <typename Accumulators> __device__ __forceinline__ void store_tile(const Accumulators &acc, int split) const {
@@ -225,12 +226,13 @@ struct Gemm : Operands<T, BM, BN, LOAD, THREADS> {
 };
 
 // Blocks that an SM must have room for, which bounds a thread's registers: 128 sums and the fragments and addresses beside them take
-// about 245 of the 255 that two blocks of 128 threads leave each; ELEMENTS, whose addresses differ one by one, takes what there is.
-__device__ constexpr int blocks_per_sm(bool tensor_core, int tile, int load) {
-    return load == ELEMENTS ? 1 : tensor_core ? (tile > 128 * 64 ? 2 : 3) : tile > 128 * 64 ? 1 : 2;
+// about 245 of the 255 that 256 threads on an SM leave each, 64 about 165; ELEMENTS, whose addresses differ one by one, takes what
+// there is.
+__device__ constexpr int blocks_per_sm(bool tensor_core, int tile, int load, int threads) {
+    return load == ELEMENTS ? 1 : tensor_core ? (tile / threads > 64 ? 256 : 384) / threads : tile > 128 * 64 ? 1 : 2;
 }
 template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAGES, int LOAD, int THREADS>
-__global__ void __launch_bounds__(THREADS, blocks_per_sm(TENSOR_CORE, BM * BN, LOAD)) implicit_gemm(const GemmParams p) {
+__global__ void __launch_bounds__(THREADS, blocks_per_sm(TENSOR_CORE, BM * BN, LOAD, THREADS)) implicit_gemm(const GemmParams p) {
     using G = Gemm<T, TENSOR_CORE, BM, BN, WM, WN, STAGES, LOAD, THREADS>;
     // Tiles in bands of GROUP_ROWS row tiles, columns outermost in a band: blocks that run together share rows and filters in L2.
     const int tiles_m = int((p.M + BM - 1) / BM), tiles_n = int((p.K + BN - 1) / BN);

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from convatlas import kernels
+from convatlas.hardware.cuda_inventory import inventory
+from convatlas.kernels.target import TARGETS
 
 EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
 MODES = {80: "float16", 90: "float16,float32,tf32", 100: "float16"}
@@ -93,6 +95,15 @@ def test_vector_paths_move_16_bytes(arch: int) -> None:
     streams = [r for r in records if r["expression"].startswith("gemv") and template(r)[1] in ("4", "8")]
     bad = [r for r in streams if not access(r, "LDG")]
     assert streams and not bad, describe(bad)
+
+
+@pytest.mark.parametrize("arch", MODES)
+def test_shared_memory_fits(arch: int) -> None:
+    launches = inventory(arch).values()
+    too_much = [
+        (launch.expression, launch.shared) for launch in launches if launch.shared > TARGETS[f"sm_{arch}"].shared
+    ]
+    assert len(launches) > 25 and not too_much
 
 
 def test_the_inventory_reaches_every_kernel() -> None:
