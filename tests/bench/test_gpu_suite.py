@@ -262,6 +262,10 @@ def test_benchmarks_of_steps_are_put_together(tmp_path: Path) -> None:
     assert [e["stats"]["data"] for e in both["benchmarks"]] == [[3.0], [2.0], [4.0]]
     assert "options" not in both["benchmarks"][0] and both["version"] == "5"
     assert collected.add_benchmarks(both, "c", tmp_path / "missing", FINE) is both
+    (tmp_path / "half").write_text('{"benchmarks": [')
+    collected.junit_of(tmp_path / "half").write_text("<testsuite>")
+    assert collected.add_benchmarks(both, "d", tmp_path / "half", FINE) is both
+    assert collected.cut_short(tmp_path / "half") == ""
 
 
 def test_what_the_time_cut_is_unfinished(tmp_path: Path) -> None:

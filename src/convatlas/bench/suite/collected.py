@@ -5,26 +5,34 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from convatlas.bench.suite import verification
 from convatlas.bench.suite.process import Ended
 from convatlas.bench.suite.state import read_json
+from convatlas.errors import InputError
 
 MOST_BYTES = 8 * 2**20
 BUDGET = "time budget"  # in the reason of what benchmarks/conftest.py skips
 DIGITS = 5  # of a time: four would already be finer than any clock here
 
 
+def written(output: Path) -> Any:
+    """What a step wrote; None where that is nothing, or half a file: pytest-benchmark, which may be killed, writes in place."""
+    try:
+        return read_json(output)
+    except InputError:
+        return None
+
+
 def replace(document: Any, step: str, output: Path, ended: Ended) -> Any:
     """The step's document instead of what was there."""
-    found = read_json(output)
+    found = written(output)
     return document if found is None else found
 
 
 def add_profile(document: Any, step: str, output: Path, ended: Ended) -> Any:
     """{"nets": {name: profile}}."""
-    found = read_json(output)
+    found = written(output)
     if found is None:
         return document
     nets = {} if document is None else document["nets"]
@@ -36,25 +44,21 @@ def add_benchmarks(document: Any, step: str, output: Path, ended: Ended) -> Any:
 
     Beside them "failures": what was computed wrongly, and therefore not timed, by step.
     """
-    found = read_json(output)
+    found = written(output)
     if found is None:
         return document
     entries = {} if document is None else {key(entry): entry for entry in document["benchmarks"]}
     entries.update((key(entry), slim(entry)) for entry in found["benchmarks"])
     kept = {name: value for name, value in found.items() if name != "benchmarks"}
     failures = {} if document is None else document["failures"]
-    junit = junit_of(output)
-    if junit.exists():
+    if verification.testcases(junit := junit_of(output)) is not None:
         failures = {**failures, step: verification.counted(junit, ended)["messages"]}
     return thinned({**kept, "failures": failures, "benchmarks": list(entries.values())})
 
 
 def cut_short(output: Path) -> str:
     """How many cases of a benchmark run its --seconds cut, "" for none: benchmarks/conftest.py skips them and says so."""
-    junit = junit_of(output)
-    if not junit.exists():
-        return ""
-    skipped = [case.find("skipped") for case in ElementTree.parse(junit).iter("testcase")]
+    skipped = [case.find("skipped") for case in verification.testcases(junit_of(output)) or ()]
     cut = sum(each is not None and BUDGET in (each.get("message") or "") for each in skipped)
     return f"{cut} benchmarks cut by the time" if cut else ""
 

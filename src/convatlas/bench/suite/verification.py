@@ -78,12 +78,20 @@ def merge(document: Any, step: str, output: Path, ended: Ended) -> Any:
     return {**document, **counted(output, ended)}
 
 
+def testcases(output: Path) -> list[ElementTree.Element] | None:
+    """Of a JUnit file; None where there is none, or half of one: pytest writes it when it ends."""
+    try:
+        return list(ElementTree.parse(output).iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return None
+
+
 def counted(output: Path, ended: Ended) -> dict[str, Any]:
     """Of a JUnit file. A run that left none has counts of 0 and says why."""
-    if not output.exists():
+    cases = testcases(output)
+    if cases is None:
         reason = ended.reason
         return dict(passed=0, failed=0, skipped=0, failures=[], seconds=ended.seconds, complete=False, reason=reason)
-    cases = list(ElementTree.parse(output).iter("testcase"))
     failures = [name(case) for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = sum(case.find("skipped") is not None for case in cases)
     messages = {name(case): message(case) for case in cases if name(case) in set(failures[:20])}
