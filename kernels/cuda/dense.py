@@ -66,8 +66,13 @@ TENSOR_CORE = {(tile.BM, tile.BN): tile for tile in _TILES}
 SIMT = {name: Tile(*name, 16, 16, 256) for name in TENSOR_CORE}
 
 
+# Products a clock that a tile's shared-memory traffic allows, relative to 128 x 128's (docs/tuning/cuda.md), for one, two and three
+# blocks an SM: a block alone waits for its own loads and barriers. Reckoned, not measured.
+RATES = {(128, 128): (0.6, 1.0, 1.0), (128, 64): (0.4, 0.6, 0.7), (64, 64): (0.3, 0.45, 0.52)}
+
+
 def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
-    """The largest tile that still gives every SM a block; the smallest that fits the filters where none does.
+    """The tile whose blocks, dealt out to the SMs, take the least time; 32 filters wide where there are no more.
 
     Of a reduction of one or two steps little is left but the stores: smaller tiles, three blocks an SM, store while others load.
     gathered: operands are loaded element by element; their addresses take the registers that a larger tile's sums would need.
@@ -77,18 +82,23 @@ def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathe
         return tiles[64, 32 if K <= 32 else 64]
     if K <= 32:
         return tiles[128 if cdiv(M, 128) * problems >= target.sms else 64, 32]
-    for BM, BN in ((128, 128), (128, 64)):
-        if K > BN // 2 and (BN == 64 or steps > 2) and cdiv(M, BM) * cdiv(K, BN) * problems >= target.sms:
-            return tiles[BM, BN]
-    return tiles[64, 64]
+
+    def time(name: tuple[int, int]) -> float:
+        BM, BN = name
+        each = cdiv(cdiv(M, BM) * cdiv(K, BN) * problems, target.sms)
+        return each * BM * BN / RATES[name][min(each, 3) - 1] if each else 0.0
+
+    return tiles[min((name for name in RATES if steps > 2 or name != (128, 128)), key=time)]
 
 
 def split_for(blocks: int, steps: int, target: Target) -> int:
     """Blocks along the reduction: as many as give each SM two, up to 16, each with 4 steps at least so that its pipeline fills.
 
-    None where fewer than 10 steps would be saved: a step takes about 0.2 us where its latency is all that counts, and the second
-    kernel that a split needs about 2 us.
+    Not where every second SM has a block already (partial sums would cost more traffic than waiting does), nor where fewer than 10
+    steps would be saved: one takes about 0.2 us where its latency is all that counts, and the second kernel of a split about 2 us.
     """
+    if blocks > target.sms // 2:
+        return 1
     split = max(1, min(2 * target.sms // max(blocks, 1), steps // 4, 16))
     return split if steps - cdiv(steps, split) >= 10 else 1
 
