@@ -1,11 +1,11 @@
-"""conv2d: chooses among the depthwise, pointwise, stem and gather kernels, and launches."""
+"""conv2d: chooses among the depthwise, pointwise, stem, TMA and gather kernels, and launches."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from convatlas.kernels import depthwise, pointwise
+from convatlas.kernels import depthwise, pointwise, tma
 from convatlas.kernels.conv2d.configs import gather_config, kind, pack, stem_config
 from convatlas.kernels.conv2d.triton_gather import conv2d_gather_kernel
 from convatlas.kernels.conv2d.triton_stem import conv2d_stem_kernel
@@ -14,6 +14,7 @@ from convatlas.kernels.gemm.splitk import reduce_launch
 from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, strides
 from convatlas.kernels.precision import conv_tf32
 from convatlas.kernels.target import Target
+from convatlas.kernels.tma import rows
 from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec
 
@@ -46,6 +47,8 @@ def _gather(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target)
     spec, tf32, activation = call.spec, conv_tf32(call), call.epilogue.activation
     x, w = channels_adjacent(tensors["input"]), _krsc(tensors["weight"])
     bias, residual = tensors.get("bias"), tensors.get("residual")
+    if tma.fits(spec, call.dtype, tf32, x, target):
+        return tma.launches(spec, x, w, bias, residual, out, activation, tf32, target)
     config = gather_config(spec, call.dtype, tf32, residual is not None, target)
     together = pack(spec)
     packs = spec.groups // together
@@ -72,7 +75,11 @@ def _gather(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target)
 
 def _stem(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
     spec, tf32 = call.spec, conv_tf32(call)
-    x, w, residual = tensors["input"], _krsc(tensors["weight"]), tensors.get("residual")
+    x, residual = tensors["input"], tensors.get("residual")
+    if rows.fits(spec, call.dtype, tf32, target):
+        bias, activation = tensors.get("bias"), call.epilogue.activation
+        return rows.launches(spec, x, tensors["weight"], bias, residual, out, activation, tf32, target)
+    w = _krsc(tensors["weight"])
     config = stem_config(spec, call.dtype, tf32, target)
     M = spec.N * spec.P * spec.Q
     arguments = dict(

@@ -135,8 +135,9 @@ def conv2d_gather_kernel(
     mask = m_mask[:, None] & k_mask[None, :]
     if PACK > 1:  # noqa: SIM102 (the outer condition is decided at compile time)
         # An infinity or NaN of one group times another group's structural zero is NaN: where the tile holds one, and only there,
-        # it is computed again without the zeros. A finite tile cannot have met one.
-        if tl.max(tl.where(tl.abs(acc) < float("inf"), 0, 1)) > 0:
+        # it is computed again without the zeros. Written as acc != acc: the ptxas of Triton 3.6 takes |acc| < infinity for true of
+        # every wgmma accumulator, and drops the repair (seen on an H100; test_cross_compile reads the SASS).
+        if tl.max((acc != acc).to(tl.int32)) > 0:
             acc = tl.zeros((BM, BN), tl.float32)
             own = k // GROUP_K * GROUP_C
             for tap in range(R * S):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convatlas.kernels import tma
 from convatlas.kernels.gemm.configs import MAX_REGISTERS, tile_config
 from convatlas.kernels.gemm.splitk import reduce_launch
 from convatlas.kernels.gemm.triton_gemm import gemm_kernel
@@ -12,6 +13,7 @@ from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, s
 from convatlas.kernels.precision import conv_tf32
 from convatlas.kernels.target import Target
 from convatlas.ops.observe import Call
+from convatlas.specs import Conv2dSpec
 
 
 def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
@@ -46,13 +48,22 @@ def gemm_launches(
     K, C = w.shape
     N, _, P, Q = out.shape
     M = N * P * Q
+    images = [x, out] if residual is None else [x, out, residual]
+    flat = stride == (1, 1) and all(map(_flat, images))
     dtype = str(x.dtype).removeprefix("torch.")
+    if flat:  # one image of one row: its boxes are runs of pixels, whatever the map's size
+        whole = Conv2dSpec.of((1, C, 1, M), (K, C, 1, 1))
+        row_x, row_residual, row_out = (None if t is None else _as_row(t) for t in (x, residual, out))
+    else:
+        whole = Conv2dSpec.of(tuple(x.shape), (K, C, 1, 1), stride)
+        row_x, row_residual, row_out = x, residual, out
+    if M and tma.fits(whole, dtype, tf32, row_x, target):
+        filters = w[:, None, None, :]
+        return tma.launches(whole, row_x, filters, bias, row_residual, row_out, activation, tf32, target)
     config = tile_config(M, K, C, dtype, tf32, target, residual=residual is not None)
     split = config.SPLIT
     steps = cdiv(C, config.BK) // split
     y = out if split == 1 else torch.empty((split, M, K), dtype=torch.float32, device=out.device)
-    images = [x, out] if residual is None else [x, out, residual]
-    flat = stride == (1, 1) and all(map(_flat, images))
     arguments = dict(
         x=x, w=w, bias=bias if split == 1 else None, residual=residual if split == 1 else None, y=y,
         M=M, K=K, C=C, P=P, Q=Q, steps=steps, w_k=C,
@@ -74,6 +85,13 @@ def _strides(prefix: str, x: Tensor | None, axes: str, flat: bool) -> dict[str, 
     """Strides as arguments; those that a FLAT kernel does not read are 0, so that it is not compiled anew for each."""
     given = strides(prefix, x, axes)
     return {name: 0 if flat and name[-1] in "nh" else value for name, value in given.items()}
+
+
+def _as_row(x: Tensor) -> Tensor:
+    """A _flat image as (1, C, 1, N*H*W)."""
+    N, C, H, W = x.shape
+    M, row = N * H * W, x.stride(3)
+    return x.as_strided((1, C, 1, M), (M * row, x.stride(1), M * row, row))
 
 
 def _flat(x: Tensor) -> bool:

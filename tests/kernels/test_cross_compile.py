@@ -36,7 +36,8 @@ else:
         (90, mode): ["--nets", "resnet18,efficientnet_lite0", "--batches", "32"]
         for mode in ("bfloat16", "float32", "tf32")
     }
-DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel")
+COPIED = ("conv2d_tma_kernel", "conv2d_rows_kernel")  # by the tensor memory accelerator
+DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel", *COPIED)
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
 
@@ -70,6 +71,10 @@ def test_compiles_without_spills_and_uses_the_hardware(arch: int, mode: str) -> 
     even = [r for r in dense if r["constants"].get("EVEN_C") == "True" and r["constants"].get("PACK", "1") == "1"]
     assert even
     bad = [r for r in even if not any(n.startswith("LDGSTS") and n.endswith("128") for n in r["accesses"])]
+    assert not bad, describe(bad)
+    copied = [r for r in records if r["kernel"] in COPIED]
+    assert bool(copied) == (arch >= 90 and mode != "float32")
+    bad = [r for r in copied if not any(n.startswith("UTMALDG") for n in r["accesses"])]
     assert not bad, describe(bad)
     # A channel multiplier reads channel k // multiplier, which no vector covers.
     wide = [r for r in records if r["kernel"] in ("depthwise_kernel", "max_pool_kernel", "global_pool_kernel")]

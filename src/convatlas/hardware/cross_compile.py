@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convatlas.errors import BackendError
 from convatlas.kernels.launch import Launch
@@ -82,6 +83,9 @@ def specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tup
         elif isinstance(value, Tensor):
             signature[name] = POINTERS[str(value.dtype)]
             attributes[(place,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, TensorDescriptor):
+            element = POINTERS[str(value.base.dtype)].removeprefix("*")
+            signature[name] = f"tensordesc<{element}{list(value.block_shape)}>"
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:

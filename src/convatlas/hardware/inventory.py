@@ -56,6 +56,8 @@ def extra_calls() -> list[Call]:
         Call("conv2d", conv(x, (64, 2, 3, 3), 1, 1, 1, 32), Epilogue(True, "relu")),
         Call("conv2d", conv(x, (64, 32, 3, 3), 2, 2, 2, 2), Epilogue()),
         Call("conv2d", conv(x, (64, 64, 1, 33), 1, (0, 16)), Epilogue()),
+        Call("conv2d", conv(x, (64, 64, 3, 3), 1, 1), Epilogue(True, "relu")),
+        Call("conv2d", conv((32, 3, 112, 112), (64, 3, 7, 7), 2, 3), Epilogue(True, "relu")),
         Call("conv2d", conv(x, (128, 1, 9, 9), 1, 4, 1, 64), Epilogue()),
         Call("max_pool2d", Pool2dSpec.of("max", x, 2), params={"return_indices": True}),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 2, 1)),
@@ -138,12 +140,14 @@ def launches_of(
 
 
 # The constants that make a config; the others (window, padding, activation) fill it in.
-TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION")
+TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION", "WINDOW")
 
 
 def config_key(launch: Launch, mode: str) -> tuple:
     """Equal for two launches of one launch config."""
     tiles = tuple(launch.constants.get(name) for name in TILES)
+    TN, TH, TW = (launch.constants.get(name, 1) for name in ("TN", "TH", "TW"))  # a box's shape only fills in its size
+    tiles += (TN * TH * TW, TN * TH == 1)
     packed, residual = launch.constants.get("PACK", 1) > 1, launch.arguments.get("residual") is not None
     return mode, launch.kernel.__name__, tiles, packed, residual, *launch.options.values()
 

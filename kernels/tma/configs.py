@@ -1,0 +1,123 @@
+"""Tiles of the TMA kernel, chosen by a model of tensor-core time, L2 traffic and stores that was fitted to measurements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convatlas.kernels.gemm.configs import SPLIT_OVERHEAD
+from convatlas.kernels.launch import cdiv, power_of_two
+from convatlas.kernels.target import Target
+from convatlas.specs import Conv2dSpec
+
+# Pixels x filters a program, and its warps. A warpgroup (4 warps) multiplies 64 rows at once: filters, or the pixels of a box of
+# one row. At most 128 accumulators a thread.
+TILES = ((64, 64, 4), (64, 128, 4), (128, 64, 4), (128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8))
+ROW_TILES = ((128, 32, 4), *TILES)
+# The model's numbers: bytes a clock and SM, clocks, shares. Fitted to 43 layers of 0.5 GFLOP and more x 6 to 20 configs, timed on
+# an H100 80GB HBM3 (float16, batches 1 to 128, torch 2.11, Triton 3.6; docs/tuning/triton.md): the config that the model picks is
+# 3.5 % slower than the best of them in the geometric mean, 15 % at most. They say what fits the times, not what the chip is.
+L2_BYTES = 40
+STORE_BYTES = 12
+BLOCK_OVERHEAD = 2500
+TENSOR_SHARE = 0.7
+# From a load's issue to its data.
+LATENCY = 1700
+# What a thread needs beside its accumulators.
+REGISTERS = 40
+# Pipeline depths that are tried: a window's many steps want a deep one, a 1x1's few rather a second block on the SM.
+WINDOW_STAGES, POINT_STAGES = (3, 4), (2, 4)
+
+
+@dataclass(frozen=True)
+class TmaConfig:
+    """A program's box of TN x TH x TW output pixels, BN filters, BK channels a step, SPLIT programs along the reduction."""
+
+    TN: int
+    TH: int
+    TW: int
+    BN: int
+    BK: int
+    SPLIT: int = 1
+    num_warps: int = 4
+    num_stages: int = 4
+
+
+def step_channels(C: int, dtype: str) -> int:
+    """BK: 128 bytes of channels, a full line of L2 and the widest swizzle, or half of that; 0 where neither divides C."""
+    line = 128 // (2 if dtype != "float32" else 4)
+    return next((BK for BK in (line, line // 2) if C % BK == 0), 0)
+
+
+def box(N: int, P: int, Q: int, BM: int) -> tuple[int, int, int]:
+    """(TN, TH, TW), powers of two with product BM, that cover N x P x Q with the fewest programs; of these the widest.
+
+    Wide boxes read each input row in one run, and neighbouring taps the same lines of L2.
+    """
+    best: tuple[tuple[int, int, int], tuple[int, int, int]] | None = None
+    TW = 1
+    while TW <= BM:
+        TH = 1
+        while TW * TH <= BM:
+            TN = BM // (TW * TH)
+            programs = cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW)
+            rank = programs, -TW, -TH
+            if best is None or rank < best[0]:
+                best = rank, (TN, TH, TW)
+            TH *= 2
+        TW *= 2
+    return best[1]
+
+
+def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, max_split: int = 4) -> TmaConfig:
+    """The config with the least predicted time.
+
+    A step needs the larger of its tensor-core time, BM*BN*BK / (rate * TENSOR_SHARE), and its L2 time, (BM+BN)*BK*size / L2_BYTES.
+    The n blocks that share an SM take n of those a step, or the LATENCY that their stages do not hide; then they store (and load
+    the residual). The SM that has most blocks runs them in rounds of as many as fit. A split adds the reduction. A residual shares
+    the registers with the accumulators: 64 of these a thread at most, beside it (128 spilled).
+    """
+    N, P, Q, K = spec.N, spec.P, spec.Q, spec.K
+    if target.unbounded:
+        return _interpreted(spec, dtype)
+    size = 4 if dtype == "float32" else 2
+    BK = step_channels(spec.C, dtype)
+    steps = spec.R * spec.S * (spec.C // BK)
+    rate = target.fma_rate(dtype, True) * TENSOR_SHARE
+    flat = N == P == 1
+    best: tuple[float, TmaConfig] | None = None
+    for BM, BN, warps in ROW_TILES if flat else TILES:
+        if BN > max(power_of_two(K), 32 if flat else 64) or (residual and BM * BN > 64 * 32 * warps):
+            continue
+        TN, TH, TW = (1, 1, BM) if flat else box(N, P, Q, BM)
+        blocks = cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(K, BN)
+        step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)
+        store = BM * BN * size * (2 if residual else 1) / STORE_BYTES
+        by_registers = 65536 // (32 * warps * (BM * BN // (32 * warps) + REGISTERS))
+        for stages in sorted({min(steps, n) for n in (WINDOW_STAGES if spec.R * spec.S > 1 else POINT_STAGES)}):
+            shared = (BM + BN) * BK * size * stages + 1024
+            if shared > target.shared:
+                continue
+            resident = max(1, min(target.shared // shared, by_registers))
+            for split in (1, 2, 4, 8):
+                if split > 1 and (
+                    split > max_split or steps % split or steps // split < 8 or blocks * split > 2 * target.sms
+                ):
+                    continue
+                most = cdiv(blocks * split, target.sms)
+                rounds = [resident] * (most // resident) + [most % resident] * (most % resident > 0)
+                wait = LATENCY / max(stages - 1, 1)
+                clocks = sum(steps // split * max(n * step, wait) + n * store + BLOCK_OVERHEAD for n in rounds)
+                if split > 1:
+                    clocks += SPLIT_OVERHEAD + 8 * N * P * Q * K * split / (L2_BYTES * target.sms)
+                if best is None or clocks < best[0]:
+                    best = clocks, TmaConfig(TN, TH, TW, BN, BK, split, warps, stages)
+    return best[1]
+
+
+def _interpreted(spec: Conv2dSpec, dtype: str) -> TmaConfig:
+    """Blocks as big as Triton allows (2^20 elements): the interpreter's cost is per operation, not per element."""
+    BN, BK = min(power_of_two(spec.K), 256), step_channels(spec.C, dtype)
+    while spec.C % (2 * BK) == 0 and BK < 256:
+        BK *= 2
+    pixels = power_of_two(max(spec.N * spec.P * spec.Q, 16))
+    return TmaConfig(*box(spec.N, spec.P, spec.Q, min(pixels, (1 << 20) // max(BN, BK))), BN, BK, 1, 1, 1)
