@@ -86,7 +86,7 @@ def tile_config(
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
     written and read once. A model, not a measurement: it orders configs, its clocks are predictions.
     """
-    if (config := forced()) is not None:
+    if (config := forced(TileConfig)) is not None:
         return config
     if target.unbounded:
         return interpreter_config(M, K, C)

@@ -1,21 +1,23 @@
-"""A tile config instead of the model's choice, for whoever measures what the model should have chosen."""
+"""A config instead of the model's choice, for whoever measures what the model should have chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from convatlas.kernels.gemm.configs import TileConfig
+Config = TypeVar("Config")
 
-_forced: ContextVar[TileConfig | None] = ContextVar("convatlas_tile_config", default=None)
+_forced: ContextVar[Any] = ContextVar("convatlas_forced_config", default=None)
 
 
 @contextmanager
-def override(config: TileConfig) -> Iterator[None]:
-    """Dense Triton kernels launched inside the block take `config`, whatever the model says; no bound of the model is checked."""
+def override(config: Any) -> Iterator[None]:
+    """Kernels whose configs are of `config`'s type take it inside the block, whatever their model says; nothing checks it.
+
+    TileConfig: the gather, stem and GEMM kernels; TmaConfig: the TMA kernel.
+    """
     token = _forced.set(config)
     try:
         yield
@@ -23,6 +25,7 @@ def override(config: TileConfig) -> Iterator[None]:
         _forced.reset(token)
 
 
-def forced() -> TileConfig | None:
-    """The config of the innermost override, None outside of any."""
-    return _forced.get()
+def forced(kind: type[Config]) -> Config | None:
+    """The config of the innermost override if it is of that type, else None."""
+    config = _forced.get()
+    return config if isinstance(config, kind) else None

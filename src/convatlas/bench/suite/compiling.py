@@ -16,7 +16,7 @@ from convatlas.kernels.gemm.override import override
 from convatlas.study.tracing import Layer
 
 if TYPE_CHECKING:
-    from convatlas.kernels.gemm.configs import TileConfig
+    from convatlas.bench.suite.tuning import Config
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Job:
 
     layer: Layer
     dtype: str
-    config: TileConfig
+    config: Config
 
 
 def compiled(job: Job) -> str:

@@ -22,6 +22,9 @@ from convatlas.bench.suite.state import read_json, write_json
 from convatlas.bench.timing import CudaTimer, FakeTimer, Timer
 
 BATCH, DTYPE = 32, "float16"
+TOGETHER = (
+    4  # layers whose configs are compiled at once: enough to keep the cores busy, few enough to be timed after all
+)
 # A rehearsal's: small enough for the interpreter, large enough for every layer of the net to have an output.
 TINY_BATCH, TINY_SIZE = 1, 64
 
@@ -72,29 +75,29 @@ def tune(given: argparse.Namespace) -> None:
     """The layers by weight until the time is up; the file is written anew after each."""
     from convatlas.bench.suite import tuning
     from convatlas.bench.suite.compiling import Job, compile_all
+    from convatlas.engine.single import operands
     from convatlas.kernels.target import TARGETS, of_device
 
     end = time.monotonic() + given.seconds
     device, timer = device_for(given), timer_for(given, 20e-6)
-    if given.rehearse:
-        layers, target, most = tuning.representative(("squeezenet1_1",), 1)[-1:], TARGETS["sm_90"], 2
-    else:
-        layers, target, most = tuning.representative(), of_device(torch.cuda.current_device()), 64
-    swept = {layer.key: list(tuning.candidates(layer, target))[:most] for layer in layers}
+    layers = tuning.representative(("squeezenet1_1",), 1)[-1:] if given.rehearse else tuning.representative()
+    # In a rehearsal the interpreter runs a GPU's tiles, and two of them are enough.
+    target, most = (TARGETS["interpreter"], 2) if given.rehearse else (of_device(torch.cuda.current_device()), None)
     entries: list[dict[str, Any]] = []
-    for start in range(
-        0, len(layers), 4
-    ):  # four layers' configs at once keep the cores busy; more might never be timed
-        chunk = layers[start : start + 4]
-        if entries and time.monotonic() > end:
-            break
+    for start in range(0, len(layers), TOGETHER):
+        swept = []
+        for layer in layers[start : start + TOGETHER]:
+            tensors = operands(layer, getattr(torch, DTYPE), device, 0, device.type)
+            launch = tuning.first_launch(layer, DTYPE, tensors, target)
+            found = tuning.candidates(layer, launch, TARGETS["sm_90"] if given.rehearse else target)
+            swept.append((layer, found[:most]))
         if not given.rehearse:
-            jobs = [Job(layer, DTYPE, config) for layer in chunk for config in swept[layer.key]]
+            jobs = [Job(layer, DTYPE, config) for layer, configs in swept for config in configs]
             compile_all(jobs, given.workers, max(end - time.monotonic(), 5) * 0.6)
-        for layer in chunk:
+        for layer, configs in swept:
             if entries and time.monotonic() > end:
-                break
-            entries.append(tuning.tune(layer, DTYPE, swept[layer.key], timer, device, target))
+                return
+            entries.append(tuning.tune(layer, DTYPE, configs, timer, device, target))
             say(f"{entries[-1]['spec']}: regret {entries[-1]['regret']:.2f}")
             about = {"timer": timer.label, "gpu": None if given.rehearse else torch.cuda.get_device_name()}
             write_json(given.out, {**about, "layers": entries, "of": len(layers)})

@@ -1,4 +1,4 @@
-"""Whether the tile model chooses well: every candidate config of a layer timed against the one that it chose.
+"""Whether the tile models choose well: candidate configs of a layer timed against the one that its model chose.
 
     regret = seconds of the model's choice / seconds of the best candidate
 
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,22 +20,23 @@ from convatlas.engine.single import operands
 from convatlas.kernels.backend import LAUNCHERS
 from convatlas.kernels.gemm.configs import TileConfig
 from convatlas.kernels.gemm.override import override
-from convatlas.kernels.launch import cdiv, power_of_two
+from convatlas.kernels.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.target import Target
+from convatlas.kernels.tma.configs import ROW_TILES, TILES, TmaConfig, box
 from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
 from convatlas.study.tracing import Layer
 
+Config = TileConfig | TmaConfig
 MODEL = "model"
 # Against the model's own output: a config that multiplies something else is far outside, one that sums in another order far inside.
 TOLERANCE = 0.01
 FINALISTS = 4
-SIZES = ("BM", "BN", "BK", "SPLIT")
 NETS, BATCH = ("resnet50", "vgg16", "googlenet"), 32
 
 
 def dense(layer: Layer) -> bool:
-    """Whether the layer runs on a kernel that takes a TileConfig and whose candidates are listed here: pointwise and gather."""
+    """Whether the layer runs on a kernel whose candidates are listed here: pointwise, gather, TMA."""
     return layer.op == "conv2d" and layer.spec.groups == 1 and layer.spec.C >= 16
 
 
@@ -44,20 +46,32 @@ def representative(nets: Sequence[str] = NETS, batch: int = BATCH) -> list[Layer
     return [t.layer for t in sorted(found, key=lambda t: -t.layer.spec.flops * sum(t.places.values()))]
 
 
-def chosen(layer: Layer, dtype: str, tensors: Tensors, target: Target) -> dict[str, int]:
-    """The model's choice, read off the launch that it leads to; nothing is launched."""
+def first_launch(layer: Layer, dtype: str, tensors: Tensors, target: Target) -> Launch:
+    """The layer's own kernel as a value; nothing is launched."""
     call = Call(layer.op, layer.spec, layer.epilogue, layer.params, "triton", dtype)
     out = allocate(layer.spec.output_shape, tensors["input"])
-    launch = LAUNCHERS[layer.op](call, dict(tensors), out, target)[0]
-    sizes = {name: launch.constants[name] for name in SIZES if name in launch.constants}
-    return {"kernel": launch.kernel.__name__, **sizes, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return LAUNCHERS[layer.op](call, dict(tensors), out, target)[0]
 
 
-def candidates(layer: Layer, target: Target, size: int = 2) -> Iterator[TileConfig]:
-    """Tiles x steps x depths x splits that fit shared memory and the registers, within what the kernels may be given.
+def described(launch: Launch, kind: type[Config]) -> dict[str, int]:
+    """The launch's sizes by the names of a config of `kind`."""
+    known = {**launch.constants, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return {name: known[name] for name in kind.__dataclass_fields__ if name in known}
 
-    4 warps for filters larger than 1x1 (docs/design.md, "Few warps where loops are flattened"); a split divides the steps.
-    """
+
+def kind_of(launch: Launch) -> type[Config]:
+    """Which sort of config the launch was made from: boxes of pixels are TMA's."""
+    return TmaConfig if "TN" in launch.constants else TileConfig
+
+
+def candidates(layer: Layer, launch: Launch, target: Target, size: int = 2) -> list[Config]:
+    """Tiles x depths x splits for the kernel that the model's launch runs on, which fit shared memory and the registers."""
+    found = _boxes(launch, target, size) if kind_of(launch) is TmaConfig else _tiles(layer, target, size)
+    return list(dict.fromkeys(found))
+
+
+def _tiles(layer: Layer, target: Target, size: int) -> Iterator[TileConfig]:
+    """4 warps for filters larger than 1x1 (docs/design.md, "Few warps where loops are flattened"); a split divides the steps."""
     spec = layer.spec
     taps, M = spec.R * spec.S, spec.N * spec.P * spec.Q
     for BM in (64, 128):
@@ -72,12 +86,33 @@ def candidates(layer: Layer, target: Target, size: int = 2) -> Iterator[TileConf
                 for depth in (3, 4):
                     if (BM + BN) * BK * size * depth > target.shared:
                         continue
-                    for split in (1, 2, 4):
-                        if split == 1 or (steps % split == 0 and blocks * split <= 2 * target.sms):
-                            yield TileConfig(BM, BN, BK, split, warps, depth)
+                    for split in _splits(steps, blocks, target):
+                        yield TileConfig(BM, BN, BK, split, warps, depth)
 
 
-def _with(config: TileConfig, run: Run) -> Run:
+def _boxes(launch: Launch, target: Target, size: int) -> Iterator[TmaConfig]:
+    """Every tile of the TMA kernel, on the image as its launch sees it: one row where a 1x1 has been flattened."""
+    N, P, Q, K = (launch.arguments[name] for name in "NPQK")
+    BK, taps = launch.constants["BK"], launch.constants["R"] * launch.constants["S"]
+    steps = taps * (launch.constants["C"] // BK)
+    flat = N == P == 1
+    for BM, BN, warps in ROW_TILES if flat else TILES:
+        if BN > max(power_of_two(K), 64):
+            continue
+        TN, TH, TW = (1, 1, BM) if flat else box(N, P, Q, BM)
+        blocks = cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(K, BN)
+        for depth in (2, 3, 4):
+            if (BM + BN) * BK * size * depth + 1024 > target.shared:
+                continue
+            for split in _splits(steps, blocks, target):
+                yield TmaConfig(TN, TH, TW, BN, BK, split, warps, depth)
+
+
+def _splits(steps: int, blocks: int, target: Target) -> list[int]:
+    return [s for s in (1, 2, 4) if s == 1 or (steps % s == 0 and blocks * s <= 2 * target.sms)]
+
+
+def _with(config: Config, run: Run) -> Run:
     def forced(tensors: Tensors) -> object:
         with override(config):
             return run(tensors)
@@ -85,24 +120,36 @@ def _with(config: TileConfig, run: Run) -> Run:
     return forced
 
 
+def taken(layer: Layer, dtype: str, tensors: Tensors, target: Target, config: Config) -> bool:
+    """Whether the layer's launch follows an override at all: where it does not, a sweep would time one config many times."""
+    with override(config):
+        launch = first_launch(layer, dtype, tensors, target)
+    return described(launch, type(config)) == asdict(config)
+
+
 def tune(
-    layer: Layer, dtype: str, configs: Sequence[TileConfig], timer: Timer, device: torch.device, target: Target,
+    layer: Layer,
+    dtype: str,
+    configs: Sequence[Config],
+    timer: Timer,
+    device: torch.device,
+    target: Target,
     samples: int = 5,
-) -> dict[str, Any]:  # fmt: skip
-    """One layer's entry: the model's config and the best one, their seconds, the regret, and how many candidates ran, failed or
-    gave something else.
-    """
+) -> dict[str, Any]:
+    """One layer's entry: the model's config and the best one, their seconds, the regret, and what became of the candidates."""
     kind = getattr(torch, dtype)
-    bytes = layer.spec.bytes(dtype, layer.epilogue)
-    count = sets_for(timer, "cold", bytes)
+    count = sets_for(timer, "cold", layer.spec.bytes(dtype, layer.epilogue))
     sets = [operands(layer, kind, device, seed, device.type) for seed in range(count)]
     run = contestants(layer, ours=("triton",))[0].run
     expected = run(sets[0]).float()
-    model = chosen(layer, dtype, sets[0], target)
+    launch = first_launch(layer, dtype, sets[0], target)
     right, wrong, failed = [Contestant(MODEL, run)], [], []
     for config in configs:
         forced = _with(config, run)
         try:
+            if not taken(layer, dtype, sets[0], target, config):
+                failed.append(f"{name(config)}: the launch did not take it")
+                continue
             error = float((forced(sets[0]).float() - expected).norm() / expected.norm())
         except (
             Exception
@@ -124,7 +171,7 @@ def tune(
         "spec": str(layer.spec),
         "epilogue": str(layer.epilogue),
         "dtype": dtype,
-        "model": model,
+        "model": {"kernel": launch.kernel.__name__, **described(launch, kind_of(launch))},
         "model_seconds": seconds[MODEL],
         "best": best,
         "best_seconds": seconds[best],
@@ -140,6 +187,6 @@ def _medians(found: dict[str, Measurement]) -> dict[str, float]:
     return {key: m.interval.median for key, m in found.items() if m.seconds}
 
 
-def name(config: TileConfig) -> str:
-    """BMxBNxBK, split, warps, stages."""
-    return f"{config.BM}x{config.BN}x{config.BK} split{config.SPLIT} warps{config.num_warps} stages{config.num_stages}"
+def name(config: Config) -> str:
+    """Such as "BM128 BN128 BK64 SPLIT1 num_warps4 num_stages3"."""
+    return " ".join(f"{key}{value}" for key, value in asdict(config).items())
