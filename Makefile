@@ -44,9 +44,8 @@ demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights,
 test: $(VENV)/.test ## run all tests, in parallel, without a GPU
 	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
-# bench_reference.py times every convolution of ResNet-50 on NumPy, for those who work on the reference: pytest benchmarks/bench_reference.py
 bench: $(VENV)/.test ## in under five minutes: on a GPU layers and networks against cuDNN, else what a CPU can measure and predict
-	$(SINGLE) $(BIN)/python -m pytest benchmarks --ignore=benchmarks/bench_reference.py -q --seconds $(BENCH_SECONDS) --precompile $(PYTEST_FLAGS)
+	$(SINGLE) $(BIN)/python -m pytest benchmarks -q --seconds $(BENCH_SECONDS) --precompile $(PYTEST_FLAGS)
 
 lint: $(VENV)/.lint ## check style (needs ruff only, neither torch nor our own package)
 	$(BIN)/ruff check .

@@ -53,9 +53,8 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, float, flo
     blas = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
     total = "total", sum(row[1] for row in rows), sum(row[2] for row in rows)
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(
-            f"\ntorch {torch.__version__}, {torch.get_num_threads()} threads; NumPy {np.__version__}, OPENBLAS_*: {blas}"
-        )
+        print("\n\nMeasured on this CPU, float32: our NumPy reference against torch, ResNet-50, batch 1\n")
+        print(f"torch {torch.__version__}, threads: {torch.get_num_threads()}; NumPy {np.__version__}, {blas}\n")
         print(f"{'layer':<48}{'torch ms':>10}{'NumPy ms':>10}{'ratio':>8}")
         for name, theirs, ours in [*rows, total]:
             print(f"{name:<48}{1e3 * theirs:>10.2f}{1e3 * ours:>10.2f}{ours / theirs:>8.2f}")

@@ -64,7 +64,7 @@ class Settings:
         option = config.getoption
         self.start, self.seconds, self.rehearse = time.monotonic(), option("seconds"), option("rehearse")
         self.compile = COMPILED if option("compile") else ()
-        self.results: dict[str, tuple[Case, Result]] = {}
+        self.results: dict[tuple[str, str], tuple[Case, Result]] = {}
         self.cpu: dict[str, Any] = {"layers": {}, "compiled": [], "bounds": []}
         defaults = (
             REHEARSED if self.rehearse else {"nets": (), "dtypes": tuple(PRECISIONS), "batches": Choice().batches}
@@ -121,11 +121,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case and contestant; the module's CASES gives the cases that were chosen."""
     if "contestant" not in metafunc.fixturenames:
         return
-    settings = metafunc.config.stash[SETTINGS]
-    if not settings.runs:
-        metafunc.parametrize("case, contestant", [pytest.param(None, "", marks=pytest.mark.skip(NO_GPU), id="no GPU")])
+    settings, why, pairs = metafunc.config.stash[SETTINGS], NO_GPU, []
+    if settings.runs:
+        why = "the chosen networks have no such layer"
+        pairs = [(case, name) for case in metafunc.module.CASES(settings.choice) for name in settings.contestants(case)]
+    if not pairs:
+        metafunc.parametrize("case, contestant", [pytest.param(None, "", marks=pytest.mark.skip(why), id="none")])
         return
-    pairs = [(case, name) for case in metafunc.module.CASES(settings.choice) for name in settings.contestants(case)]
     metafunc.parametrize("case, contestant", pairs, ids=[f"{case.name} | {name}" for case, name in pairs])
 
 
@@ -134,8 +136,8 @@ def _case(item: pytest.Item) -> Case | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The most wanted first, over all files; the contestants of a case stay together."""
-    items.sort(key=lambda item: case.priority if (case := _case(item)) else (-1, 0, 0))
+    """The most wanted first, over all files, then what needs no GPU; the contestants of a case stay together."""
+    items.sort(key=lambda item: case.priority if (case := _case(item)) else (2, 0, 0))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -159,15 +161,16 @@ def raced(request: pytest.FixtureRequest) -> Any:
     settings = request.config.stash[SETTINGS]
 
     def run(case: Case, contestant: str) -> str:
-        if case.name not in settings.results:
+        key = case.suite, case.name
+        if key not in settings.results:
             if settings.seconds is not None and settings.elapsed() > settings.seconds:
                 pytest.skip(f"time budget: {settings.seconds:g} s are over")
             try:
-                settings.results[case.name] = case, settings.racer.run(case)
+                settings.results[key] = case, settings.racer.run(case)
             except torch.OutOfMemoryError:
                 result = Result(absent=dict.fromkeys(settings.contestants(case), "out of memory on this GPU"))
-                settings.results[case.name] = case, result
-        result = settings.results[case.name][1]
+                settings.results[key] = case, result
+        result = settings.results[key][1]
         if contestant in result.wrong:
             return result.wrong[contestant]
         if contestant not in result.measured:

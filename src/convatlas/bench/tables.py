@@ -66,7 +66,7 @@ def races(results: Sequence[tuple[Case, Result]], rehearsal: bool) -> None:
             below = [f"... and {len(part) - MOST} more, which the JSON has"] if len(part) > MOST else []
             protocol = part[0][0].protocol
             title = f"{what}: medians, {unit}; {protocol.cache} cache, {protocol.form}"
-            _titled(out, title, _races(part, networks), *below, *_summary(part))
+            _titled(out, title, _races(part, networks), *below, *_summary(part, rehearsal))
 
 
 def _best(result: Result, ours: bool) -> list[float]:
@@ -96,10 +96,10 @@ def _races(part: Sequence[tuple[Case, Result]], networks: bool) -> Table:
     return table
 
 
-def _summary(part: Sequence[tuple[Case, Result]]) -> list[str]:
-    """Two lines: what the ratio is, and how the cases came out together."""
+def _summary(part: Sequence[tuple[Case, Result]], rehearsal: bool) -> list[str]:
+    """What the ratio is, and how the cases came out together, which a rehearsal does not say."""
     compared = [compare(ours, peer) for _, r in part if (ours := _best(r, True)) and (peer := _best(r, False))]
-    if not compared:
+    if rehearsal or not compared:
         return []
     counts = {v: sum(c.verdict == v for c in compared) for v in ("faster", "same", "slower", "unsure")}
     said, mean = ", ".join(f"{n} {v}" for v, n in counts.items()), geometric_mean([c.ratio for c in compared])
@@ -121,7 +121,7 @@ def cpu(
         compiled: records of compile_times.measure.
         bounds: records of cpu.bounds.
     """
-    out = console()
+    out, threads = console(), torch.get_num_threads()
     if layers:
         table = _table("layer", "torch", "NumPy", "Triton", "CUDA C++")
         for name, (spec, medians) in layers.items():
@@ -129,7 +129,7 @@ def cpu(
             table.add_row(Text(f"{name}: {spec}"), *cells)
         _titled(
             out,
-            f"Measured on this CPU, {torch.get_num_threads()} thread(s), float32: ms a layer",
+            f"Measured on this CPU, {threads} thread{'s' * (threads > 1)}, float32: ms a layer",
             table,
             "torch: PyTorch's CPU kernels. NumPy: our reference, in float64. Triton: our",
             "kernel in Triton's interpreter. CUDA C++: our kernel compiled by g++. The last",

@@ -1,0 +1,251 @@
+"""The suites as a user runs them, rehearsed on the CPU: what reaches pytest-benchmark's JSON, what is skipped, what fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from convatlas.bench import racing
+from convatlas.bench.cases import Choice, kind, layer_cases, net_cases
+from convatlas.bench.ceilings import Ceilings
+from convatlas.bench.harness import CLOCK, feed
+from convatlas.bench.racing import Racer, entry
+from convatlas.bench.timing import Contestant, Protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+CEILINGS = {
+    "copy_bytes_per_s": 2.5e12,
+    "matmul_flops_per_s": {"float16": 7e14, "bfloat16": 7e14, "tf32": 3e14, "float32": 5e13},
+    "launch_seconds": 2e-6,
+}
+
+
+def benchmarks(*arguments: str, plugin: Path | None = None) -> subprocess.CompletedProcess:
+    """pytest on the given suites, in a process that interprets kernels."""
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "COLUMNS": "80",
+    }
+    if plugin is not None:
+        environment["PYTHONPATH"] = os.pathsep.join([str(plugin.parent), environment.get("PYTHONPATH", "")])
+        arguments = ("-p", plugin.stem, *arguments)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+POOL = (
+    "benchmarks/bench_pool.py",
+    "--rehearse",
+    "--nets",
+    "alexnet",
+    "--dtypes",
+    "fp16",
+    "--batches",
+    "1",
+    "--samples",
+    "4",
+)
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
+    """(what pytest printed, the benchmarks of its JSON) of alexnet's pools, rehearsed."""
+    folder = tmp_path_factory.mktemp("rehearsed")
+    (folder / "ceilings.json").write_text(json.dumps(CEILINGS))
+    out = folder / "out.json"
+    result = benchmarks(*POOL, f"--benchmark-json={out}", "--ceilings", str(folder / "ceilings.json"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout, json.loads(out.read_text())["benchmarks"]
+
+
+@pytest.mark.interpreter
+def test_the_store_has_the_samples_of_the_race_to_the_last_bit(rehearsed: tuple) -> None:
+    _, entries = rehearsed
+    stored = {(e["params"]["case"], e["params"]["contestant"]): e["stats"]["data"] for e in entries}
+    cases = layer_cases(Choice(["float16"], [1], ["alexnet"], Protocol(samples=4)), lambda layer: kind(layer) == "pool")
+    raced = {
+        (case.name, name): measurement.seconds
+        for case in cases
+        for name, measurement in Racer(rehearse=True).run(case).measured.items()
+    }
+    assert len(raced) == 9 and stored == raced
+
+
+def test_an_entry_says_what_the_number_is(rehearsed: tuple) -> None:
+    _, entries = rehearsed
+    found = next(e for e in entries if e["params"]["contestant"] == "cuda" and e["extra_info"]["op"] == "max_pool2d")
+    info = found["extra_info"]
+    assert found["group"] == "max_pool2d 1x64x55x55 -> 64x27x27, max 3x3 stride2 | float16 batch1 cold graph"
+    expected = {
+        "suite": "layers", "dtype": "float16", "batch": 1, "cache": "cold", "form": "graph", "timer": "rehearsal",
+        "places": {"alexnet": 1}, "bound": "launch", "relative_error": 0.0, "absent": {}, "gpu": None, "contestant": "cuda",
+    }  # fmt: skip
+    assert {name: info[name] for name in expected} == expected
+    assert info["bytes"] == 2 * 64 * (55 * 55 + 27 * 27)
+    median = found["stats"]["median"]
+    assert info["gbps"] == pytest.approx(info["bytes"] / median / 1e9)
+    assert info["roofline_share"] == pytest.approx(2e-6 / median)
+    assert {"sm_mhz", "mem_mhz", "temperature_c", "power_w", "throttle"} <= set(info["clocks"])
+    assert info["versions"]["torch"] == torch.__version__
+    assert found["options"]["timer"].endswith("CLOCK")
+
+
+def test_the_table_is_narrow_and_says_that_it_is_a_rehearsal(rehearsed: tuple) -> None:
+    printed, _ = rehearsed
+    table = printed[printed.index("REHEARSAL") :]
+    assert "made-up times, nothing was measured" in table
+    assert "faster;" not in printed  # no verdict over made-up times
+    rows = [line for line in table.splitlines() if "pool" in line and "SKIPPED" not in line]
+    assert rows and all(len(line) <= 80 for line in rows)
+
+
+def test_a_wrong_kernel_of_ours_fails_and_is_not_timed(tmp_path: Path) -> None:
+    plugin = tmp_path / "planted.py"
+    plugin.write_text(
+        "from convatlas.bench import racing\n"
+        "from convatlas.bench.timing import Contestant\n"
+        "real = racing.contestants\n"
+        "def planted(layer):\n"
+        "    first, *rest = real(layer)\n"
+        "    return [Contestant(first.name, lambda t: first.run(t) + 1), *rest]\n"
+        "racing.contestants = planted\n"
+    )
+    out = tmp_path / "out.json"
+    result = benchmarks(*POOL, f"--benchmark-json={out}", plugin=plugin)
+    assert result.returncode == 1 and "relative error" in result.stdout
+    names = {e["params"]["contestant"] for e in json.loads(out.read_text())["benchmarks"]}
+    assert names == {"cuda", "cudnn"}
+
+
+def test_when_the_time_is_over_cases_are_skipped_visibly() -> None:
+    result = benchmarks(*POOL, "--seconds", "0")
+    assert result.returncode == 0
+    assert "time budget: 0 s are over" in result.stdout and "9 skipped" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--dtypes", "int8"), "dtype 'int8', expected one of float16"),
+        (("--batches", "a"), "--batches a, expected numbers such as 1,32,128"),
+        (("--ceilings", "/nowhere.json"), "--ceilings /nowhere.json"),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = benchmarks("benchmarks/bench_pool.py", "--rehearse", *arguments)
+    assert result.returncode == 4 and message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_without_a_gpu_the_suites_say_what_would_run_them() -> None:
+    result = benchmarks("benchmarks/bench_stem.py", "benchmarks/bench_nets.py")
+    assert result.returncode == 0 and result.stdout.count("needs a CUDA GPU; --rehearse") == 2
+
+
+@pytest.mark.slow
+def test_every_suite_rehearses(tmp_path: Path) -> None:
+    """One layer of each kind at least; networks too, by the net that the interpreter has least work with."""
+    files = sorted(
+        str(p) for p in (ROOT / "benchmarks").glob("bench_*.py") if p.stem not in ("bench_cpu", "bench_reference")
+    )
+    out = tmp_path / "out.json"
+    chosen = ("--nets", "squeezenet1_1,resnet18", "--dtypes", "fp16", "--batches", "1", "--samples", "3")
+    result = benchmarks(*files, "--rehearse", *chosen, f"--benchmark-json={out}")
+    assert result.returncode == 0, result.stdout
+    entries = json.loads(out.read_text())["benchmarks"]
+    assert {e["extra_info"]["suite"] for e in entries} == {"layers", "published", "networks"}
+    nets = {e["params"]["contestant"]: e["extra_info"] for e in entries if e["extra_info"]["suite"] == "networks"}
+    assert {name: info["form"] for name, info in nets.items()} == {
+        "ours_graph": "graph", "ours_eager": "eager", "cudnn_graph": "graph", "cudnn_eager": "eager",
+    }  # fmt: skip
+    assert all(info["images_per_s"] > 0 for info in nets.values())
+
+
+def pool_case():
+    return layer_cases(Choice(["float32"], [1], ["alexnet"], Protocol(samples=2)), lambda layer: kind(layer) == "pool")[
+        0
+    ]
+
+
+@pytest.mark.interpreter
+def test_peers_that_cannot_run_are_absent_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(data) -> torch.Tensor:
+        raise RuntimeError("no plan")
+
+    real = racing.contestants
+    monkeypatch.setattr(racing, "contestants", lambda layer: [*real(layer)[:2], Contestant("cudnn", broken)])
+    case = pool_case()
+    result = Racer(rehearse=True).run(case)
+    assert result.absent == {"cudnn": "RuntimeError: no plan"} and not result.wrong
+    assert entry(case, result, "cuda")["absent"] == result.absent
+
+
+@pytest.mark.interpreter
+def test_ours_that_raise_are_wrong_not_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(data) -> torch.Tensor:
+        raise RuntimeError("illegal memory access")
+
+    real = racing.contestants
+    monkeypatch.setattr(racing, "contestants", lambda layer: [Contestant("triton", broken), *real(layer)[1:]])
+    result = Racer(rehearse=True).run(pool_case())
+    assert result.wrong == {"triton": "raised RuntimeError: illegal memory access"}
+    assert "triton" not in result.measured and "cuda" in result.measured
+
+
+@pytest.mark.interpreter
+def test_without_ceilings_there_is_no_share() -> None:
+    case = pool_case()
+    with_them = Racer(True, Ceilings.of(CEILINGS))
+    assert "roofline_share" not in entry(case, Racer(True).run(case), "cuda")
+    assert 0 < entry(case, with_them.run(case), "cuda")["roofline_share"] <= 1
+
+
+def test_nets_have_a_case_each() -> None:
+    cases = net_cases(Choice(["float16"], [32]))
+    assert cases[0].spec == "resnet50 32x3x224x224" and len({case.name for case in cases}) == len(cases) > 25
+
+
+def test_feed_hands_over_what_it_is_given() -> None:
+    class Fixture:
+        rounds: list[float]
+
+        def pedantic(self, target, setup, rounds, iterations, warmup_rounds) -> None:
+            assert (iterations, warmup_rounds) == (1, 0)
+            self.rounds = []
+            for _ in range(rounds):
+                setup()
+                start = CLOCK()
+                target()
+                self.rounds.append(CLOCK() - start)
+
+    fixture, samples = Fixture(), [0.1, 1e-7 / 3, 5e-6]
+    feed(fixture, samples)
+    assert fixture.rounds == samples
+
+
+@pytest.mark.gpu
+def test_a_layer_races_on_a_gpu() -> None:
+    (case, *_) = layer_cases(
+        Choice(["float16"], [1], ["resnet50"], Protocol(samples=3)), lambda layer: kind(layer) == "dense"
+    )
+    result = Racer().run(case)
+    assert not result.wrong and "cudnn" in result.measured and "triton" in result.measured
+    assert all(1e-7 < s < 1e-2 for m in result.measured.values() for s in m.seconds)
+    assert result.info["timer"] == "CUDA events" and result.info["gpu"]
+
+
+@pytest.mark.gpu
+def test_a_network_races_on_a_gpu() -> None:
+    (case,) = net_cases(Choice(["float16"], [1], ["squeezenet1_1"], Protocol(samples=3)))
+    result = Racer().run(case)
+    assert not result.wrong and set(result.measured) == {"ours_graph", "ours_eager", "cudnn_graph", "cudnn_eager"}
