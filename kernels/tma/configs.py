@@ -11,11 +11,12 @@ from convatlas.specs import Conv2dSpec
 
 # Pixels x filters a program, and its warps. A warpgroup (4 warps) multiplies 64 rows at once: filters, or the pixels of a box of
 # one row. At most 128 accumulators a thread.
-TILES = ((64, 64, 4), (64, 128, 4), (128, 64, 4), (128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8))
-ROW_TILES = ((128, 32, 4), *TILES)
+SMALL = ((64, 64, 4), (64, 128, 4), (128, 64, 4))  # beside a residual: 64 accumulators a thread, since 128 spilled
+TILES = (*SMALL, (128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8))
+ROW_TILES = (*SMALL, (128, 128, 4), (128, 256, 8), (256, 128, 8))
 # The model's numbers: bytes a clock and SM, clocks, shares. Fitted to 43 layers of 0.5 GFLOP and more x 6 to 20 configs, timed on
 # an H100 80GB HBM3 (float16, batches 1 to 128, torch 2.11, Triton 3.6; docs/tuning/triton.md): the config that the model picks is
-# 3.5 % slower than the best of them in the geometric mean, 15 % at most. They say what fits the times, not what the chip is.
+# 2.6 % slower than the best of them in the geometric mean, 15 % at most. They say what fits the times, not what the chip is.
 L2_BYTES = 40
 STORE_BYTES = 12
 BLOCK_OVERHEAD = 2500
@@ -73,8 +74,7 @@ def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, max
 
     A step needs the larger of its tensor-core time, BM*BN*BK / (rate * TENSOR_SHARE), and its L2 time, (BM+BN)*BK*size / L2_BYTES.
     The n blocks that share an SM take n of those a step, or the LATENCY that their stages do not hide; then they store (and load
-    the residual). The SM that has most blocks runs them in rounds of as many as fit. A split adds the reduction. A residual shares
-    the registers with the accumulators: 64 of these a thread at most, beside it (128 spilled).
+    the residual). The SM that has most blocks runs them in rounds of as many as fit. A split adds the reduction.
     """
     N, P, Q, K = spec.N, spec.P, spec.Q, spec.K
     if target.unbounded:
@@ -85,8 +85,8 @@ def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, max
     rate = target.fma_rate(dtype, True) * TENSOR_SHARE
     flat = N == P == 1
     best: tuple[float, TmaConfig] | None = None
-    for BM, BN, warps in ROW_TILES if flat else TILES:
-        if BN > max(power_of_two(K), 32 if flat else 64) or (residual and BM * BN > 64 * 32 * warps):
+    for BM, BN, warps in SMALL if residual else ROW_TILES if flat else TILES:
+        if BN > max(power_of_two(K), 64):
             continue
         TN, TH, TW = (1, 1, BM) if flat else box(N, P, Q, BM)
         blocks = cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(K, BN)
