@@ -45,7 +45,7 @@ test: $(VENV)/.test ## run all tests, in parallel, without a GPU
 	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
 
 bench: $(VENV)/.test ## in under five minutes: on a GPU layers and networks against cuDNN, else what a CPU can measure and predict
-	$(SINGLE) $(BIN)/python -m pytest benchmarks -q --seconds $(BENCH_SECONDS) --precompile $(PYTEST_FLAGS)
+	$(SINGLE) $(BIN)/python -m pytest benchmarks -q --seconds $(BENCH_SECONDS) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.lint ## check style (needs ruff only, neither torch nor our own package)
 	$(BIN)/ruff check .

@@ -37,8 +37,9 @@ REHEARSED = {
     "dtypes": ("float16", "tf32"),
     "batches": (32,),
 }
-PRECOMPILE = 0.25  # of --seconds at most, and MOST_PRECOMPILE seconds, go to compiling ahead
-MOST_PRECOMPILE = 90.0
+# Of --seconds this share, and no more than MOST_PRECOMPILE, goes to compiling ahead; where that is less than the processes take to
+# start, or the cases are few, each kernel is compiled when its turn comes.
+PRECOMPILE, MOST_PRECOMPILE, LEAST_PRECOMPILE, FEW = 0.25, 90.0, 10.0, 8
 NO_GPU = "needs a CUDA GPU; --rehearse goes through it on the CPU, with made-up times"
 
 
@@ -53,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--samples", type=int, default=15, help="Times of each contestant.")
     group.addoption("--ceilings", default=None, metavar="FILE", help="ceilings.json, for shares of the roofline.")
     group.addoption("--compile", action="store_true", help=f"torch.compile races on {' and '.join(COMPILED)}.")
-    group.addoption("--precompile", action="store_true", help="First compile all kernels, on all cores.")
+    group.addoption("--no-precompile", action="store_true", help="Compile each kernel when its turn comes.")
     group.addoption("--rehearse", action="store_true", help="Without a GPU: small layers, made-up times.")
 
 
@@ -143,11 +144,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     settings = session.config.stash[SETTINGS]
     gc.freeze()  # thousands of tests are kept anyway: the collections between cases need not look at them
-    asked = session.config.option.precompile and not session.config.option.collectonly
     cases = {case.name: case for item in session.items if (case := _case(item))}
-    if settings.rehearse or not asked or not cases:
-        return
     budget = MOST_PRECOMPILE if settings.seconds is None else min(MOST_PRECOMPILE, PRECOMPILE * settings.seconds)
+    refused = session.config.option.no_precompile or session.config.option.collectonly
+    if settings.rehearse or refused or len(cases) < FEW or budget < LEAST_PRECOMPILE:
+        return
     done, there = precompile(cases.values(), budget)
     print(f"\ncompiled ahead: {done} of {there} layers in {settings.elapsed():.0f} s", flush=True)
 
