@@ -131,14 +131,15 @@ def layers(found: dict[str, Any]) -> list[str]:
     counted: Counter[str] = Counter()
     worst = []
     for case in cases(found):
-        mine = [case[name] for name in OURS if name in case]
-        if not mine:
+        ours = [case[name] for name in OURS if name in case]
+        if not ours:
             continue
-        best = min(mine, key=seconds)
+        best = min(ours, key=seconds)
         of = family(best)
         counted[of] += 1
         for peer in (name for name in PEERS if name in case):
-            verdict = compare(best["stats"]["data"], case[peer]["stats"]["data"]).verdict
+            mine, theirs = (entry["stats"]["data"] for entry in (best, case[peer]))
+            verdict = compare(mine, theirs, paired=len(mine) == len(theirs)).verdict  # timed by turns
             ratio = seconds(case[peer]) / seconds(best)
             against.setdefault(of, {}).setdefault(peer, []).append((ratio, verdict))
         rivals = [seconds(case[name]) for name in PEERS if name in case]
@@ -169,7 +170,9 @@ def networks(found: dict[str, Any]) -> list[str]:
     for case in cases(found):
         group = next(iter(case.values()))["group"]
         times = ", ".join(f"{name} {seconds(entry) * 1e3:.3f}" for name, entry in case.items())
-        lines.append(f"  {group}: {times}"[:300])
+        both = [case[name] for name in ("cudnn_graph", "ours_graph") if name in case]
+        ratio = f"; cudnn/ours in graphs {seconds(both[0]) / seconds(both[1]):.2f}" if len(both) == 2 else ""
+        lines.append(f"  {group}: {times}{ratio}"[:300])
     return [*lines, *wrong(found)[:10]]
 
 
