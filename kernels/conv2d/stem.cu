@@ -31,7 +31,7 @@ template <typename T> __device__ __forceinline__ unsigned bits_or_zero(const T *
 
 template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THREADS, 4) conv2d_stem(const StemParams p) {
     constexpr int NJ = BN / 8, PITCH = BN + 8;
-    const int steps = int(p.steps), taps = int(p.R * p.S), first = int(blockIdx.y) * BN, tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
+    const int steps = int(p.steps), first = int(blockIdx.y) * BN, tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
     const int row = (steps * 16 + 8) * 2;  // bytes of a filter
     char *filters = shared_memory();
     int *offsets = reinterpret_cast<int *>(filters + BN * row);
@@ -43,7 +43,7 @@ template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THRE
 #pragma unroll 4
     for (int i = tid; i < BN * steps * 4; i += STEM_THREADS) {
         const int n = quotient(i, p.by_taps), tap = i - n * steps * 4, r = quotient(tap, p.by_S), s = tap - r * int(p.S);
-        const bool present = first + n < int(p.K) && tap < taps;
+        const bool present = first + n < int(p.K) && r < int(p.R);
         const T *from = w + (first + n) * p.w_k + r * p.w_r + s * p.w_s;
         unsigned c[4] = {};
 #pragma unroll
@@ -52,12 +52,11 @@ template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THRE
     }
     for (int tap = tid; tap < steps * 4; tap += STEM_THREADS) {  // of a tap in the patch, in pixels; negative beyond the window
         const int r = quotient(tap, p.by_S), s = tap - r * int(p.S);
-        offsets[tap] = tap < taps ? r * int(p.dilation_h * p.patch_w) + s * int(p.dilation_w) : -1;
+        offsets[tap] = r < int(p.R) ? r * int(p.dilation_h * p.patch_w) + s * int(p.dilation_w) : -1;
     }
     for (int n = tid; n < BN; n += STEM_THREADS)
         bias[n] = p.bias && first + n < int(p.K) ? to_float(static_cast<const T *>(p.bias)[first + n]) : 0.0f;
 
-    const int pixels = int(p.patch_h * p.patch_w);
     for (int tile = blockIdx.x; tile < int(p.tiles); tile += gridDim.x) {
         const int line = quotient(tile, p.by_tiles_w), image = quotient(line, p.by_tiles_h);
         const int p0 = (line - image * int(p.tiles_h)) * TILE_H, q0 = (tile - line * int(p.tiles_w)) * TILE_W;
@@ -65,7 +64,7 @@ template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THRE
         const T *from = x + image * p.x_n;
         __syncthreads();  // all warps are done with the last patch
 #pragma unroll 4
-        for (int i = tid; i < pixels; i += STEM_THREADS) {
+        for (int i = tid; i < int(p.patch_h * p.patch_w); i += STEM_THREADS) {
             const int r = quotient(i, p.by_patch_w), h = h0 + r, v = w0 + i - r * int(p.patch_w);
             const bool present = unsigned(h) < unsigned(p.H) && unsigned(v) < unsigned(p.W);
             const T *at = from + (h * int(p.x_h) + v * int(p.x_w));
@@ -118,7 +117,7 @@ template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THRE
                 }
         __syncwarp();
         T *y = static_cast<T *>(p.y) + image * p.y_n + first;
-#pragma unroll
+#pragma unroll 2
         for (int i = lane; i < 32 * NJ; i += 32) {
             const int m = i / NJ, n = i % NJ * 8, ph = p0 + 2 * warp + m / 16, q = q0 + m % 16;
             if (ph < p.P && q < p.Q && first + n < p.K) store_words(y + ph * p.y_h + q * p.y_w + n, load_words(stash + m * PITCH + n));

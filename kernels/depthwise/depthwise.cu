@@ -36,9 +36,10 @@ __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VE
 
 // A tile of the image in shared memory (tile.cuh), and the filters of its channels beside it as float32 [tap][channel]. A thread slides
 // over the columns of its strip's window, reads every vector once a row, and adds it to all outputs of the strip that it reaches.
-// At most 128 registers, so that 512 threads and their tiles share an SM: while some wait for their tile, others multiply.
+// At most 128 registers (168 for 7x7), so that 512 threads and their tiles share an SM: while some wait for their tile, others
+// multiply.
 template <typename T, int VEC, int R, int U, int TH>
-__global__ void __launch_bounds__(16 * TH, 32 / TH) depthwise_tile(const DepthwiseParams p) {
+__global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_tile(const DepthwiseParams p) {
     using Window = Tile<T, R, U, TH>;
     const int lanes = int(p.lanes), width = lanes * VEC, threads = blockDim.x;
     const int tile_q = quotient(blockIdx.x, p.by_groups), first = (int(blockIdx.x) - tile_q * int(p.groups)) * width;
