@@ -90,8 +90,11 @@ def test_a_done_stage_is_not_run_again_unless_it_is_named(suite, tmp_path: Path)
 
 
 def test_a_rehearsal_is_labelled_in_every_file_and_kept_apart(suite, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.state.json.123").write_text("half of what a killed run wro")
     suite([stage("one", Step("a", writing('{"n": 1}'), least=0))])
     assert "no measurement" in json.loads((tmp_path / "out/one.json").read_text())["rehearsal"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "state.json"]
     with pytest.raises(InputError, match="holds a rehearsal, asked for a measurement"):
         State(tmp_path / "out", rehearsal=False)
 
@@ -324,6 +327,7 @@ def test_a_summary_of_nothing(tmp_path: Path) -> None:
         (["--stage", "layer"], "stage 'layer', expected some of ceilings, tests, layers"),
         (["--minutes", "0"], "--minutes 0, expected more than 0"),
         ([], "torch sees no GPU here"),
+        (["--rehearse", "--out", "/proc/no/such/folder"], "No such file or directory: '/proc/no'"),
     ],
 )
 def test_one_line_and_exit_2(arguments, said, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_text(out / "summary.txt", text)
         print(f"\n{text}", end="", flush=True)
         return 130 if interrupted else int(failed(out))
-    except ConvAtlasError as error:
+    except (ConvAtlasError, OSError) as error:  # OSError: a folder that cannot be written
         print(f"convatlas: {error}", file=sys.stderr)
         return 2
 

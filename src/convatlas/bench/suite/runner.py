@@ -10,7 +10,7 @@ from pathlib import Path
 
 from convatlas.bench.suite import process
 from convatlas.bench.suite.stages import STAGES, Settings, Stage, Step, limits
-from convatlas.bench.suite.state import StageState, State, read_json, write_json
+from convatlas.bench.suite.state import StageState, State, read_json, sweep, write_json
 
 INTERPRETER = {"TRITON_INTERPRET": "1"}  # a rehearsal's kernels
 
@@ -25,6 +25,7 @@ class Runner:
         self.budget = minutes * 60
         self.end = time.monotonic() + self.budget
         self.state = State(settings.out, settings.rehearsal)
+        sweep(settings.out)
 
     def run(self) -> None:
         """Every stage that is to run. KeyboardInterrupt passes through, once the stage it met is recorded as partial."""

@@ -22,6 +22,12 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def sweep(folder: Path) -> None:
+    """Removes what a run that was killed while it wrote has left under a temporary name."""
+    for path in folder.glob(".*.*.*"):
+        path.unlink()
+
+
 def write_json(path: Path, document: Any, compact: bool = False) -> None:
     """JSON by write_text; `compact` without the spaces, for files that count in megabytes."""
     text = json.dumps(document, separators=(",", ":")) if compact else json.dumps(document, indent=1)
