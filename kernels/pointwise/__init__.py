@@ -51,15 +51,8 @@ def gemm_launches(
     images = [x, out] if residual is None else [x, out, residual]
     flat = stride == (1, 1) and all(map(_flat, images))
     dtype = str(x.dtype).removeprefix("torch.")
-    if flat:  # one image of one row: its boxes are runs of pixels, whatever the map's size
-        whole = Conv2dSpec.of((1, C, 1, M), (K, C, 1, 1))
-        row_x, row_residual, row_out = (None if t is None else _as_row(t) for t in (x, residual, out))
-    else:
-        whole = Conv2dSpec.of(tuple(x.shape), (K, C, 1, 1), stride)
-        row_x, row_residual, row_out = x, residual, out
-    if M and tma.fits(whole, dtype, tf32, row_x, target):
-        filters = w[:, None, None, :]
-        return tma.launches(whole, row_x, filters, bias, row_residual, row_out, activation, tf32, target)
+    if M and (copied := _by_tma(x, w, bias, residual, out, stride, activation, tf32, flat, target)):
+        return copied
     config = tile_config(M, K, C, dtype, tf32, target, residual=residual is not None)
     split = config.SPLIT
     steps = cdiv(C, config.BK) // split
@@ -79,6 +72,28 @@ def gemm_launches(
     grid = (cdiv(M, config.BM) * cdiv(K, config.BN) * split,)
     gemm = Launch(gemm_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)
     return [gemm] if split == 1 else [gemm, reduce_launch(y, bias, residual, out, activation, target)]
+
+
+def _by_tma(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    stride: tuple[int, int],
+    activation: str | None,
+    tf32: bool,
+    flat: bool,
+    target: Target,
+) -> list[Launch]:
+    """The launches of the TMA kernel, none where it does not fit. A flat image is one row: its boxes are runs of pixels."""
+    K, C = w.shape
+    if flat:
+        x, residual, out = (None if t is None else _as_row(t) for t in (x, residual, out))
+    spec = Conv2dSpec.of(tuple(x.shape), (K, C, 1, 1), stride)
+    if not tma.fits(spec, str(x.dtype).removeprefix("torch."), tf32, x, target):
+        return []
+    return tma.launches(spec, x, w[:, None, None, :], bias, residual, out, activation, tf32, target)
 
 
 def _strides(prefix: str, x: Tensor | None, axes: str, flat: bool) -> dict[str, int]:
