@@ -19,7 +19,7 @@ if not torch.cuda.is_available() or "--rehearse" in sys.argv:
 import pytest
 
 from convatlas.bench import tables
-from convatlas.bench.cases import PRECISIONS, Case, Choice, precision
+from convatlas.bench.cases import PRECISIONS, Case, Choice, precision, within_reach
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import OURS, cudnn_fused
 from convatlas.bench.environment import environment
@@ -133,12 +133,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _case(item: pytest.Item) -> Case | None:
-    return item.callspec.params.get("case") if hasattr(item, "callspec") else None
+    return item.callspec.params.get("case") if hasattr(item, "callspec") else None  # None too where there is no GPU
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The most wanted first, over all files, then what needs no GPU; the contestants of a case stay together."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The most wanted first, over all files, then what needs no GPU; the contestants of a case stay together.
+
+    What the time can never be enough for is deselected, since skipping ten thousand tests would take longer than a case.
+    """
+    settings = config.stash[SETTINGS]
     items.sort(key=lambda item: case.priority if (case := _case(item)) else (2, 0, 0))
+    if settings.seconds is None or settings.rehearse or not settings.runs:
+        return
+    reached = within_reach((case for item in items if (case := _case(item))), settings.seconds)
+    beyond = [item for item in items if (case := _case(item)) and case.name not in reached]
+    config.hook.pytest_deselected(items=beyond)
+    items[:] = [item for item in items if not (case := _case(item)) or case.name in reached]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

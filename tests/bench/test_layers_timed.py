@@ -19,6 +19,7 @@ from convatlas.bench.cases import (
     published_cases,
     residual_cases,
     shrink,
+    within_reach,
 )
 from convatlas.bench.contestants import FOLDED, contestants, cudnn_fused, with_folded
 from convatlas.bench.cpu import bound
@@ -85,6 +86,12 @@ def test_choices_are_checked() -> None:
         Choice(batches=[0])
     with pytest.raises(NetError, match="resnet50"):
         Choice(nets=["resnet5O"])
+
+
+def test_what_is_within_reach_is_what_comes_first() -> None:
+    cases = layer_cases(Choice(["float16"], [32], ["resnet50"]), lambda layer: True)
+    assert within_reach(cases, 2.5) == {case.name for case in cases[:10]}
+    assert within_reach(cases, 0) == {cases[0].name} and len(within_reach(cases, 1e6)) == len(cases)
 
 
 def test_published_layers_have_batches_of_their_own() -> None:

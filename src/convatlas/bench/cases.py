@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,6 +28,9 @@ SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "floa
 BATCHES = (32, 1, 128)
 # The lecture's, in the order in which their times are wanted.
 MAIN = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d", "vgg16", "alexnet", "squeezenet1_0")
+# Cases that are checked and timed in a second at the very best: 15 samples of 200 us of four contestants, with their warm-up,
+# their graphs and the float32 computation before them, take a quarter of one.
+MOST_A_SECOND = 4
 # (precision, batch), the most wanted first: a run that is cut short has these.
 WAVES = (
     ("float16", 32), ("float16", 1), ("bfloat16", 32), ("tf32", 32), ("float32", 32), ("bfloat16", 1), ("tf32", 1), ("float32", 1),
@@ -192,6 +195,12 @@ def net_cases(choice: Choice) -> list[Case]:
         for precision in choice.precisions
     ]
     return sorted(found, key=lambda case: case.priority)
+
+
+def within_reach(cases: Iterable[Case], seconds: float) -> set[str]:
+    """Names of the first cases, as many as `seconds` may be enough for at the very best, and at least one."""
+    names = dict.fromkeys(case.name for case in cases)
+    return set(list(names)[: max(1, int(seconds * MOST_A_SECOND))])
 
 
 def shrink(layer: Layer) -> Layer:

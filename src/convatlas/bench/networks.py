@@ -88,7 +88,13 @@ def net_contestants(
     name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, compiled: bool = False
 ) -> tuple[list[Contestant], Callable[[Tensor], Accuracy], dict[str, Tensor]]:
     """(contestants, judge, the data set) of the net called `name` on an input of `shape`."""
-    net = fold_batch_norms(nets.create(name, seed=0), shape).to(device, dtype)
+    drawn_on = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(drawn_on),
+        torch.device(device),
+    ):  # a GPU draws VGG-16's weights in no time, a CPU in seconds
+        torch.manual_seed(0)
+        net = fold_batch_norms(nets.create(name), shape).to(device, dtype)
     peers = for_peers(net)
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(shape, generator=generator, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
