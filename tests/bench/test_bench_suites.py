@@ -16,6 +16,7 @@ from convatlas.bench import racing
 from convatlas.bench.cases import Choice, kind, layer_cases, net_cases
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.harness import CLOCK, feed
+from convatlas.bench.layers import layers_of
 from convatlas.bench.racing import Racer, entry
 from convatlas.bench.timing import Contestant, Protocol
 
@@ -208,6 +209,15 @@ def test_without_ceilings_there_is_no_share() -> None:
     with_them = Racer(True, Ceilings.of(CEILINGS))
     assert "roofline_share" not in entry(case, Racer(True).run(case), "cuda")
     assert 0 < entry(case, with_them.run(case), "cuda")["roofline_share"] <= 1
+
+
+@pytest.mark.interpreter
+def test_a_nets_bound_is_the_sum_of_its_layers() -> None:
+    (case,) = net_cases(Choice(["float16"], [32], ["squeezenet1_1"], Protocol(samples=2)))
+    ceilings = Ceilings.of(CEILINGS)
+    info = entry(case, Racer(True, ceilings).run(case), "ours_graph")
+    bounds = [ceilings.bound(x.op, x.spec, x.epilogue, "float16")[0] for x in layers_of("squeezenet1_1", 32)]
+    assert info["bound_seconds"] == pytest.approx(sum(bounds)) and info["bound"] in ("tensor", "bandwidth", "launch")
 
 
 def test_nets_have_a_case_each() -> None:

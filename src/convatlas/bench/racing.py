@@ -17,6 +17,7 @@ from convatlas.bench.cases import PRECISIONS, PRODUCTS, Case, shrink
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import OURS, contestants, with_folded
 from convatlas.bench.environment import gpu_name, versions
+from convatlas.bench.layers import layers_of
 from convatlas.bench.networks import FORMS, NetJudge, net_contestants, rehearsal_size, work
 from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Run, Timer, race, reason, sets_for
 from convatlas.engine.single import operands
@@ -143,7 +144,7 @@ class Racer:
         return result
 
     def _net(self, case: Case) -> Result:
-        dtype, _ = PRECISIONS[case.precision]
+        dtype, products = PRECISIONS[case.precision]
         (name,) = case.places
         size, batch = (rehearsal_size(name), 1) if self.rehearse else (nets.info(name).size, case.batch)
         flops, bytes, layers = work(name, case.batch, str(dtype).removeprefix("torch."))
@@ -157,6 +158,13 @@ class Racer:
         result.info |= {"flops": flops, "bytes": bytes, "timer": timer.label, "layers": layers}
         if self.rehearse:
             result.info["rehearsed_on"] = f"{batch}x3x{size}x{size}"
+        if self.ceilings is not None:
+            dtype_name, tf32 = str(dtype).removeprefix("torch."), products == "tf32"
+            shares: dict[str, float] = {}
+            for layer in layers_of(name, case.batch):
+                seconds, binds = self.ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype_name, tf32)
+                shares[binds] = shares.get(binds, 0.0) + seconds
+            result.info |= {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
         return result
 
     def _race(
