@@ -31,26 +31,42 @@ def _cupy() -> Any:
     return cupy
 
 
+class Kernel:
+    """A compiled kernel of one device, and the shared memory that its blocks have been allowed.
+
+    One object a kernel: the limit is an attribute of the driver's function, so a second object that asked for less would take away
+    what the first was given.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.allowed = UNASKED
+        self.carved = False
+
+    def ready(self, shared: int) -> Any:
+        """The function, ready to take `shared` bytes a block."""
+        if shared > self.allowed:
+            self.function.max_dynamic_shared_size_bytes = self.allowed = shared
+        if shared > TILE and not self.carved:
+            self.function.preferred_shared_memory_carveout = 100
+            self.carved = True
+        return self.function
+
+
 @cache
-def kernel(source: str, expression: str, shared: int, device: int) -> Any:
-    """The compiled kernel, ready to take `shared` bytes. CuPy keeps compiled code on disk, keyed by text, options and GPU."""
+def kernel(source: str, expression: str, device: int) -> Kernel:
+    """The compiled kernel. CuPy keeps compiled code on disk, keyed by text, options and GPU."""
     cupy = _cupy()
     try:
         with cupy.cuda.Device(device):
-            function = cupy.RawModule(code=expand(source), options=OPTIONS, name_expressions=[expression]).get_function(
-                expression
-            )
-            if shared > UNASKED:
-                function.max_dynamic_shared_size_bytes = shared
-            if shared > TILE:
-                function.preferred_shared_memory_carveout = 100
+            module = cupy.RawModule(code=expand(source), options=OPTIONS, name_expressions=[expression])
+            return Kernel(module.get_function(expression))
     except Exception as error:  # NVRTC missing, or another CUDA's, raises anything from RuntimeError to OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackendError(
             f'backend "cuda" could not compile {expression}: {reason}; NVRTC comes with '
             'pip install "cupy-cuda13x[ctk]", see `convatlas doctor`'
         ) from error
-    return function
 
 
 @dataclass(frozen=True)
@@ -75,10 +91,10 @@ def _stream(pointer: int, device: int) -> Any:
 def run(launch: CudaLaunch, device: torch.device) -> None:
     """Launches on the current stream of `device`. A kernel's first launch compiles it, and must not be in a graph's capture."""
     index = torch.cuda.current_device() if device.index is None else device.index
-    function = kernel(launch.source, launch.expression, launch.shared, index)
+    found = kernel(launch.source, launch.expression, index)
     # CuPy passes a NumPy array of one element by value: the parameter struct.
     params = np.frombuffer(launch.packed, dtype=f"V{len(launch.packed)}")
     stream = torch.cuda.current_stream(device).cuda_stream
     grid = (*launch.grid, *(1,) * (3 - len(launch.grid)))
     with _cupy().cuda.Device(index), _stream(stream, index):
-        function(grid, (launch.block, 1, 1), (params,), shared_mem=launch.shared)
+        found.ready(launch.shared)(grid, (launch.block, 1, 1), (params,), shared_mem=launch.shared)

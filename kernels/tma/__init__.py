@@ -85,9 +85,11 @@ def launches(
         else torch.empty((config.SPLIT, N * spec.P * spec.Q, spec.K), dtype=torch.float32, device=out.device)
     )
     tiles = cdiv(N, config.TN), cdiv(spec.P, config.TH), cdiv(spec.Q, config.TW)
+    count = tiles[0] * tiles[1] * tiles[2] * cdiv(spec.K, config.BN) * config.SPLIT
+    stay = config.RESIDENT > 0
     arguments = dict(
         x=image, w=filters, bias=bias if whole else None, residual=residual if whole else None, y=y,
-        N=N, P=spec.P, Q=spec.Q, K=spec.K, tiles_p=tiles[1], tiles_q=tiles[2],
+        N=N, P=spec.P, Q=spec.Q, K=spec.K, tiles_p=tiles[1], tiles_q=tiles[2], tiles=count,
         **strides("y", out, "nchw"), **strides("res", residual if whole else None, "nchw"),
     )  # fmt: skip
     constants = dict(
@@ -95,7 +97,8 @@ def launches(
         DILATION_H=spec.dilation[0], DILATION_W=spec.dilation[1], ACTIVATION=activation if whole else None,
         SPLIT=config.SPLIT, TN=config.TN, TH=config.TH, TW=config.TW, BN=config.BN, BK=config.BK,
         PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(out, residual), INTERPRET=target.interpreted,
+        PERSISTENT=stay,
     )  # fmt: skip
-    grid = (tiles[0] * tiles[1] * tiles[2] * cdiv(spec.K, config.BN) * config.SPLIT,)
+    grid = (min(count, target.sms * config.RESIDENT) if stay else count,)
     conv = Launch(conv2d_tma_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)
     return [conv] if whole else [conv, reduce_launch(y, bias, residual, out, activation, target)]

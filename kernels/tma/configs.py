@@ -25,13 +25,22 @@ TENSOR_SHARE = 0.7
 LATENCY = 1700
 # What a thread needs beside its accumulators.
 REGISTERS = 40
+# Programs that stay: pixels, filters, warps, stages, and how many an SM holds; the first two beside a residual too.
+PERSISTENT = ((64, 64, 4, 4, 3), (128, 64, 4, 4, 2), (128, 128, 4, 3, 2), (256, 128, 8, 4, 1))
+PERSISTENT_L2_BYTES = 48
+PERSISTENT_STORE_BYTES = 32
+PERSISTENT_SHARE = 0.8
+PERSISTENT_LATENCY = 1300
 # Pipeline depths that are tried: a window's many steps want a deep one, a 1x1's few rather a second block on the SM.
 WINDOW_STAGES, POINT_STAGES = (3, 4), (2, 4)
 
 
 @dataclass(frozen=True)
 class TmaConfig:
-    """A program's box of TN x TH x TW output pixels, BN filters, BK channels a step, SPLIT programs along the reduction."""
+    """A program's box of TN x TH x TW output pixels, BN filters, BK channels a step, SPLIT programs along the reduction.
+
+    RESIDENT: programs an SM that take tile after tile, 0 for one program a tile.
+    """
 
     TN: int
     TH: int
@@ -41,6 +50,7 @@ class TmaConfig:
     SPLIT: int = 1
     num_warps: int = 4
     num_stages: int = 4
+    RESIDENT: int = 0
 
 
 def step_channels(C: int, dtype: str) -> int:
@@ -70,26 +80,68 @@ def box(N: int, P: int, Q: int, BM: int) -> tuple[int, int, int]:
 
 
 def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, max_split: int = 4) -> TmaConfig:
-    """The config with the least predicted time.
+    """The config with the least predicted time: of programs that take tile after tile where there are tiles for more than one round
+    of them, else of one program a tile.
+    """
+    if target.unbounded:
+        return _interpreted(spec, dtype)
+    BK = step_channels(spec.C, dtype)
+    steps = spec.R * spec.S * (spec.C // BK)
+    persistent = _persistent(spec, dtype, residual, target, BK, steps)
+    return persistent or _one_tile(spec, dtype, residual, target, BK, steps, max_split)
+
+
+def _tiles(spec: Conv2dSpec, BM: int, BN: int) -> tuple[tuple[int, int, int], int]:
+    """The box, and how many tiles cover the output. A flat image is one row: its boxes are runs of pixels."""
+    N, P, Q = spec.N, spec.P, spec.Q
+    TN, TH, TW = (1, 1, BM) if N == P == 1 else box(N, P, Q, BM)
+    return (TN, TH, TW), cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(spec.K, BN)
+
+
+def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int) -> TmaConfig | None:
+    """Programs that stay: n of them share an SM, and load the next tile while they store one. None where a round suffices.
+
+    Predicted: rounds * (steps * max(n * step, LATENCY / (stages - 1)) + n * store), step the longer of tensor cores and L2. Fitted
+    like the other model, on 29 layers x 8 to 18 configs; the shortlist holds what was within 3 % of the best somewhere. Beside a
+    residual and with a single step there is nothing to overlap but loads of two kinds, and programs of one tile were quicker.
+    """
+    size = 4 if dtype == "float32" else 2
+    rate = target.fma_rate(dtype, True) * PERSISTENT_SHARE
+    if residual and steps == 1:
+        return None
+    best: tuple[float, int, TmaConfig] | None = None
+    for BM, BN, warps, stages, resident in PERSISTENT[:2] if residual else PERSISTENT:
+        if BN > max(power_of_two(spec.K), 64):
+            continue
+        (TN, TH, TW), tiles = _tiles(spec, BM, BN)
+        step = max(BM * BN * BK / rate, (BM + BN) * BK * size / PERSISTENT_L2_BYTES)
+        store = BM * BN * size * (2 if residual else 1) / PERSISTENT_STORE_BYTES
+        rounds = cdiv(tiles, target.sms * resident)
+        n = min(resident, cdiv(tiles, target.sms))
+        clocks = rounds * (steps * max(n * step, PERSISTENT_LATENCY / (stages - 1)) + n * store)
+        if best is None or clocks < best[0]:
+            best = clocks, rounds, TmaConfig(TN, TH, TW, BN, BK, 1, warps, stages, resident)
+    return best[2] if best is not None and best[1] > 1 else None
+
+
+def _one_tile(
+    spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int, max_split: int
+) -> TmaConfig:
+    """One program a tile, or with split-K several.
 
     A step needs the larger of its tensor-core time, BM*BN*BK / (rate * TENSOR_SHARE), and its L2 time, (BM+BN)*BK*size / L2_BYTES.
     The n blocks that share an SM take n of those a step, or the LATENCY that their stages do not hide; then they store (and load
     the residual). The SM that has most blocks runs them in rounds of as many as fit. A split adds the reduction.
     """
     N, P, Q, K = spec.N, spec.P, spec.Q, spec.K
-    if target.unbounded:
-        return _interpreted(spec, dtype)
     size = 4 if dtype == "float32" else 2
-    BK = step_channels(spec.C, dtype)
-    steps = spec.R * spec.S * (spec.C // BK)
     rate = target.fma_rate(dtype, True) * TENSOR_SHARE
     flat = N == P == 1
     best: tuple[float, TmaConfig] | None = None
     for BM, BN, warps in SMALL if residual else ROW_TILES if flat else TILES:
         if BN > max(power_of_two(K), 64):
             continue
-        TN, TH, TW = (1, 1, BM) if flat else box(N, P, Q, BM)
-        blocks = cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(K, BN)
+        (TN, TH, TW), blocks = _tiles(spec, BM, BN)
         step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)
         store = BM * BN * size * (2 if residual else 1) / STORE_BYTES
         by_registers = 65536 // (32 * warps * (BM * BN // (32 * warps) + REGISTERS))

@@ -25,8 +25,9 @@ from convatlas.kernels.device import cast, finish, operand
 BIAS = tl.constexpr(1 << 12)
 
 
-@triton.jit(do_not_specialize=["N", "P", "Q", "tiles_p", "tiles_q"])
-def conv2d_tma_kernel(
+@triton.jit
+def _tile(
+    tile,
     x,
     w,
     bias,
@@ -66,11 +67,10 @@ def conv2d_tma_kernel(
     WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    # Tiles of filters are innermost: programs that run together read the same pixels.
+    """Tile number `tile` of y. Tiles of filters are innermost: programs that run together read the same pixels."""
     tiles_k = tl.cdiv(K, BN)
-    pid = tl.program_id(0)
-    k0 = pid % tiles_k * BN
-    rest = pid // tiles_k
+    k0 = tile % tiles_k * BN
+    rest = tile // tiles_k
     q0 = rest % tiles_q * TW
     rest = rest // tiles_q
     p0 = rest % tiles_p * TH
@@ -124,3 +124,135 @@ def conv2d_tma_kernel(
         out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION)
         offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
         tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)
+
+
+@triton.jit(do_not_specialize=["N", "P", "Q", "tiles_p", "tiles_q", "tiles"])
+def conv2d_tma_kernel(
+    x,
+    w,
+    bias,
+    residual,
+    y,
+    N,
+    P,
+    Q,
+    K,
+    tiles_p,
+    tiles_q,
+    tiles,
+    y_n,
+    y_c,
+    y_h,
+    y_w,
+    res_n,
+    res_c,
+    res_h,
+    res_w,
+    C: tl.constexpr,
+    TOP: tl.constexpr,
+    LEFT: tl.constexpr,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    STRIDE_H: tl.constexpr,
+    STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr,
+    DILATION_W: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SPLIT: tl.constexpr,
+    TN: tl.constexpr,
+    TH: tl.constexpr,
+    TW: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    INTERPRET: tl.constexpr,
+    PERSISTENT: tl.constexpr,
+):
+    if PERSISTENT:
+        # One loop over the steps of all tiles of this program (flatten): the next tile's loads are on their way while one is
+        # stored.
+        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            _tile(
+                tile,
+                x,
+                w,
+                bias,
+                residual,
+                y,
+                N,
+                P,
+                Q,
+                K,
+                tiles_p,
+                tiles_q,
+                y_n,
+                y_c,
+                y_h,
+                y_w,
+                res_n,
+                res_c,
+                res_h,
+                res_w,
+                C,
+                TOP,
+                LEFT,
+                R,
+                S,
+                STRIDE_H,
+                STRIDE_W,
+                DILATION_H,
+                DILATION_W,
+                ACTIVATION,
+                SPLIT,
+                TN,
+                TH,
+                TW,
+                BN,
+                BK,
+                PRECISION,
+                WIDE,
+                INTERPRET,
+            )
+    else:
+        _tile(
+            tl.program_id(0),
+            x,
+            w,
+            bias,
+            residual,
+            y,
+            N,
+            P,
+            Q,
+            K,
+            tiles_p,
+            tiles_q,
+            y_n,
+            y_c,
+            y_h,
+            y_w,
+            res_n,
+            res_c,
+            res_h,
+            res_w,
+            C,
+            TOP,
+            LEFT,
+            R,
+            S,
+            STRIDE_H,
+            STRIDE_W,
+            DILATION_H,
+            DILATION_W,
+            ACTIVATION,
+            SPLIT,
+            TN,
+            TH,
+            TW,
+            BN,
+            BK,
+            PRECISION,
+            WIDE,
+            INTERPRET,
+        )

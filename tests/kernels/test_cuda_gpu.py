@@ -23,6 +23,21 @@ def test_a_missing_cupy_is_one_line_with_the_command(monkeypatch: pytest.MonkeyP
     assert "\n" not in str(error.value)
 
 
+class Function:
+    """What CuPy's function remembers."""
+
+    max_dynamic_shared_size_bytes = 0
+    preferred_shared_memory_carveout = -1
+
+
+def test_a_kernels_shared_memory_only_grows() -> None:
+    """Layers share a kernel and differ in what their blocks need: a smaller one must not take from a larger one's allowance."""
+    found = gpu.Kernel(Function())
+    for shared, allowed in ((1024, 0), (100_000, 100_000), (60_000, 100_000), (200_000, 200_000), (0, 200_000)):
+        assert found.ready(shared).max_dynamic_shared_size_bytes == allowed
+    assert found.function.preferred_shared_memory_carveout == 100
+
+
 def layers(x: torch.Tensor, w: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     with torch.no_grad(), convatlas.use_backend("cuda"):
         y = convatlas.conv2d(x, w, padding=1, activation="relu")

@@ -14,7 +14,7 @@ from convatlas.kernels import backend as triton_backend
 from convatlas.kernels import tma
 from convatlas.kernels.backend import LAUNCHERS
 from convatlas.kernels.target import TARGETS
-from convatlas.kernels.tma import rows
+from convatlas.kernels.tma import configs, rows
 from convatlas.kernels.tma.configs import box, tma_config
 from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
@@ -64,6 +64,32 @@ def on_h100(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_windows(case: Case, dtype: str, on_h100: list[str], poisoned: None) -> None:
     hold(lambda: run_convolution(case, dtype, "cpu", "nhwc", "normal", "triton"))
     assert on_h100[0] == "conv2d_tma_kernel" and (len(on_h100) == 2) == (case.id == "split")
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(c for c in WINDOWS if c.id in {"3x3-boxes-over-images", "3x3-residual", "dilated", "wide-rows"}),
+        *(c for c in WINDOWS if c.id.startswith("1x1")),
+        conv("3x3-stride-2-tiles", (3, 32, 24, 20), (96, 32, 3, 3), padding=1, stride=2),
+    ],
+    ids=str,
+)
+def test_programs_that_take_tile_after_tile(
+    case: Case, on_h100: list[str], poisoned: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where tiles are more than the programs that the SMs hold: here one SM, and one program on it."""
+    monkeypatch.setattr(configs, "PERSISTENT", ((64, 64, 4, 4, 1), (128, 64, 4, 4, 1)))
+    monkeypatch.setattr(triton_backend, "current", lambda x: replace(H100, interpreted=True, sms=1))
+    hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton"))
+    spec = Conv2dSpec.of(
+        case.input,
+        case.weight,
+        **{k: case.arguments[k] for k in ("padding", "stride", "dilation") if k in case.arguments},
+    )
+    config = tma_config(spec, "float16", case.residual, replace(H100, sms=1))
+    assert config.RESIDENT == 1 and on_h100 == ["conv2d_tma_kernel"]
 
 
 @pytest.mark.interpreter
