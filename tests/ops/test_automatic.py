@@ -8,11 +8,21 @@ import pytest
 
 from convatlas.ops import automatic, backends
 from convatlas.ops.observe import Call
-from convatlas.specs import Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec
 
-X = (2, 32, 14, 14)
+X, BIG, IMAGES = (2, 32, 14, 14), (32, 32, 112, 112), (32, 3, 224, 224)
 CALLS = {
-    "depthwise": (Call("conv2d", Conv2dSpec.of(X, (32, 1, 3, 3), groups=32)), "cuda"),
+    "depthwise": (Call("conv2d", Conv2dSpec.of(BIG, (32, 1, 3, 3), padding=1, groups=32)), "cuda"),
+    "small depthwise": (Call("conv2d", Conv2dSpec.of(X, (32, 1, 3, 3), groups=32)), "triton"),
+    "means": (Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of((32, 2048, 7, 7), 1)), "cuda"),
+    "few means": (Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of((1, 2048, 7, 7), 1)), "triton"),
+    "stem": (Call("conv2d", Conv2dSpec.of(IMAGES, (64, 3, 7, 7), 2, 3), dtype="float16"), "cuda"),
+    "stem of one image": (
+        Call("conv2d", Conv2dSpec.of((1, *IMAGES[1:]), (64, 3, 7, 7), 2, 3), dtype="float16"),
+        "triton",
+    ),
+    "stem in float32": (Call("conv2d", Conv2dSpec.of(IMAGES, (64, 3, 7, 7), 2, 3)), "triton"),
+    "3x3 stem": (Call("conv2d", Conv2dSpec.of(IMAGES, (64, 3, 3, 3), 1, 1), dtype="float16"), "triton"),
     "max_pool2d": (Call("max_pool2d", Pool2dSpec.of("max", X, 2)), "cuda"),
     "residual_add": (Call("residual_add", ResidualAddSpec.of(X, X)), "cuda"),
     "linear of 8 rows": (Call("linear", LinearSpec.of((8, 64), (10, 64))), "cuda"),
