@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from convatlas.bench import tables
 from convatlas.bench.cases import PRECISIONS, Case, Choice, precision, within_reach
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import OURS, cudnn_fused
-from convatlas.bench.environment import environment
+from convatlas.bench.environment import cpu_name, environment
 from convatlas.bench.harness import feed
 from convatlas.bench.networks import NAMES
 from convatlas.bench.precompile import precompile
@@ -201,9 +202,11 @@ def cpu_tables(request: pytest.FixtureRequest) -> dict[str, Any]:
     return request.config.stash[SETTINGS].cpu
 
 
-def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
-    """The GPU and the versions; the machine's own name is nobody's business."""
-    machine_info.update(environment(), node="")
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
+    """The GPU and the versions instead of pytest-benchmark's own look at the CPU, which takes seconds just when a limit is near."""
+    cpu = {"brand_raw": cpu_name()}
+    return {**environment(), "node": "", "machine": platform.machine(), "system": platform.system(), "cpu": cpu}
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
 """What this GPU reaches at its best, measured: the ceilings that a layer's time is held against.
 
-    copy bandwidth   bytes read and written by a device-to-device copy of a buffer that no cache holds
+    copy bandwidth   bytes read and written by a copy of a buffer that no cache holds
     matmul rate      2 n^3 FLOPs of an n x n x n product by cuBLAS, n = 8192, by dtype; random operands, which draw full power
     launch           a graph-replayed kernel of one element: below that no kernel goes, however small
 
@@ -10,6 +10,7 @@ copy bandwidth, and one launch (Williams, Waterman, Patterson 2009, "Roofline", 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +20,14 @@ import torch
 from convatlas.bench.accuracy import float32_products
 from convatlas.bench.clocks import sample
 from convatlas.bench.environment import environment
-from convatlas.bench.timing import Contestant, Protocol, Timer, race
+from convatlas.bench.timing import Timer
 from convatlas.errors import InputError
 from convatlas.specs import Epilogue, Spec
 
 BINDS = ("tensor", "bandwidth", "launch")
 MODES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
 COPY_BYTES = 2**30  # of the source: 20 times an H100's L2
+PAUSE = 0.1  # seconds
 MATMUL = 8192
 
 
@@ -71,19 +73,29 @@ class Ceilings:
         return times[binds], binds
 
 
-def _median(run: Callable[[Any], object], data: dict[str, torch.Tensor], timer: Timer, samples: int) -> float:
-    """Seconds a launch, warm (one data set), in a graph. Raises InputError with the reason where it cannot run."""
-    found = race([Contestant("it", run)], [data], timer, Protocol("warm", "graph", samples))["it"]
-    if not found.seconds:
-        raise InputError(f"a ceiling could not be measured: {found.error}")
-    return found.interval.median
+def _least(run: Callable[[Any], object], data: dict[str, torch.Tensor], timer: Timer, samples: int) -> float:
+    """Seconds a launch, warm (one data set), in a graph: the least of the samples, each after a pause that lets a GPU cool.
+
+    A ceiling is what can be reached, so it is no median, and not what is left of it once the power limit has lowered the clocks, as
+    it does within a second of large products. Raises InputError with the reason where it cannot run.
+    """
+    try:
+        sampler = timer.prepare(run, [data], "graph")
+    except Exception as error:
+        raise InputError(f"a ceiling could not be measured: {type(error).__name__}: {error}") from error
+    seconds = []
+    for _ in range(samples):
+        time.sleep(PAUSE if data["y"].is_cuda else 0)
+        seconds.append(sampler())
+    return min(seconds)
 
 
-def copy_bandwidth(timer: Timer, device: torch.device, size: int = COPY_BYTES, samples: int = 15) -> float:
-    """Bytes a second, read and written."""
-    source = torch.randint(-128, 128, (size,), dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    return 2 * size / _median(lambda t: t["y"].copy_(t["x"]), {"x": source, "y": target}, timer, samples)
+def copy_bandwidth(timer: Timer, device: torch.device, size: int = COPY_BYTES, samples: int = 7) -> float:
+    """Bytes a second, read and written: the quicker of the driver's copy and a kernel that negates every number."""
+    x = torch.randn(size // 4, device=device)
+    data = {"x": x, "y": torch.empty_like(x)}
+    ways = (lambda t: t["y"].copy_(t["x"]), lambda t: torch.neg(t["x"], out=t["y"]))
+    return 2 * size / min(_least(way, data, timer, samples) for way in ways)
 
 
 def matmul_rate(timer: Timer, device: torch.device, mode: str, n: int = MATMUL, samples: int = 7) -> float:
@@ -91,13 +103,13 @@ def matmul_rate(timer: Timer, device: torch.device, mode: str, n: int = MATMUL, 
     a, b = (torch.randn(n, n, device=device, dtype=MODES[mode]) for _ in range(2))
     y = torch.empty_like(a)
     with float32_products("tf32" if mode == "tf32" else "ieee"):
-        seconds = _median(lambda t: torch.mm(t["a"], t["b"], out=t["y"]), {"a": a, "b": b, "y": y}, timer, samples)
+        seconds = _least(lambda t: torch.mm(t["a"], t["b"], out=t["y"]), {"a": a, "b": b, "y": y}, timer, samples)
     return 2 * n**3 / seconds
 
 
 def launch_seconds(timer: Timer, device: torch.device, samples: int = 15) -> float:
     """Of a kernel that adds to one number."""
-    return _median(lambda t: t["x"].add_(1), {"x": torch.zeros(1, device=device)}, timer, samples)
+    return _least(lambda t: t["y"].add_(1), {"y": torch.zeros(1, device=device)}, timer, samples)
 
 
 def measure(timer: Timer, device: torch.device, copy_bytes: int = COPY_BYTES, n: int = MATMUL) -> Ceilings:

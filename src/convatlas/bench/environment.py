@@ -48,6 +48,18 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
+@cache
+def cpu_name() -> str:
+    """The processor, as Linux names it; elsewhere as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
 def _said(*command: str) -> str | None:
     """What a program prints, or None where it is missing or fails."""
     try:
