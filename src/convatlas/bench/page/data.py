@@ -14,7 +14,7 @@ from convatlas.bench.stats import Comparison, compare
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
 from convatlas.ops.observe import Call
-from convatlas.specs import Conv2dSpec, LinearSpec
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec
 
 OURS, PEERS = ("triton", "cuda"), ("cudnn", "cudnn_fused")
 DTYPES = ("float16", "bfloat16", "tf32", "float32")
@@ -30,6 +30,7 @@ _CONV = re.compile(
     rf"(\d+)x(\d+)x(\d+)x(\d+) -> (\d+)x\d+x\d+, (\d+)x(\d+)(?: stride{_PAIR})?(?: dilation{_PAIR})?(?: groups(\d+))?"
     r"(?: pad([\d:]+)x([\d:]+))?"
 )
+_MEANS = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+) -> \d+x(\d+)x(\d+), adaptive average")
 _LINEAR = re.compile(r"((?:\d+x)+)(\d+) -> (?:\d+x)+(\d+)")
 
 
@@ -98,12 +99,16 @@ class Race:
     @cached_property
     def call(self) -> Call | None:
         """As far as the choice of a backend looks at it; None where a pooling's or another op's name says all."""
+        dtype = "float32" if self.get("dtype") == "tf32" else self.get("dtype")
         if self.op == "conv2d":
-            return Call(self.op, convolution(self.spec))
+            return Call(self.op, convolution(self.spec), dtype=dtype)
+        if self.op == "adaptive_avg_pool2d" and (found := _MEANS.fullmatch(self.spec)):
+            sizes = [int(n) for n in found.groups()]
+            return Call(self.op, AdaptivePool2dSpec.of(tuple(sizes[:4]), tuple(sizes[4:])), dtype=dtype)
         if self.op == "linear" and (found := _LINEAR.fullmatch(self.spec)):
             rows = prod(int(n) for n in found[1].split("x") if n)
-            return Call(self.op, LinearSpec.of((rows, int(found[2])), (int(found[3]), int(found[2]))))
-        return Call(self.op, None)
+            return Call(self.op, LinearSpec.of((rows, int(found[2])), (int(found[3]), int(found[2]))), dtype=dtype)
+        return Call(self.op, None, dtype=dtype)
 
     @cached_property
     def family(self) -> str:
