@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from convatlas.kernels.gemm.override import forced
 from convatlas.kernels.launch import cdiv, power_of_two
@@ -16,6 +17,12 @@ BLOCK_OVERHEAD = 1500
 # What a split adds: the second kernel's launch, in clocks (about 2.5 us at 1.7 GHz).
 SPLIT_OVERHEAD = 4000
 
+
+# Steps up to which a GEMM is bound by its stores. On an H100, float16, batch 32: 24 -> 144 channels at 56x56 in one step takes 25
+# us with 128 x 64 tiles, 35 with 128 x 128; 64 -> 64 13 against 21.
+FEW = 2
+# Ways to divide a reduction; 3 and 9 are for windows of an odd number of steps, 5 for channels of five blocks.
+SPLITS = (1, 2, 3, 4, 5, 8, 9, 15, 16)
 
 # What dense kernels tell ptxas: all of a thread's registers are theirs. Left to itself it aims at more blocks an SM than shared
 # memory allows, and spills to get there (72 registers and 16 bytes of stack where 88 and none will do, sm_100).
@@ -84,12 +91,35 @@ def tile_config(
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
-    written and read once. A model, not a measurement: it orders configs, its clocks are predictions.
+    written and read once. A model, not a measurement: it orders configs, its clocks are predictions. A reduction of FEW steps is
+    the exception, measured: little is left of it but stores, and small tiles, of which an SM holds many, overlap them best.
     """
     if (config := forced(TileConfig)) is not None:
         return config
     if target.unbounded:
         return interpreter_config(M, K, C)
+    options = problems, max_warps, max_split, BK, residual, ragged, accumulators, max_stages
+    return _least(M, K, C, dtype, tf32, target, *options)
+
+
+@lru_cache(maxsize=4096)
+def _least(
+    M: int,
+    K: int,
+    C: int,
+    dtype: str,
+    tf32: bool,
+    target: Target,
+    problems: int,
+    max_warps: int,
+    max_split: int,
+    BK: int | None,
+    residual: bool,
+    ragged: bool,
+    accumulators: int,
+    max_stages: int,
+) -> TileConfig:
+    """tile_config's choice; remembered, since a network asks again on every run."""
     size = 2 if dtype != "float32" else 4
     BK = BK or step_channels(C, dtype, tf32)
     simt = dtype == "float32" and not tf32
@@ -97,10 +127,13 @@ def tile_config(
     ragged = ragged or C % BK != 0
     pressure = (target.arch < 90) + (size == 4) + residual + ragged + (simt and ragged)
     budget = min(accumulators, 128 >> min(pressure, 3))
+    few = cdiv(C, BK) <= FEW
+    if few:
+        budget, max_stages = min(budget, 64), min(max_stages, cdiv(C, BK) + 1)
     best: tuple[float, TileConfig] | None = None
     for BM in (64,) if simt else (128, 64):
         for BN in (16, 32, 64) if simt else (16, 32, 64, 128, 256):
-            if BN > power_of_two(max(K, 16)):
+            if BN > power_of_two(max(K, 16)) or (few and BN > 64):
                 continue
             # 8 warps only for the tiles that need them: a smaller one spilled, the compiler aiming at three blocks an SM.
             warps = 8 if BM * BN >= 128 * 128 and max_warps == 8 else 4
@@ -108,10 +141,10 @@ def tile_config(
                 continue
             blocks, steps = cdiv(M, BM) * cdiv(K, BN) * problems, cdiv(C, BK)
             step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)
-            for split in (1, 2, 4, 8, 16):
+            for split in SPLITS:
                 # A split that does not divide the steps would leave some programs idle while others end.
                 if split > 1 and (split > max_split or steps % split or blocks * split > 2 * target.sms):
-                    break
+                    continue
                 waves = cdiv(blocks * split, target.sms)
                 clocks = waves * (cdiv(steps, split) * step + BLOCK_OVERHEAD)
                 if split > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from convatlas.kernels.gemm.configs import SPLIT_OVERHEAD
 from convatlas.kernels.launch import cdiv, power_of_two
@@ -31,6 +32,8 @@ PERSISTENT_L2_BYTES = 48
 PERSISTENT_STORE_BYTES = 32
 PERSISTENT_SHARE = 0.8
 PERSISTENT_LATENCY = 1300
+# Ways to divide a reduction; 3 and 9 are for windows of an odd number of steps. Up to 4 were timed.
+SPLITS = (1, 2, 3, 4)
 # Pipeline depths that are tried: a window's many steps want a deep one, a 1x1's few rather a second block on the SM.
 WINDOW_STAGES, POINT_STAGES = (3, 4), (2, 4)
 
@@ -79,7 +82,8 @@ def box(N: int, P: int, Q: int, BM: int) -> tuple[int, int, int]:
     return best[1]
 
 
-def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, max_split: int = 4) -> TmaConfig:
+@lru_cache(maxsize=4096)
+def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> TmaConfig:
     """The config with the least predicted time: of programs that take tile after tile where there are tiles for more than one round
     of them, else of one program a tile.
     """
@@ -88,7 +92,7 @@ def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, max
     BK = step_channels(spec.C, dtype)
     steps = spec.R * spec.S * (spec.C // BK)
     persistent = _persistent(spec, dtype, residual, target, BK, steps)
-    return persistent or _one_tile(spec, dtype, residual, target, BK, steps, max_split)
+    return persistent or _one_tile(spec, dtype, residual, target, BK, steps)
 
 
 def _tiles(spec: Conv2dSpec, BM: int, BN: int) -> tuple[tuple[int, int, int], int]:
@@ -109,8 +113,10 @@ def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK
     rate = target.fma_rate(dtype, True) * PERSISTENT_SHARE
     if residual and steps == 1:
         return None
+    # A tile of 256 x 128 float32 numbers is stored through more shared memory than four stages leave.
+    shortlist = PERSISTENT[:2] if residual else PERSISTENT[:3] if size == 4 else PERSISTENT
     best: tuple[float, int, TmaConfig] | None = None
-    for BM, BN, warps, stages, resident in PERSISTENT[:2] if residual else PERSISTENT:
+    for BM, BN, warps, stages, resident in shortlist:
         if BN > max(power_of_two(spec.K), 64):
             continue
         (TN, TH, TW), tiles = _tiles(spec, BM, BN)
@@ -124,9 +130,7 @@ def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK
     return best[2] if best is not None and best[1] > 1 else None
 
 
-def _one_tile(
-    spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int, max_split: int
-) -> TmaConfig:
+def _one_tile(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int) -> TmaConfig:
     """One program a tile, or with split-K several.
 
     A step needs the larger of its tensor-core time, BM*BN*BK / (rate * TENSOR_SHARE), and its L2 time, (BM+BN)*BK*size / L2_BYTES.
@@ -150,10 +154,8 @@ def _one_tile(
             if shared > target.shared:
                 continue
             resident = max(1, min(target.shared // shared, by_registers))
-            for split in (1, 2, 4, 8):
-                if split > 1 and (
-                    split > max_split or steps % split or steps // split < 8 or blocks * split > 2 * target.sms
-                ):
+            for split in SPLITS:
+                if split > 1 and (steps % split or steps // split < 8 or blocks * split > 2 * target.sms):
                     continue
                 most = cdiv(blocks * split, target.sms)
                 rounds = [resident] * (most // resident) + [most % resident] * (most % resident > 0)

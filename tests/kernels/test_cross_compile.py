@@ -92,10 +92,10 @@ def test_the_inventory_reaches_every_kernel() -> None:
     assert written and written <= launched, written - launched
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_shared_memory_fits(arch: int) -> None:
+@pytest.mark.parametrize("arch, mode", list(RUNS))
+def test_shared_memory_fits(arch: int, mode: str) -> None:
     limit = {80: 163, 90: 227, 100: 227}[arch] * 1024
-    assert all(r["shared"] <= limit for r in compiled(arch, "float16"))
+    assert not (bad := [r for r in compiled(arch, mode) if r["shared"] > limit]), describe(bad)
 
 
 def test_an_interpreting_process_refuses_to_compile() -> None:

@@ -13,7 +13,7 @@ from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSp
 X, BIG, IMAGES = (2, 32, 14, 14), (32, 32, 112, 112), (32, 3, 224, 224)
 CALLS = {
     "depthwise": (Call("conv2d", Conv2dSpec.of(BIG, (32, 1, 3, 3), padding=1, groups=32)), "cuda"),
-    "small depthwise": (Call("conv2d", Conv2dSpec.of(X, (32, 1, 3, 3), groups=32)), "triton"),
+    "small depthwise": (Call("conv2d", Conv2dSpec.of(X, (32, 1, 3, 3), groups=32)), "cuda"),
     "means": (Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of((32, 2048, 7, 7), 1)), "cuda"),
     "few means": (Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of((1, 2048, 7, 7), 1)), "triton"),
     "stem": (Call("conv2d", Conv2dSpec.of(IMAGES, (64, 3, 7, 7), 2, 3), dtype="float16"), "cuda"),
@@ -24,8 +24,12 @@ CALLS = {
     "stem in float32": (Call("conv2d", Conv2dSpec.of(IMAGES, (64, 3, 7, 7), 2, 3)), "triton"),
     "3x3 stem": (Call("conv2d", Conv2dSpec.of(IMAGES, (64, 3, 3, 3), 1, 1), dtype="float16"), "triton"),
     "max_pool2d": (Call("max_pool2d", Pool2dSpec.of("max", X, 2)), "cuda"),
-    "residual_add": (Call("residual_add", ResidualAddSpec.of(X, X)), "cuda"),
+    "residual_add": (Call("residual_add", ResidualAddSpec.of(X, X)), "triton"),
     "linear of 8 rows": (Call("linear", LinearSpec.of((8, 64), (10, 64))), "cuda"),
+    "linear of 32 rows and 2048": (Call("linear", LinearSpec.of((32, 2048), (1000, 2048)), dtype="float16"), "cuda"),
+    "linear of many filters": (Call("linear", LinearSpec.of((32, 4096), (4096, 4096)), dtype="float16"), "triton"),
+    "24 channels": (Call("conv2d", Conv2dSpec.of((2, 24, 14, 14), (64, 24, 3, 3)), dtype="float16"), "cuda"),
+    "24 channels, 1x1": (Call("conv2d", Conv2dSpec.of((2, 24, 14, 14), (64, 24, 1, 1)), dtype="float16"), "triton"),
     "linear of 9 rows": (Call("linear", LinearSpec.of((9, 64), (10, 64))), "triton"),
     "dense": (Call("conv2d", Conv2dSpec.of(X, (64, 32, 3, 3))), "triton"),
     "grouped": (Call("conv2d", Conv2dSpec.of(X, (64, 8, 3, 3), groups=4)), "triton"),
