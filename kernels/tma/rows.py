@@ -72,8 +72,6 @@ def launches(
     num_stages: int = 4,
 ) -> list[Launch]:
     """Packs x (N, C, H, W) and w (K, C, R, S), whatever their strides, and convolves; `pixels` a program, and its pipeline."""
-    if pixels is None:
-        pixels = 256 if spec.N * spec.P * spec.Q >= MANY * 256 * target.sms else 128
     p = packing(spec, str(x.dtype).removeprefix("torch."))
     (top, _), (left, _) = spec.padding
     N, C, H, W = x.shape
@@ -92,8 +90,10 @@ def launches(
         ),
         dict(LEFT=left, **window, BLOCK=BLOCK, WIDE=is_wide(x, z)),
     )  # fmt: skip
-    TN, TH, TW = box(N, spec.P, spec.Q, pixels)
     BN = min(128, max(64, power_of_two(spec.K)))
+    if pixels is None:  # 256 x 128 spilled
+        pixels = 256 if BN == 64 and N * spec.P * spec.Q >= MANY * 256 * target.sms else 128
+    TN, TH, TW = box(N, spec.P, spec.Q, pixels)
     line = p.COLUMNS * p.CP
     image = TensorDescriptor(
         z,
