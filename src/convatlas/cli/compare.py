@@ -47,9 +47,11 @@ def command(
 ) -> None:
     """Compare two runs: ratio, 99 % interval and verdict of every benchmark.
 
-    The verdict is on B: "slower" or "faster" where the interval leaves out 1 and the ratio is beyond the threshold, "same" where
-    the whole interval is within it, else "unsure". --fail-on slower heeds a verdict only if it survives Holm's correction for the
-    number of benchmarks, so that runs in which nothing changed fail at most once in 100.
+    The verdict is on B: "slower" or "faster" where the interval leaves out 1
+    and the ratio is beyond the threshold, "same" where the whole interval is
+    within it, else "unsure". --fail-on slower heeds a verdict only if it
+    survives Holm's correction for the number of benchmarks, so that runs in
+    which nothing changed fail at most once in 100.
     """
     if (b is None) == (not contestants):
         raise typer.BadParameter("give either two files, or one file and --contestants X,Y")

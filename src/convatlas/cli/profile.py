@@ -54,7 +54,7 @@ def command(
 
     if not torch.cuda.is_available():
         raise BackendError(
-            f"profile needs an NVIDIA GPU, and torch sees none here; `convatlas summary {net}` predicts bounds without one"
+            f"profile needs an NVIDIA GPU, and torch sees none here; `convatlas summary {net}` counts FLOPs and bytes without one"
         )
     from convatlas.bench.ceilings import measure
     from convatlas.bench.timing import CudaTimer

@@ -94,7 +94,7 @@ TOPIC = Topic(
     ),
     (
         Unanswered("residuals matter more than depth; with more filters 50 layers suffice", "training and ImageNet"),
-        Unanswered("latency and utilisation, wide against deep", "a GPU (roadmap R3)"),
+        Unanswered("latency and utilisation, wide against deep", "both timed on a GPU (roadmap R15)"),
     ),
     shown,
 )
