@@ -10,6 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convatlas.errors import ShapeError
+from convatlas.ops.observe import Call
+
+# Output pixels that fit 32 bits, with room for the last tile to overhang.
+PIXELS = 2**31 - 2**12
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -63,6 +69,16 @@ def is_wide(*tensors: Tensor | None) -> bool:
     return any(
         x is not None and sum((n - 1) * abs(s) for n, s in zip(x.shape, x.stride()) if n) >= 2**31 for x in tensors
     )
+
+
+def require_countable(call: Call) -> None:
+    """Raises ShapeError where 32 bits cannot count the output's pixels, as every convolution kernel does (offsets are wider)."""
+    pixels = call.spec.N * call.spec.P * call.spec.Q
+    if pixels > PIXELS:
+        raise ShapeError(
+            f"{call.op}: N*P*Q = {call.spec.N}*{call.spec.P}*{call.spec.Q} = {pixels} output pixels, expected at most {PIXELS}: "
+            "split the batch"
+        )
 
 
 def strides(prefix: str, x: Tensor | None, axes: str) -> dict[str, int]:

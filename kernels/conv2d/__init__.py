@@ -11,7 +11,7 @@ from convatlas.kernels.conv2d.triton_gather import conv2d_gather_kernel
 from convatlas.kernels.conv2d.triton_stem import conv2d_stem_kernel
 from convatlas.kernels.gemm.configs import MAX_REGISTERS
 from convatlas.kernels.gemm.splitk import reduce_launch
-from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, strides
+from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, require_countable, strides
 from convatlas.kernels.precision import conv_tf32
 from convatlas.kernels.target import Target
 from convatlas.kernels.tma import rows
@@ -20,7 +20,8 @@ from convatlas.specs import Conv2dSpec
 
 
 def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
-    """The launches of one convolution with its epilogue."""
+    """The launches of one convolution with its epilogue. Raises ShapeError for more output pixels than 32 bits count."""
+    require_countable(call)
     launcher = {
         "depthwise": depthwise.launches,
         "pointwise": pointwise.launches,

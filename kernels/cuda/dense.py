@@ -19,7 +19,7 @@ from convatlas.kernels.cuda.launch import (
     reciprocal,
     vectors,
 )
-from convatlas.kernels.launch import cdiv, channels_adjacent, strides
+from convatlas.kernels.launch import cdiv, channels_adjacent, require_countable, strides
 from convatlas.kernels.precision import conv_tf32, matmul_tf32
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def pack_for(groups: int, C: int, K: int) -> int:
 
 
 def conv_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """A convolution of any kind, with its epilogue."""
+    """A convolution of any kind, with its epilogue. Raises ShapeError for more output pixels than 32 bits count."""
+    require_countable(call)
     spec = call.spec
     if spec.kind == "depthwise":
         return depthwise.launches(call, tensors, out, target)

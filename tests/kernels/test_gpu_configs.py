@@ -9,8 +9,10 @@ import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
 
 import convatlas
+from convatlas.errors import ShapeError
 from convatlas.kernels import backend as triton_backend
 from convatlas.kernels.backend import LAUNCHERS
+from convatlas.kernels.cuda.backend import LAUNCHERS as CUDA_LAUNCHERS
 from convatlas.kernels.target import TARGETS
 from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
@@ -86,6 +88,20 @@ def test_offsets_beyond_32_bits_in_convolutions(weight: tuple, groups: int, back
     x.copy_(torch.randn(x.shape))
     w = torch.randn(weight, dtype=torch.float16) * 0.1
     hold(lambda: convatlas.conv2d(x, w, padding=weight[2] // 2, groups=groups, out=out, backend=backend))
+
+
+@pytest.mark.parametrize("launchers", [LAUNCHERS, CUDA_LAUNCHERS], ids=["triton", "cuda"])
+@pytest.mark.parametrize("weight, groups", [((8, 8, 3, 3), 1), ((8, 8, 1, 1), 1), ((8, 1, 3, 3), 8)], ids=str)
+def test_pixels_that_32_bits_cannot_count(launchers: dict, weight: tuple, groups: int) -> None:
+    """Told, not wrapped around; on the meta device, where so many take no memory."""
+    spec = Conv2dSpec.of((2**17, 8, 128, 128), weight, padding=weight[2] // 2, groups=groups)
+    x, w, y = (
+        torch.empty(s, dtype=torch.float16, device="meta") for s in (spec.input_shape, weight, spec.output_shape)
+    )
+    x, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, y))
+    call = Call("conv2d", spec, Epilogue(), dtype="float16")
+    with pytest.raises(ShapeError, match=r"N\*P\*Q = 131072\*128\*128 = 2147483648 output pixels, expected at most"):
+        launchers["conv2d"](call, {"input": x, "weight": w}, y, TARGETS["sm_90"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
