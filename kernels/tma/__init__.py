@@ -97,7 +97,7 @@ def launches(
         DILATION_H=spec.dilation[0], DILATION_W=spec.dilation[1], ACTIVATION=activation if whole else None,
         SPLIT=config.SPLIT, TN=config.TN, TH=config.TH, TW=config.TW, BN=config.BN, BK=config.BK,
         PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(out, residual), INTERPRET=target.interpreted,
-        PERSISTENT=stay,
+        RESIDENT=config.RESIDENT,
     )  # fmt: skip
     grid = (min(count, target.sms * config.RESIDENT) if stay else count,)
     conv = Launch(conv2d_tma_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)

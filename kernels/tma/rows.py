@@ -91,8 +91,8 @@ def launches(
         dict(LEFT=left, **window, BLOCK=BLOCK, WIDE=is_wide(x, z)),
     )  # fmt: skip
     BN = min(128, max(64, power_of_two(spec.K)))
-    if pixels is None:  # 256 x 128 spilled
-        pixels = 256 if BN == 64 and N * spec.P * spec.Q >= MANY * 256 * target.sms else 128
+    if pixels is None:  # 256 pixels spilled beside 128 filters, and in float32
+        pixels = 256 if BN == 64 and x.element_size() == 2 and N * spec.P * spec.Q >= MANY * 256 * target.sms else 128
     TN, TH, TW = box(N, spec.P, spec.Q, pixels)
     line = p.COLUMNS * p.CP
     image = TensorDescriptor(

@@ -167,9 +167,9 @@ def conv2d_tma_kernel(
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
-    PERSISTENT: tl.constexpr,
+    RESIDENT: tl.constexpr,
 ):
-    if PERSISTENT:
+    if RESIDENT > 0:
         # One loop over the steps of all tiles of this program (flatten): the next tile's loads are on their way while one is
         # stored.
         for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):

@@ -91,13 +91,18 @@ def roofline(report: Report, races: Sequence[Race]) -> Figure:
     low, high = min(intensities) / 1.5, max(*intensities, 2 * rate / bandwidth) * 1.5
     ridge = rate / bandwidth
     axes.plot([low, ridge, high], [low * bandwidth, rate, rate], color=BLACK, linewidth=1.3)
-    axes.text(high, rate * 1.08, f"matmul, {rate / 1e12:.0f} TFLOP/s", ha="right", va="bottom", fontsize=9)
+    axes.text(high / 1.1, rate * 1.08, f"matmul, {rate / 1e12:.0f} TFLOP/s", ha="right", va="bottom", fontsize=9)
     middle = (low * ridge) ** 0.5
     label = f"copy, {bandwidth / 1e12:.2f} TB/s"
     axes.text(middle, middle * bandwidth * 1.5, label, ha="right", va="bottom", fontsize=9)
-    axes.set(xscale="log", yscale="log", xlabel="FLOPs a compulsory byte", ylabel="FLOPs a second")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="FLOPs a compulsory byte (small layers are bound by the launch, not by either line)",
+        ylabel="FLOPs a second",
+    )
     axes.set_xlim(low, high)
     short_ticks(axes, "xy")
-    axes.legend(loc="lower right", frameon=False, title="small layers are bound by the launch, not by either line")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     _title(figure, report)
     return figure

@@ -22,7 +22,7 @@ from convatlas.kernels.gemm.configs import TileConfig
 from convatlas.kernels.gemm.override import override
 from convatlas.kernels.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.target import Target
-from convatlas.kernels.tma.configs import ROW_TILES, TILES, TmaConfig, box
+from convatlas.kernels.tma.configs import PERSISTENT, ROW_TILES, TILES, TmaConfig, box
 from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
 from convatlas.study.tracing import Layer
@@ -91,7 +91,9 @@ def _tiles(layer: Layer, target: Target, size: int) -> Iterator[TileConfig]:
 
 
 def _boxes(launch: Launch, target: Target, size: int) -> Iterator[TmaConfig]:
-    """Every tile of the TMA kernel, on the image as its launch sees it: one row where a 1x1 has been flattened."""
+    """Every tile of the TMA kernel, on the image as its launch sees it (one row where a 1x1 has been flattened), and the programs
+    that take tile after tile.
+    """
     N, P, Q, K = (launch.arguments[name] for name in "NPQK")
     BK, taps = launch.constants["BK"], launch.constants["R"] * launch.constants["S"]
     steps = taps * (launch.constants["C"] // BK)
@@ -106,6 +108,10 @@ def _boxes(launch: Launch, target: Target, size: int) -> Iterator[TmaConfig]:
                 continue
             for split in _splits(steps, blocks, target):
                 yield TmaConfig(TN, TH, TW, BN, BK, split, warps, depth)
+    for BM, BN, warps, depth, resident in PERSISTENT:
+        if BN <= max(power_of_two(K), 64):
+            shape = (1, 1, BM) if flat else box(N, P, Q, BM)
+            yield TmaConfig(*shape, BN, BK, 1, warps, depth, resident)
 
 
 def _splits(steps: int, blocks: int, target: Target) -> list[int]:
