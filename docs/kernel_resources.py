@@ -51,7 +51,7 @@ def tma_launches() -> dict[tuple, Launch]:
         at = launch.constants
         pixels = at["TN"] * at["TH"] * at["TW"] if "TN" in at else 0
         marks = {
-            "stays": at.get("PERSISTENT", False),
+            "stays": at.get("RESIDENT", 0) > 0,
             "split": at.get("SPLIT", 1) > 1,
             "residual": launch.arguments.get("residual") is not None,
             "one row": "TN" in at and at["TN"] * at["TH"] == 1,
