@@ -140,7 +140,7 @@ def launches_of(
 
 
 # The constants that make a config; the others (window, padding, activation) fill it in.
-TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION", "WINDOW")
+TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION", "WINDOW", "RESIDENT")
 
 
 def config_key(launch: Launch, mode: str) -> tuple:
