@@ -31,7 +31,7 @@ CEILINGS = {
 def benchmarks(*arguments: str, plugin: Path | None = None) -> subprocess.CompletedProcess:
     """pytest on the given suites, in a process that interprets kernels."""
     environment = {
-        **os.environ,
+        **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")},  # as which it would store nothing
         "TRITON_INTERPRET": "1",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",

@@ -11,7 +11,7 @@ import torch
 @pytest.fixture(autouse=True)
 def ieee() -> Iterator[None]:
     """No TF32 in convolutions (matrix products have none unless asked)."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    torch.backends.cudnn.conv.fp32_precision = before
+    torch.backends.cudnn.allow_tf32 = before

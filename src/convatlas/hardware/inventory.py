@@ -58,6 +58,7 @@ def extra_calls() -> list[Call]:
         Call("conv2d", conv(x, (64, 64, 1, 33), 1, (0, 16)), Epilogue()),
         Call("conv2d", conv(x, (64, 64, 3, 3), 1, 1), Epilogue(True, "relu")),
         Call("conv2d", conv((32, 3, 112, 112), (64, 3, 7, 7), 2, 3), Epilogue(True, "relu")),
+        Call("conv2d", conv((32, 3, 112, 112), (64, 3, 3, 3), 2, 1), Epilogue(True, "relu")),
         Call("conv2d", conv(x, (128, 1, 9, 9), 1, 4, 1, 64), Epilogue()),
         Call("max_pool2d", Pool2dSpec.of("max", x, 2), params={"return_indices": True}),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 2, 1)),
