@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from convatlas.kernels.gemm.override import forced
 from convatlas.kernels.launch import cdiv, power_of_two
@@ -65,7 +66,17 @@ def step_channels(C: int, dtype: str, tf32: bool) -> int:
     return max(16, min(line, power_of_two(C)))
 
 
-def tile_config(
+def tile_config(M: int, K: int, C: int, dtype: str, tf32: bool, target: Target, **options: Any) -> TileConfig:
+    """An override's config, the interpreter's, or the one that least_time chooses, whose options these are."""
+    if (config := forced(TileConfig)) is not None:
+        return config
+    if target.unbounded:
+        return interpreter_config(M, K, C)
+    return least_time(M, K, C, dtype, tf32, target, **options)
+
+
+@lru_cache(maxsize=4096)
+def least_time(
     M: int,
     K: int,
     C: int,
@@ -93,33 +104,8 @@ def tile_config(
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
     written and read once. A model, not a measurement: it orders configs, its clocks are predictions. A reduction of FEW steps is
     the exception, measured: little is left of it but stores, and small tiles, of which an SM holds many, overlap them best.
+    Remembered, since a network asks again on every run.
     """
-    if (config := forced(TileConfig)) is not None:
-        return config
-    if target.unbounded:
-        return interpreter_config(M, K, C)
-    options = problems, max_warps, max_split, BK, residual, ragged, accumulators, max_stages
-    return _least(M, K, C, dtype, tf32, target, *options)
-
-
-@lru_cache(maxsize=4096)
-def _least(
-    M: int,
-    K: int,
-    C: int,
-    dtype: str,
-    tf32: bool,
-    target: Target,
-    problems: int,
-    max_warps: int,
-    max_split: int,
-    BK: int | None,
-    residual: bool,
-    ragged: bool,
-    accumulators: int,
-    max_stages: int,
-) -> TileConfig:
-    """tile_config's choice; remembered, since a network asks again on every run."""
     size = 2 if dtype != "float32" else 4
     BK = BK or step_channels(C, dtype, tf32)
     simt = dtype == "float32" and not tf32

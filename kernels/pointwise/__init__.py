@@ -13,7 +13,7 @@ from convatlas.kernels.launch import Launch, cdiv, channels_adjacent, is_wide, s
 from convatlas.kernels.precision import conv_tf32
 from convatlas.kernels.target import Target
 from convatlas.ops.observe import Call
-from convatlas.specs import Conv2dSpec
+from convatlas.specs import Conv2dSpec, dtype_name
 
 
 def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
@@ -50,7 +50,7 @@ def gemm_launches(
     M = N * P * Q
     images = [x, out] if residual is None else [x, out, residual]
     flat = stride == (1, 1) and all(map(_flat, images))
-    dtype = str(x.dtype).removeprefix("torch.")
+    dtype = dtype_name(x.dtype)
     if M and (copied := _by_tma(x, w, bias, residual, out, stride, activation, tf32, flat, target)):
         return copied
     config = tile_config(M, K, C, dtype, tf32, target, residual=residual is not None)
@@ -91,7 +91,7 @@ def _by_tma(
     if flat:
         x, residual, out = (None if t is None else _as_row(t) for t in (x, residual, out))
     spec = Conv2dSpec.of(tuple(x.shape), (K, C, 1, 1), stride)
-    if not tma.fits(spec, str(x.dtype).removeprefix("torch."), tf32, x, target):
+    if not tma.fits(spec, dtype_name(x.dtype), tf32, x, target):
         return []
     return tma.launches(spec, x, w[:, None, None, :], bias, residual, out, activation, tf32, target)
 

@@ -13,7 +13,7 @@ from convatlas.kernels.launch import Launch, cdiv, is_wide, strides
 from convatlas.kernels.target import Target
 from convatlas.kernels.tma.configs import TmaConfig, step_channels, tma_config
 from convatlas.kernels.tma.triton_tma import conv2d_tma_kernel
-from convatlas.specs import Conv2dSpec
+from convatlas.specs import Conv2dSpec, dtype_name
 
 # cuTensorMapEncodeTiled: addresses and strides are multiples of 16 bytes; a box has at most 256 elements a side.
 ALIGNMENT = 16
@@ -64,9 +64,7 @@ def launches(
     config: other tiles than the model's.
     """
     if config is None:
-        config = forced(TmaConfig) or tma_config(
-            spec, str(x.dtype).removeprefix("torch."), residual is not None, target
-        )
+        config = forced(TmaConfig) or tma_config(spec, dtype_name(x.dtype), residual is not None, target)
     (top, _), (left, _) = spec.padding
     SH, SW = spec.stride
     N, C, H, W = x.shape
@@ -86,7 +84,7 @@ def launches(
     )
     tiles = cdiv(N, config.TN), cdiv(spec.P, config.TH), cdiv(spec.Q, config.TW)
     count = tiles[0] * tiles[1] * tiles[2] * cdiv(spec.K, config.BN) * config.SPLIT
-    stay = config.RESIDENT > 0
+    programs = min(count, target.sms * config.RESIDENT) if config.RESIDENT else count
     arguments = dict(
         x=image, w=filters, bias=bias if whole else None, residual=residual if whole else None, y=y,
         N=N, P=spec.P, Q=spec.Q, K=spec.K, tiles_p=tiles[1], tiles_q=tiles[2], tiles=count,
@@ -97,8 +95,9 @@ def launches(
         DILATION_H=spec.dilation[0], DILATION_W=spec.dilation[1], ACTIVATION=activation if whole else None,
         SPLIT=config.SPLIT, TN=config.TN, TH=config.TH, TW=config.TW, BN=config.BN, BK=config.BK,
         PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(out, residual), INTERPRET=target.interpreted,
-        RESIDENT=config.RESIDENT,
+        RESIDENT=config.RESIDENT, TILES=count if target.interpreted else 0, PROGRAMS=programs if target.interpreted else 0,
     )  # fmt: skip
-    grid = (min(count, target.sms * config.RESIDENT) if stay else count,)
-    conv = Launch(conv2d_tma_kernel, grid, arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS)
+    conv = Launch(
+        conv2d_tma_kernel, (programs,), arguments, constants, config.num_warps, config.num_stages, MAX_REGISTERS
+    )
     return [conv] if whole else [conv, reduce_launch(y, bias, residual, out, activation, target)]

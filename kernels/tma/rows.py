@@ -13,7 +13,7 @@ from convatlas.kernels.launch import Launch, cdiv, is_wide, power_of_two, stride
 from convatlas.kernels.target import Target
 from convatlas.kernels.tma.configs import box
 from convatlas.kernels.tma.triton_rows import conv2d_rows_kernel, stem_pack_kernel
-from convatlas.specs import Conv2dSpec
+from convatlas.specs import Conv2dSpec, dtype_name
 
 # A packed row of a window is at most one swizzle of shared memory, and its start a multiple of 16 bytes.
 SWIZZLE, ALIGNMENT = 128, 16
@@ -72,7 +72,7 @@ def launches(
     num_stages: int = 4,
 ) -> list[Launch]:
     """Packs x (N, C, H, W) and w (K, C, R, S), whatever their strides, and convolves; `pixels` a program, and its pipeline."""
-    p = packing(spec, str(x.dtype).removeprefix("torch."))
+    p = packing(spec, dtype_name(x.dtype))
     (top, _), (left, _) = spec.padding
     N, C, H, W = x.shape
     SH, SW = spec.stride

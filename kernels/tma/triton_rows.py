@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from convatlas.kernels.device import cast, finish, operand
+from convatlas.kernels.tma.triton_tma import phase
 
 
 @triton.jit(do_not_specialize=["pixels", "H", "W"])
@@ -131,8 +132,8 @@ def conv2d_rows_kernel(
     # The pixels are the second operand, as in conv2d_tma_kernel.
     acc = tl.zeros((BN, BM), tl.float32)
     for r in range(R):
-        at = r - TOP + 4096 * STRIDE_H  # negative rows round down, and Triton's division truncates
-        a = rows.load([n0, p0 + at // STRIDE_H - 4096, at % STRIDE_H, q0, 0])
+        h, phase_h = phase(p0, r - TOP, STRIDE_H)
+        a = rows.load([n0, h, phase_h, q0, 0])
         b = filters.load([k0, r * WINDOW])
         a = operand(a.reshape(BM, WINDOW), INTERPRET)
         acc = tl.dot(operand(b, INTERPRET), a.T, acc, input_precision=PRECISION)

@@ -26,6 +26,13 @@ BIAS = tl.constexpr(1 << 12)
 
 
 @triton.jit
+def phase(first, offset, STRIDE: tl.constexpr):
+    """first + floor(offset / STRIDE), and offset mod STRIDE: where a tap meets an axis that was split by the stride."""
+    at = offset + BIAS * STRIDE
+    return first + at // STRIDE - BIAS, at % STRIDE
+
+
+@triton.jit
 def _tile(
     tile,
     x,
@@ -88,11 +95,9 @@ def _tile(
         step = i * SPLIT + split
         tap = step // (C // BK)
         c = step % (C // BK) * BK
-        at_h = tap // S * DILATION_H - TOP + BIAS * STRIDE_H
-        at_w = tap % S * DILATION_W - LEFT + BIAS * STRIDE_W
-        h = p0 + at_h // STRIDE_H - BIAS
-        v = q0 + at_w // STRIDE_W - BIAS
-        a = x.load([n0, h, at_h % STRIDE_H, v, at_w % STRIDE_W * C + c])
+        h, phase_h = phase(p0, tap // S * DILATION_H - TOP, STRIDE_H)
+        v, phase_w = phase(q0, tap % S * DILATION_W - LEFT, STRIDE_W)
+        a = x.load([n0, h, phase_h, v, phase_w * C + c])
         b = w.load([k0, tap * C + c])
         a = operand(a.reshape(TN * TH * TW, BK), INTERPRET)
         b = operand(b, INTERPRET)
@@ -168,13 +173,18 @@ def conv2d_tma_kernel(
     WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
     RESIDENT: tl.constexpr,
+    TILES: tl.constexpr,
+    PROGRAMS: tl.constexpr,
 ):
     if RESIDENT > 0:
         # One loop over the steps of all tiles of this program (flatten): the next tile's loads are on their way while one is
-        # stored.
-        for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        # stored. The interpreter gets its bounds as constants, as in gemm_kernel, and adds the program's number to them; a tile
+        # past the last has no pixel in the image.
+        pid = tl.program_id(0)
+        first, end, step = (0, TILES, PROGRAMS) if INTERPRET else (pid, tiles, tl.num_programs(0))
+        for at in tl.range(first, end, step, flatten=True):
             _tile(
-                tile,
+                at + pid if INTERPRET else at,
                 x,
                 w,
                 bias,

@@ -18,6 +18,7 @@ from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.harness import CLOCK, feed
 from convatlas.bench.layers import layers_of
 from convatlas.bench.racing import Racer, entry
+from convatlas.bench.suite.process import outside_xdist
 from convatlas.bench.timing import Contestant, Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ CEILINGS = {
 def benchmarks(*arguments: str, plugin: Path | None = None) -> subprocess.CompletedProcess:
     """pytest on the given suites, in a process that interprets kernels."""
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")},  # as which it would store nothing
+        **outside_xdist(),
         "TRITON_INTERPRET": "1",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from convatlas.bench.precompile import in_time
 from convatlas.bench.suite import compiling, tuning
 from convatlas.bench.timing import FakeTimer
 from convatlas.engine.single import operands
@@ -124,10 +125,10 @@ def slow(job: float) -> float:
 
 
 def test_compiling_by_many_processes() -> None:
-    assert compiling.compile_all([0.02, 0.01], 2, 120.0, slow) in ([0.02, 0.01], [0.01, 0.02])
+    assert in_time(slow, [0.02, 0.01], 2, 120.0) in ([0.02, 0.01], [0.01, 0.02])
 
 
 def test_compiling_ends_in_time() -> None:
     start = time.monotonic()
-    assert compiling.compile_all([60.0], 1, 0.2, slow) == []
+    assert in_time(slow, [60.0], 1, 0.2) == []
     assert time.monotonic() - start < 30

@@ -25,7 +25,7 @@ from convatlas.ops import backend_cudnn
 from convatlas.ops.observe import Call
 from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
 from convatlas.reference.rounding import format_of
-from convatlas.specs import Epilogue
+from convatlas.specs import Epilogue, dtype_name
 from convatlas.study.tracing import Layer
 
 Tensors = Mapping[str, Tensor]
@@ -141,7 +141,7 @@ class Judge:
             value = self.expected
             if layer.op in ("residual_add", "batch_norm") and layer.epilogue.activation:
                 value = _computed(layer, wide, replace(layer.epilogue, activation=None))
-            sigma = self._sigma(*_companions(layer, wide, value), str(first.dtype).removeprefix("torch."), tf32)
+            sigma = self._sigma(*_companions(layer, wide, value), dtype_name(first.dtype), tf32)
             t, squares = C * C / 2, sigma.square()
             T1, Tmax = float(squares.sum(dtype=torch.float64)), float(squares.max())
             T2 = float(squares.square_().sum(dtype=torch.float64))

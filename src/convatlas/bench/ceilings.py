@@ -63,7 +63,7 @@ class Ceilings:
         """
         mode = "tf32" if dtype == "float32" and tf32 else dtype
         gemm = op == "linear" or (op == "conv2d" and getattr(spec, "kind", "") != "depthwise")
-        bytes = spec.bytes(dtype) if epilogue is None else spec.bytes(dtype, epilogue)
+        bytes = spec.bytes(dtype, epilogue)
         times = {
             "tensor": spec.flops / self.matmul_flops_per_s[mode] if gemm else 0.0,
             "bandwidth": bytes / self.copy_bytes_per_s,

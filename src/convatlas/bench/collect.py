@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from datetime import datetime, timezone
@@ -20,6 +19,7 @@ from typing import Any
 
 import convatlas
 from convatlas.bench.results import FORMAT, REHEARSAL, compacted, read, slug
+from convatlas.bench.suite.state import write_text
 from convatlas.errors import ConvAtlasError, InputError
 
 SUITES = ("layers.json", "networks.json")
@@ -123,16 +123,8 @@ def _dumps(value: Any) -> str:
 def store(document: dict[str, Any], folder: Path) -> Path:
     """Writes FOLDER/<gpu>/<date>-<commit>.json, under a temporary name first; the same measurement replaces itself."""
     path = folder / slug(document["gpu"]) / f"{document['date'][:10]}-{document['commit']}.json"
-    write(path, text(document))
+    write_text(path, text(document))
     return path
-
-
-def write(path: Path, content: str) -> None:
-    """Under a temporary name, then renamed: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,9 @@ cudnn_fused      torch.cudnn_convolution_relu and _add_relu: cuDNN's run-time fu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,7 @@ from convatlas.study.tracing import Layer
 
 OURS = ("triton", "cuda")
 PEERS = ("cudnn", "cudnn_fused")
+AUTO = "auto"  # the backend that ops/automatic.py chooses
 FOLDED = "folded"  # an extra operand: a depthwise weight as nets.folding lays it out
 
 
@@ -32,12 +36,30 @@ def with_folded(layer: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, FOLDED: tensors["weight"].permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)}
 
 
-def _by_backend(layer: Layer, backend: str) -> Run:
+@contextmanager
+def tuned() -> Iterator[None]:
+    """cuDNN chooses by trial, as a user who asks for speed lets it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def on(backend: str) -> AbstractContextManager[None]:
+    """The context in which ops run on `backend`, or where AUTO sends them."""
+    return nullcontext() if backend == AUTO else use_backend(backend)
+
+
+def by_backend(layer: Layer, backend: str) -> Run:
+    """Our op on a data set that `with_folded` made."""
+
     def run(tensors: Tensors) -> Tensor:
         given = dict(tensors)
         if FOLDED in given:
             given["weight"] = given.pop(FOLDED)
-        with torch.no_grad(), use_backend(backend):
+        with torch.no_grad(), on(backend):
             return call(layer, given)
 
     return run
@@ -77,6 +99,6 @@ def cudnn_fused(layer: Layer) -> Run | None:
 
 def contestants(layer: Layer, ours: tuple[str, ...] = OURS) -> list[Contestant]:
     """All that race on `layer`, on data sets that `with_folded` made."""
-    found = [*(Contestant(name, _by_backend(layer, name)) for name in ours), Contestant("cudnn", _torch(layer))]
+    found = [*(Contestant(name, by_backend(layer, name)) for name in ours), Contestant("cudnn", _torch(layer))]
     fused = cudnn_fused(layer)
     return found if fused is None else [*found, Contestant("cudnn_fused", fused)]

@@ -91,7 +91,7 @@ def _once(net: str, batch: str, dtype: str, backend: str, size: str) -> None:
     import torch
 
     from convatlas import nets
-    from convatlas.bench.profile import on
+    from convatlas.bench.contestants import on
 
     kind = getattr(torch, dtype)
     model = nets.create(net, seed=0).to("cuda", kind)

@@ -27,7 +27,7 @@ from convatlas.nets.network import smallest_size
 from convatlas.ops.backends import use_backend
 from convatlas.reference.error_bound import DRIFT, TF32_CUT
 from convatlas.reference.rounding import format_of
-from convatlas.specs import ConcatSpec
+from convatlas.specs import ConcatSpec, dtype_name
 
 # How each is launched; "compile" from Python, as its user does.
 FORMS = {
@@ -66,7 +66,7 @@ class NetJudge:
 
     def __init__(self, net: nn.Module, name: str, data: Tensors) -> None:
         x = data["input"]
-        dtype = str(x.dtype).removeprefix("torch.")
+        dtype = dtype_name(x.dtype)
         tf32 = dtype == "float32" and torch.backends.cudnn.conv.fp32_precision == "tf32"
         self.bound = rounding(name, dtype, tf32)
         wide = copy.deepcopy(net).float()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import TimeoutError, get_context
+from typing import TypeVar
 
 import torch
 
@@ -18,7 +19,10 @@ from convatlas.bench.cases import PRECISIONS, Case
 from convatlas.bench.contestants import OURS, contestants, with_folded
 from convatlas.bench.layers import distinct
 from convatlas.engine.single import operands
+from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
+
+Job, Done = TypeVar("Job"), TypeVar("Done")
 
 # Bytes of a layer's operands above which it is compiled when its turn comes: all processes share one GPU's memory.
 MOST = 512 * 2**20
@@ -30,7 +34,7 @@ def tasks(cases: Iterable[Case]) -> Iterator[tuple[Layer, str]]:
     for case in cases:
         layers = [case.layer] if case.layer else [t.layer for t in distinct(tuple(case.places), case.batch)]
         for layer in layers:
-            dtype = str(PRECISIONS[case.precision][0]).removeprefix("torch.")
+            dtype = dtype_name(PRECISIONS[case.precision][0])
             key = layer.key, case.precision
             if key not in seen and layer.spec.bytes(dtype, layer.epilogue) <= MOST:
                 seen.add(key)
@@ -55,7 +59,7 @@ def run_once(task: tuple[Layer, str, str]) -> int:
     if device.type == "cuda":
         torch.cuda.synchronize()
         del data
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # the other processes share the GPU's memory
     return ran
 
 
@@ -64,19 +68,23 @@ def precompile(
 ) -> tuple[int, int]:
     """(layers run, layers there were) within `seconds`, on all cores but two unless told otherwise."""
     todo = [(layer, precision, device) for layer, precision in tasks(cases)]
-    deadline, done = time.monotonic() + seconds, 0
-    workers = max(1, min(len(todo), (os.cpu_count() or 1) - 2)) if workers is None else workers
-    if not todo:
-        return 0, 0
-    pool = get_context("spawn").Pool(workers)
+    workers = (os.cpu_count() or 1) - 2 if workers is None else workers
+    return len(in_time(run_once, todo, workers, seconds)), len(todo)
+
+
+def in_time(work: Callable[[Job], Done], jobs: Sequence[Job], workers: int, seconds: float) -> list[Done]:
+    """What the jobs that ended in time returned, by up to `workers` processes; what is missing compiles where it is timed."""
+    deadline, done = time.monotonic() + seconds, []
+    if not jobs:
+        return done
+    pool = get_context("spawn").Pool(max(1, min(workers, len(jobs))))  # CUDA does not survive a fork
     try:
-        results = pool.imap_unordered(run_once, todo)
-        for _ in todo:
-            results.next(max(0.0, deadline - time.monotonic()))
-            done += 1
+        results = pool.imap_unordered(work, jobs)
+        for _ in jobs:
+            done.append(results.next(max(0.0, deadline - time.monotonic())))
     except TimeoutError:
-        pass  # what is missing is compiled when its turn comes
+        pass
     finally:
         pool.terminate()
         pool.join()
-    return done, len(todo)
+    return done

@@ -7,8 +7,7 @@ layers above the graph's is what the net saves by finding a layer's input in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,14 +15,12 @@ import torch
 
 from convatlas import nets
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import FOLDED, contestants, with_folded
-from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race, sets_for
-from convatlas.engine.single import call, operands
+from convatlas.bench.contestants import AUTO, by_backend, contestants, on, tuned, with_folded
+from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race, sets_for
+from convatlas.engine.single import operands
 from convatlas.errors import BackendError
-from convatlas.ops.backends import use_backend
 from convatlas.study.tracing import Layer, trace
 
-AUTO = "auto"
 BACKENDS = (AUTO, "triton", "cuda")
 OURS, GRAPH, EAGER = "ours", "graph", "eager"
 Progress = Callable[[str, int, int], None]
@@ -171,42 +168,15 @@ def profile(
     return Profile(net, batch, dtype, backend, size, timer.label, rows, times, absent)
 
 
-@contextmanager
-def tuned() -> Iterator[None]:
-    """cuDNN chooses by trial, as a user who asks for speed lets it."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
-def on(backend: str) -> Any:
-    """The context in which ops run on `backend`, one of BACKENDS."""
-    return nullcontext() if backend == AUTO else use_backend(backend)
-
-
-def _ours(layer: Layer, backend: str) -> Run:
-    def run(tensors: Tensors) -> object:
-        given = dict(tensors)
-        if FOLDED in given:
-            given["weight"] = given.pop(FOLDED)
-        with torch.no_grad(), on(backend):
-            return call(layer, given)
-
-    return run
-
-
 def _layer(
     layers: list[Layer], kind: torch.dtype, dtype: str, backend: str, timer: Timer, device: torch.device,
     ceilings: Ceilings, samples: int,
 ) -> LayerProfile:  # fmt: skip
     layer = layers[0]
-    bytes = layer.spec.bytes(dtype) if layer.epilogue is None else layer.spec.bytes(dtype, layer.epilogue)
+    bytes = layer.spec.bytes(dtype, layer.epilogue)
     count = sets_for(timer, "cold", bytes)
     sets = [with_folded(layer, operands(layer, kind, device, seed, device.type)) for seed in range(count)]
-    racing = [Contestant(OURS, _ours(layer, backend)), *contestants(layer, ours=())]
+    racing = [Contestant(OURS, by_backend(layer, backend)), *contestants(layer, ours=())]
     found = race(racing, sets, timer, Protocol("cold", "graph", samples))
     if not found[OURS].seconds:
         raise BackendError(f'{layer.op} {layer.spec} on backend "{backend}": {found[OURS].error}')

@@ -15,13 +15,14 @@ from convatlas.bench import clocks
 from convatlas.bench.accuracy import Accuracy, Judge, float32_products
 from convatlas.bench.cases import PRECISIONS, PRODUCTS, Case, shrink
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import OURS, contestants, with_folded
+from convatlas.bench.contestants import OURS, contestants, tuned, with_folded
 from convatlas.bench.environment import gpu_name, versions
 from convatlas.bench.layers import layers_of
 from convatlas.bench.networks import FORMS, NetJudge, net_contestants, rehearsal_size, work
 from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Run, Timer, race, reason, sets_for
 from convatlas.engine.single import operands
 from convatlas.errors import BackendError, DtypeError
+from convatlas.specs import dtype_name
 from convatlas.study.roofline import H100
 
 LAUNCH = 2e-6  # seconds; what a rehearsal takes for the least time of a launch
@@ -89,12 +90,10 @@ class Racer:
         """Checks, then times. Raises what the hardware raises, such as running out of memory."""
         before = clocks.sample()
         _, products = PRECISIONS[case.precision]
-        tuned, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
         try:
-            with float32_products(products):
+            with tuned(), float32_products(products):
                 result = self._net(case) if case.layer is None else self._layer(case)
         finally:
-            torch.backends.cudnn.benchmark = tuned
             self._free()
         result.info |= {
             "suite": case.suite, "op": case.op, "spec": case.spec, "epilogue": case.epilogue, "dtype": case.precision,
@@ -117,7 +116,7 @@ class Racer:
     def _layer(self, case: Case) -> Result:
         dtype, products = PRECISIONS[case.precision]
         layer = shrink(case.layer) if self.rehearse else case.layer
-        name = str(dtype).removeprefix("torch.")
+        name = dtype_name(dtype)
         bytes = case.layer.spec.bytes(name, case.layer.epilogue)
         flops = case.layer.spec.flops
         timer = self._timer(case, max(H100.seconds(flops, bytes, tensor=case.layer.op in PRODUCTS), LAUNCH))
@@ -147,7 +146,7 @@ class Racer:
         dtype, products = PRECISIONS[case.precision]
         (name,) = case.places
         size, batch = (rehearsal_size(name), 1) if self.rehearse else (nets.info(name).size, case.batch)
-        flops, bytes, layers = work(name, case.batch, str(dtype).removeprefix("torch."))
+        flops, bytes, layers = work(name, case.batch, dtype_name(dtype))
         timer = self._timer(case, max(H100.seconds(flops, bytes), layers * LAUNCH))
         result = Result()
         compiled = not self.rehearse and name in self.compile
@@ -159,10 +158,10 @@ class Racer:
         if self.rehearse:
             result.info["rehearsed_on"] = f"{batch}x3x{size}x{size}"
         if self.ceilings is not None:
-            dtype_name, tf32 = str(dtype).removeprefix("torch."), products == "tf32"
+            tf32 = products == "tf32"
             shares: dict[str, float] = {}
             for layer in layers_of(name, case.batch):
-                seconds, binds = self.ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype_name, tf32)
+                seconds, binds = self.ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype_name(dtype), tf32)
                 shares[binds] = shares.get(binds, 0.0) + seconds
             result.info |= {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
         return result

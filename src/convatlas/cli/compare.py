@@ -172,13 +172,11 @@ def about(name: str, results: Results) -> dict[str, Any]:
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    import json
-
-    from convatlas.bench.collect import write
+    from convatlas.bench.suite.state import write_json
     from convatlas.errors import InputError
 
     try:
-        write(path, json.dumps(document, indent=1) + "\n")
+        write_json(path, document)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}, expected a file that can be written") from None
 

@@ -35,14 +35,14 @@ def update(root: Path) -> list[Path]:
 
     Raises InputError where the README has no markers, or a result cannot be read.
     """
-    from convatlas.bench.collect import write
     from convatlas.bench.page.pictures import draw
+    from convatlas.bench.suite.state import write_text
 
     found = reports(root)
     written = []
     for path, text in texts(root, found).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            write(path, text)
+            write_text(path, text)
             written.append(path)
     folder = root / "docs" / "performance"
     pictures = [path for report in found for path in draw(report, folder)]

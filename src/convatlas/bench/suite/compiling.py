@@ -1,10 +1,7 @@
-"""Compiles candidate configs by many processes before one process times them; bench/precompile.py does it for the model's own."""
+"""Compiling a candidate config before it is timed: a job for bench/precompile.py's processes, which compile the model's own too."""
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,19 +40,3 @@ def compiled(job: Job) -> str:
     except Exception as error:  # it fails again where it is timed, and is recorded there
         return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')[:160]}"
     return ""
-
-
-def compile_all(jobs: Sequence[Job], workers: int, seconds: float, work: Callable[[Job], str] = compiled) -> list[str]:
-    """What became of the jobs that ended in time; the others compile where they are timed."""
-    deadline, found = time.monotonic() + seconds, []
-    pool = multiprocessing.get_context("spawn").Pool(max(1, min(workers, len(jobs))))  # CUDA does not survive a fork
-    try:
-        results = pool.imap_unordered(work, jobs)
-        for _ in jobs:
-            found.append(results.next(max(deadline - time.monotonic(), 0.0)))
-    except multiprocessing.TimeoutError:
-        pass
-    finally:
-        pool.terminate()
-        pool.join()
-    return found

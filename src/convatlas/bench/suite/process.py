@@ -59,7 +59,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _outside_xdist() -> dict[str, str]:
+def outside_xdist() -> dict[str, str]:
     """The environment, less what makes a pytest below this one its worker: as such pytest-benchmark stores nothing."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
@@ -75,7 +75,7 @@ def run(
     start = time.monotonic()
     process = subprocess.Popen(
         list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=folder,
-        env={**_outside_xdist(), **environment}, start_new_session=True, preexec_fn=_die_with_parent,
+        env={**outside_xdist(), **environment}, start_new_session=True, preexec_fn=_die_with_parent,
     )  # fmt: skip
     tail: deque[str] = deque(maxlen=TAIL)
     reader = threading.Thread(target=lambda: tail.extend(line.rstrip() for line in process.stdout), daemon=True)

@@ -18,7 +18,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes under a temporary name and renames, so that a reader, or a run that is killed, never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -1,7 +1,6 @@
 """What a stage's subprocess runs: python -m convatlas.bench.suite.tasks WHAT --out FILE --seconds N [--rehearse] [...].
 
 ceilings   this machine's doctor report and this GPU's ceilings
-compile    the kernels that the layer benchmarks will time, by many processes
 profile    nets, each layer against its bound
 tune       tile configs against the model's choice
 """
@@ -73,8 +72,9 @@ def profile(given: argparse.Namespace) -> None:
 
 def tune(given: argparse.Namespace) -> None:
     """The layers by weight until the time is up; the file is written anew after each."""
+    from convatlas.bench.precompile import in_time
     from convatlas.bench.suite import tuning
-    from convatlas.bench.suite.compiling import Job, compile_all
+    from convatlas.bench.suite.compiling import Job, compiled
     from convatlas.engine.single import operands
     from convatlas.kernels.target import TARGETS, of_device
 
@@ -93,7 +93,7 @@ def tune(given: argparse.Namespace) -> None:
             swept.append((layer, found[:most]))
         if not given.rehearse:
             jobs = [Job(layer, DTYPE, config) for layer, configs in swept for config in configs]
-            compile_all(jobs, given.workers, max(end - time.monotonic(), 5) * 0.6)
+            in_time(compiled, jobs, given.workers, max(end - time.monotonic(), 5) * 0.6)
         for layer, configs in swept:
             if entries and time.monotonic() > end:
                 return
