@@ -15,11 +15,11 @@ from pathlib import Path
 
 from convatlas.hardware.cross_compile import Compiled, compile_launch
 from convatlas.hardware.inventory import inventory
-from convatlas.kernels.launch import Launch
+from convatlas.kernels.common.launch import Launch
 
 PAGE = Path(__file__).with_name("kernels.md")
 ACCESS = re.compile(r"(LDG|STG|LDGSTS)\.E.*?\.128$")
-TMA = "tma/triton_tma.py", "tma/triton_rows.py"
+TMA = "conv2d/triton_tma.py", "conv2d/triton_rows.py"
 TMA_HEAD = """\
 | kernel | pixels x filters x step | warps, stages | variant | registers | local memory | shared memory | HGMMA | UTMALDG |
 |---|---|---|---|---|---|---|---|---|"""

@@ -2,7 +2,7 @@
 //
 // y[n, p, q, c] = sum over r, s of x[n, p + r - 1, q + s - 1, c] w[c, r, s], NHWC halves, stride 1, padding 1. It moves 4 bytes
 // (one half in, one out) for 18 FLOPs: memory bandwidth is the bound, and a step is better when it asks the memory system for less.
-#include "../../kernels/cuda/device.cuh"
+#include "../../kernels/common/cuda/device.cuh"
 
 struct DepthwiseLadder {
     const void *x, *w;

@@ -2,7 +2,7 @@
 //
 // 2 K FLOPs an output and 2 K operands read for it if nothing is shared: a GEMM is fast when an operand, once read, is used many times.
 // M and N are multiples of 64 here and K one of 64, so that only the idea is left.
-#include "../../kernels/cuda/mma.cuh"
+#include "../../kernels/common/cuda/mma.cuh"
 
 struct GemmLadder {
     const void *a, *w;

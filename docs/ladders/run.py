@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from convatlas.kernels.cuda.launch import CudaLaunch
-from convatlas.kernels.launch import cdiv
+from convatlas.kernels.common.cuda.launch import CudaLaunch
+from convatlas.kernels.common.launch import cdiv
 
 HERE = Path(__file__).resolve().parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

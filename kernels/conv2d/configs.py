@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from convatlas.kernels.gemm.configs import TileConfig, interpreter_config, step_channels, tile_config
-from convatlas.kernels.launch import cdiv
-from convatlas.kernels.target import Target
+from convatlas.kernels.common.launch import cdiv
+from convatlas.kernels.common.target import Target
+from convatlas.kernels.common.tiles import TileConfig, interpreter_config, step_channels, tile_config
 from convatlas.specs import Conv2dSpec
 
 # An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one, so taps and channels are flattened.

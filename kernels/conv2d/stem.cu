@@ -8,7 +8,7 @@
 //     filters [BN][steps x 16 + 8]   offsets [steps x 4]   bias [BN]   patch [rows][columns] of 8 bytes   stash of a warp [32][BN + 8]
 //
 // The padding of 8 halves puts 8 neighbouring rows on different banks. A warp owns 2 rows of 16 pixels x BN filters.
-#include "../cuda/mma.cuh"
+#include "../common/cuda/mma.cuh"
 
 struct StemParams {
     const void *x, *w, *bias;

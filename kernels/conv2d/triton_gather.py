@@ -15,7 +15,7 @@ The one flattened loop over taps and channels is what Triton can pipeline; with 
 import triton
 import triton.language as tl
 
-from convatlas.kernels.device import cast, finish, operand, tile_order, unravel
+from convatlas.kernels.common.device import cast, finish, operand, tile_order, unravel
 
 
 @triton.jit

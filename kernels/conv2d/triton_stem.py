@@ -8,7 +8,7 @@ usually comes as NCHW, and a copy would cost more than its gather.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.device import cast, finish, operand, tile_order, unravel
+from convatlas.kernels.common.device import cast, finish, operand, tile_order, unravel
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])

@@ -2,7 +2,7 @@
 //
 // 2 R S FLOPs for each element moved: memory bandwidth is the bound. What is left to do is to move every element once, in 16-byte
 // vectors of neighbouring channels, and to keep it in registers while it is needed.
-#include "../cuda/tile.cuh"
+#include "../common/cuda/tile.cuh"
 
 struct DepthwiseParams {
     const void *x, *w, *bias, *residual;

@@ -2,7 +2,7 @@
 //
 // Two or three elements moved for one addition: memory bandwidth is the bound. Elements are numbered in y's memory order after
 // neighbouring dimensions were merged (see the launcher), so dense tensors are one long run of vectors.
-#include "../cuda/device.cuh"
+#include "../common/cuda/device.cuh"
 
 struct ElementwiseParams {
     const void *x, *shortcut;

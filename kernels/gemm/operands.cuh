@@ -3,7 +3,7 @@
 // Chunk c of row r lies at chunk c ^ (r % 8): the 8 rows that one ldmatrix phase, or 8 neighbouring lanes, read fall on different
 // banks (the XOR swizzle). A thread loads chunk tid % 8 of every STRIDE-th row; all of them have the same swizzle.
 #pragma once
-#include "../cuda/mma.cuh"
+#include "../common/cuda/mma.cuh"
 
 struct GemmParams {
     const void *x, *w, *bias, *residual;

@@ -1,5 +1,5 @@
 // Batch normalisation at inference (Ioffe, Szegedy 2015) and local response normalisation (Krizhevsky et al. 2012, section 3.3).
-#include "../cuda/device.cuh"
+#include "../common/cuda/device.cuh"
 
 struct NormParams {
     const void *x, *mean, *var, *weight, *bias;

@@ -1,7 +1,7 @@
 // Max and average pooling over R x S windows, average pooling to a given size, and the mean over a whole image.
 //
 // One comparison or addition for each element read: memory bandwidth is the bound, so the discipline is the depthwise kernel's.
-#include "../cuda/tile.cuh"
+#include "../common/cuda/tile.cuh"
 
 struct PoolParams {
     const void *x;

@@ -2,7 +2,7 @@
 //
 // A block owns one row, its elements `inner` apart, and reads it three times: for the maximum, the sum and the quotients. The second
 // and third time it comes from L1 or L2. Threads combine by shuffles in a warp, then through shared memory.
-#include "../cuda/device.cuh"
+#include "../common/cuda/device.cuh"
 
 struct SoftmaxParams {
     const void *x;

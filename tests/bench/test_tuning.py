@@ -12,10 +12,10 @@ from convatlas.bench.precompile import in_time
 from convatlas.bench.suite import compiling, tuning
 from convatlas.bench.timing import FakeTimer
 from convatlas.engine.single import operands
-from convatlas.kernels.gemm.configs import TileConfig, tile_config
-from convatlas.kernels.gemm.override import forced, override
-from convatlas.kernels.target import TARGETS
-from convatlas.kernels.tma.configs import TmaConfig
+from convatlas.kernels.common.override import forced, override
+from convatlas.kernels.common.target import TARGETS
+from convatlas.kernels.common.tiles import TileConfig, tile_config
+from convatlas.kernels.conv2d.configs_tma import TmaConfig
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.study.tracing import Layer
 

@@ -20,7 +20,7 @@ import torch
 
 from convatlas import kernels
 from convatlas.hardware import inventory as inv
-from convatlas.kernels.launch import Launch
+from convatlas.kernels.common.launch import Launch
 
 EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
 ARCHITECTURES = (80, 90, 100)

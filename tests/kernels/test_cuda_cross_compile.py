@@ -18,7 +18,7 @@ import pytest
 
 from convatlas import kernels
 from convatlas.hardware.cuda_inventory import inventory
-from convatlas.kernels.target import TARGETS
+from convatlas.kernels.common.target import TARGETS
 
 EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
 MODES = {80: "float16", 90: "float16,float32,tf32", 100: "float16"}

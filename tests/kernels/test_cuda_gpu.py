@@ -9,7 +9,7 @@ import torch
 
 import convatlas
 from convatlas.errors import BackendError
-from convatlas.kernels.cuda import gpu
+from convatlas.kernels.common.cuda import gpu
 
 
 def test_a_missing_cupy_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,12 @@ import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
 
 from convatlas.errors import BackendError
-from convatlas.kernels.cuda import backend, dense, host, source, stem
-from convatlas.kernels.cuda.launch import CudaLaunch, reciprocal
-from convatlas.kernels.target import TARGETS
+from convatlas.kernels import backend_cuda as backend
+from convatlas.kernels.common.cuda import host, source
+from convatlas.kernels.common.cuda.launch import CudaLaunch, reciprocal
+from convatlas.kernels.common.target import TARGETS
+from convatlas.kernels.conv2d import launch_cuda as stem
+from convatlas.kernels.gemm import launch_cuda as dense
 from convatlas.specs import Conv2dSpec
 
 ONE_OF_EACH = [
@@ -144,7 +147,7 @@ def test_the_order_of_threads_does_not_matter_in_pools(case: Case, monkeypatch: 
 # ---- what a GPU would do silently wrong
 
 FAULTS = """
-#include "cuda/mma.cuh"
+#include "common/cuda/mma.cuh"
 struct FaultParams { const void *x; void *y; };
 template <int KIND> __global__ void __launch_bounds__(64) fault(const FaultParams p) {
     float *y = static_cast<float *>(p.y), *shared = reinterpret_cast<float *>(shared_memory());
@@ -167,7 +170,7 @@ def fault(kind: int, folder: Path, monkeypatch: pytest.MonkeyPatch, barriers: bo
     """Runs fault<kind> from a folder that takes the place of kernels/."""
     root = folder / "kernels"
     if not root.exists():
-        shutil.copytree(source.ROOT / "cuda", root / "cuda")
+        shutil.copytree(source.ROOT / "common", root / "common")
         (root / "fault.cu").write_text(FAULTS)
     monkeypatch.setattr(source, "ROOT", root)
     monkeypatch.setattr(host, "ROOT", root)

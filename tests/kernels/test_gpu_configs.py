@@ -12,8 +12,8 @@ import convatlas
 from convatlas.errors import ShapeError
 from convatlas.kernels import backend as triton_backend
 from convatlas.kernels.backend import LAUNCHERS
-from convatlas.kernels.cuda.backend import LAUNCHERS as CUDA_LAUNCHERS
-from convatlas.kernels.target import TARGETS
+from convatlas.kernels.backend_cuda import LAUNCHERS as CUDA_LAUNCHERS
+from convatlas.kernels.common.target import TARGETS
 from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
 

@@ -11,11 +11,12 @@ from kernel_cases import Case, conv, hold, run_convolution
 
 import convatlas
 from convatlas.kernels import backend as triton_backend
-from convatlas.kernels import tma
 from convatlas.kernels.backend import LAUNCHERS
-from convatlas.kernels.target import TARGETS
-from convatlas.kernels.tma import configs, rows
-from convatlas.kernels.tma.configs import box, tma_config
+from convatlas.kernels.common.target import TARGETS
+from convatlas.kernels.conv2d import configs_tma as configs
+from convatlas.kernels.conv2d import launch_triton_rows as rows
+from convatlas.kernels.conv2d import launch_triton_tma as tma
+from convatlas.kernels.conv2d.configs_tma import box, tma_config
 from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
 

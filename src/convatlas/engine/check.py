@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from convatlas.kernels.precision import conv_tf32, matmul_tf32
+from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
 from convatlas.nets.paths import module_paths
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.observe import Call, observe

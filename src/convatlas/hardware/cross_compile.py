@@ -18,7 +18,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convatlas.errors import BackendError
-from convatlas.kernels.launch import Launch
+from convatlas.kernels.common.launch import Launch
 from convatlas.ops.backends import interpreting
 
 POINTERS = {

@@ -24,10 +24,10 @@ from typing import Any
 from convatlas import nets
 from convatlas.errors import BackendError
 from convatlas.hardware.inventory import MODES, extra_calls, launches_of, network_calls
-from convatlas.kernels.cuda.backend import LAUNCHERS
-from convatlas.kernels.cuda.gpu import OPTIONS
-from convatlas.kernels.cuda.launch import CudaLaunch
-from convatlas.kernels.cuda.source import expand
+from convatlas.kernels.backend_cuda import LAUNCHERS
+from convatlas.kernels.common.cuda.gpu import OPTIONS
+from convatlas.kernels.common.cuda.launch import CudaLaunch
+from convatlas.kernels.common.cuda.source import expand
 from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec, Pool2dSpec
 

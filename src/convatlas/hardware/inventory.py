@@ -22,8 +22,8 @@ from torch import Tensor
 from convatlas import nets
 from convatlas.hardware.cross_compile import Compiled, compile_launch, key
 from convatlas.kernels.backend import LAUNCHERS
-from convatlas.kernels.launch import Launch
-from convatlas.kernels.target import TARGETS
+from convatlas.kernels.common.launch import Launch
+from convatlas.kernels.common.target import TARGETS
 from convatlas.ops.observe import Call
 from convatlas.specs import (
     AdaptivePool2dSpec,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convatlas.ops.observe import Call
 
-# Rows up to which a linear layer only streams its weights, and runs on the CUDA kernel that is written for that (kernels/linear).
+# Rows up to which a linear layer only streams its weights, and runs on the CUDA kernel for that (kernels/gemm/gemv.cu).
 GEMV_ROWS = 8
 # Output elements from which cuda's kernel for global averages fills an H100: below, Triton's smaller programs end sooner.
 MEANS = 1 << 16

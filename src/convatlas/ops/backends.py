@@ -108,7 +108,7 @@ def runner(name: str) -> Run:
     """The function that computes a Call on backend `name`; imported when first used."""
     module = {
         "triton": "convatlas.kernels.backend",
-        "cuda": "convatlas.kernels.cuda.backend",
+        "cuda": "convatlas.kernels.backend_cuda",
         "cudnn": "convatlas.ops.backend_cudnn",
         "numpy": "convatlas.ops.backend_numpy",
     }[name]

@@ -9,7 +9,7 @@ import torch
 
 from convatlas.bench.contestants import contestants
 from convatlas.engine.single import operands
-from convatlas.kernels.gemm.override import override
+from convatlas.kernels.common.override import override
 from convatlas.study.tracing import Layer
 
 if TYPE_CHECKING:

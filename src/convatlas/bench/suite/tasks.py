@@ -76,7 +76,7 @@ def tune(given: argparse.Namespace) -> None:
     from convatlas.bench.suite import tuning
     from convatlas.bench.suite.compiling import Job, compiled
     from convatlas.engine.single import operands
-    from convatlas.kernels.target import TARGETS, of_device
+    from convatlas.kernels.common.target import TARGETS, of_device
 
     end = time.monotonic() + given.seconds
     device, timer = device_for(given), timer_for(given, 20e-6)

@@ -18,11 +18,11 @@ from convatlas.bench.layers import distinct
 from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race, sets_for
 from convatlas.engine.single import operands
 from convatlas.kernels.backend import LAUNCHERS
-from convatlas.kernels.gemm.configs import TileConfig
-from convatlas.kernels.gemm.override import override
-from convatlas.kernels.launch import Launch, cdiv, power_of_two
-from convatlas.kernels.target import Target
-from convatlas.kernels.tma.configs import PERSISTENT, ROW_TILES, TILES, TmaConfig, box
+from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
+from convatlas.kernels.common.override import override
+from convatlas.kernels.common.target import Target
+from convatlas.kernels.common.tiles import TileConfig
+from convatlas.kernels.conv2d.configs_tma import PERSISTENT, ROW_TILES, TILES, TmaConfig, box
 from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
 from convatlas.study.tracing import Layer

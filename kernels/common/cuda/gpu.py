@@ -1,0 +1,100 @@
+"""Runs a CudaLaunch on a GPU: NVRTC through CuPy, on torch's current stream and the tensors' device, without synchronisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from convatlas.errors import BackendError
+from convatlas.kernels.common.cuda.launch import CudaLaunch
+from convatlas.kernels.common.cuda.source import expand
+
+OPTIONS = ("--std=c++17",)
+# What a block may use without asking: CUDA C++ Programming Guide, "Shared Memory", since compute capability 2.0.
+UNASKED = 48 * 1024
+# From here on a kernel's blocks need shared memory more than L1: it is given all of what the two share.
+TILE = 8 * 1024
+
+
+@cache
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(
+            f'backend "cuda" needs CuPy ({error}): pip install "convatlas[cuda]", or pip install cupy-cuda13x'
+        ) from None
+    return cupy
+
+
+class Kernel:
+    """A compiled kernel of one device, and the shared memory that its blocks have been allowed.
+
+    One object a kernel: the limit is an attribute of the driver's function, so a second object that asked for less would take away
+    what the first was given.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.allowed = UNASKED
+        self.carved = False
+
+    def ready(self, shared: int) -> Any:
+        """The function, ready to take `shared` bytes a block."""
+        if shared > self.allowed:
+            self.function.max_dynamic_shared_size_bytes = self.allowed = shared
+        if shared > TILE and not self.carved:
+            self.function.preferred_shared_memory_carveout = 100
+            self.carved = True
+        return self.function
+
+
+@cache
+def kernel(source: str, expression: str, device: int) -> Kernel:
+    """The compiled kernel. CuPy keeps compiled code on disk, keyed by text, options and GPU."""
+    cupy = _cupy()
+    try:
+        with cupy.cuda.Device(device):
+            module = cupy.RawModule(code=expand(source), options=OPTIONS, name_expressions=[expression])
+            return Kernel(module.get_function(expression))
+    except Exception as error:  # NVRTC missing, or another CUDA's, raises anything from RuntimeError to OSError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackendError(
+            f'backend "cuda" could not compile {expression}: {reason}; NVRTC comes with '
+            'pip install "cupy-cuda13x[ctk]", see `convatlas doctor`'
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Handle:
+    """A stream by its address, as CuPy's from_external takes one."""
+
+    pointer: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
+
+
+@cache
+def _stream(pointer: int, device: int) -> Any:
+    """CuPy's view of a stream of torch's."""
+    cuda = _cupy().cuda
+    if hasattr(cuda.Stream, "from_external"):  # CuPy 14
+        return cuda.Stream.from_external(_Handle(pointer))
+    return cuda.ExternalStream(pointer, device)
+
+
+def run(launch: CudaLaunch, device: torch.device) -> None:
+    """Launches on the current stream of `device`. A kernel's first launch compiles it, and must not be in a graph's capture."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    found = kernel(launch.source, launch.expression, index)
+    # CuPy passes a NumPy array of one element by value: the parameter struct.
+    params = np.frombuffer(launch.packed, dtype=f"V{len(launch.packed)}")
+    stream = torch.cuda.current_stream(device).cuda_stream
+    grid = (*launch.grid, *(1,) * (3 - len(launch.grid)))
+    with _cupy().cuda.Device(index), _stream(stream, index):
+        found.ready(launch.shared)(grid, (launch.block, 1, 1), (params,), shared_mem=launch.shared)

@@ -1,0 +1,100 @@
+"""CudaLaunch: one launch of a CUDA C++ kernel as a value, to be run on a GPU or a CPU, or compiled for a GPU that is not here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from convatlas.kernels.common.cuda.source import pack
+
+TYPES = {"float32": "float", "float16": "half_t", "bfloat16": "bf16_t"}
+ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+
+
+@dataclass(frozen=True)
+class CudaLaunch:
+    """A kernel, its grid and its arguments.
+
+    Attributes:
+        source: the file below kernels/, such as "pool/pool.cu".
+        kernel: its name without template arguments.
+        template: the template arguments as C++ writes them.
+        grid: blocks along x, y, z.
+        block: threads of a block.
+        arguments: the fields of its parameter struct by name: tensors, integers, floats; None for an operand that is absent.
+        shared: bytes of dynamic shared memory.
+        barriers: whether its threads wait for one another, in a block or a warp; one that does not runs on a CPU without fibers.
+    """
+
+    source: str
+    kernel: str
+    template: tuple[str, ...]
+    grid: tuple[int, ...]
+    block: int
+    arguments: dict[str, Any]
+    shared: int = 0
+    barriers: bool = False
+
+    @property
+    def expression(self) -> str:
+        """The instantiation, as NVRTC's name expressions and g++ take it."""
+        return f"{self.kernel}<{', '.join(self.template)}>"
+
+    @property
+    def packed(self) -> bytes:
+        """The parameter struct."""
+        return pack(self.source, self.kernel, self.arguments)
+
+    def run(self) -> None:
+        """Launches on the current stream of the tensors' GPU, or runs the host build; an empty grid launches nothing."""
+        if prod(self.grid) == 0:
+            return
+        device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
+        if device.type == "cuda":
+            from convatlas.kernels.common.cuda.gpu import run
+        else:
+            from convatlas.kernels.common.cuda.host import run
+        run(self, device)
+
+
+def reciprocal(d: int) -> int:
+    """What device.cuh's quotient(n, by) divides by d with, for n and d below 2^31.
+
+    With l = ceil(log2 d) and m = ceil(2^(32 + l) / d), floor(n m / 2^(32 + l)) = floor(n / d), and n m fits in 64 bits. Returned is
+    64 m + l. Source: Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994, theorem 4.2.
+    """
+    d = max(d, 1)
+    shift = (d - 1).bit_length()
+    return (-(-(1 << (32 + shift)) // d) << 6) | shift
+
+
+def dtype_name(x: Tensor) -> str:
+    """A tensor's dtype by name."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def chunk(x: Tensor) -> int:
+    """Elements in 16 bytes."""
+    return 16 // x.element_size()
+
+
+def vectors(*tensors: Tensor | None) -> bool:
+    """Whether 16-byte accesses along dimension 1 of each (N, C, H, W) tensor are aligned: adjacent channels, whole vectors."""
+    for x in tensors:
+        if x is None:
+            continue
+        n = chunk(x)
+        whole = all(x.shape[d] == 1 or x.stride(d) % n == 0 for d in (0, 2, 3))
+        if x.stride(1) != 1 or x.shape[1] % n or not whole or not aligned(x):
+            return False
+    return True
+
+
+def aligned(*tensors: Tensor | None) -> bool:
+    """Whether each tensor starts at a multiple of 16 bytes; a meta tensor counts as if it were allocated."""
+    return all(
+        x is None or (x.storage_offset() * x.element_size() if x.is_meta else x.data_ptr()) % 16 == 0 for x in tensors
+    )

@@ -1,0 +1,61 @@
+"""Launcher of the few-channel convolution (conv2d/stem.cu): an image's 3 channels, in half precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, dtype_name, reciprocal, vectors
+from convatlas.kernels.common.launch import cdiv, is_wide, strides
+
+if TYPE_CHECKING:
+    from convatlas.kernels.common.target import Target
+    from convatlas.ops.observe import Call
+
+TILE_H, TILE_W, THREADS, WARPS = 8, 16, 128, 4  # stem.cu's
+CHANNELS = 4  # a pixel of the patch
+BLOCKS_PER_SM = 4  # of 128 threads with up to 128 registers each
+
+
+def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch] | None:
+    """One launch for an input in any memory format; None for a layer that the kernel does not take.
+
+    Blocks are as many as the SMs hold at once: each loads the filters once and then walks over tiles.
+    """
+    spec, x, w, bias = call.spec, tensors["input"], tensors["weight"], tensors.get("bias")
+    T = TYPES[dtype_name(x)]
+    if (
+        T == "float"
+        or spec.groups != 1
+        or spec.C > CHANNELS
+        or spec.C == 0
+        or "residual" in tensors
+        or not vectors(out)
+    ):
+        return None
+    BN = 32 if spec.K <= 32 else 64
+    steps = cdiv(spec.R * spec.S, 4)
+    patch_h = (TILE_H - 1) * spec.stride[0] + (spec.R - 1) * spec.dilation[0] + 1
+    patch_w = (TILE_W - 1) * spec.stride[1] + (spec.S - 1) * spec.dilation[1] + 1
+    # Bytes of the filters, offsets, bias, patch and stashes, in stem.cu's order.
+    shared = (
+        BN * (steps * 16 + 8) * 2 + steps * 16 + BN * 4 + cdiv(patch_h * patch_w, 2) * 16 + WARPS * 32 * (BN + 8) * 2
+    )
+    tiles_h, tiles_w = cdiv(spec.P, TILE_H), cdiv(spec.Q, TILE_W)
+    tiles = spec.N * tiles_h * tiles_w
+    if shared > target.shared // 2 or tiles >= 1 << 30 or is_wide(x[:1]):
+        return None
+    (top, _), (left, _) = spec.padding
+    arguments = dict(
+        x=x, w=w, bias=None if bias is None else bias.contiguous(), y=out, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, K=spec.K,
+        R=spec.R, S=spec.S, stride_h=spec.stride[0], stride_w=spec.stride[1], dilation_h=spec.dilation[0],
+        dilation_w=spec.dilation[1], top=top, left=left, **strides("x", x, "nchw"),
+        w_k=w.stride(0), w_c=w.stride(1), w_r=w.stride(2), w_s=w.stride(3), **strides("y", out, "nhw"),
+        activation=ACTIVATIONS[call.epilogue.activation], tiles=tiles, tiles_h=tiles_h, tiles_w=tiles_w, steps=steps,
+        patch_h=patch_h, patch_w=patch_w, by_tiles_h=reciprocal(tiles_h), by_tiles_w=reciprocal(tiles_w),
+        by_taps=reciprocal(4 * steps), by_S=reciprocal(spec.S), by_patch_w=reciprocal(patch_w),
+    )  # fmt: skip
+    grid = (min(tiles, BLOCKS_PER_SM * target.sms), cdiv(spec.K, BN))
+    template = (T, str(spec.C), str(BN))
+    return [CudaLaunch("conv2d/stem.cu", "conv2d_stem", template, grid, THREADS, arguments, shared, True)]

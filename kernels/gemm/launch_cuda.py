@@ -1,0 +1,246 @@
+"""Launchers of everything that is a GEMM: dense, grouped, pointwise and few-channel convolutions, and linear layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from convatlas.kernels.common.cuda.launch import (
+    ACTIVATIONS,
+    TYPES,
+    CudaLaunch,
+    aligned,
+    chunk,
+    dtype_name,
+    reciprocal,
+    vectors,
+)
+from convatlas.kernels.common.launch import cdiv, channels_adjacent, require_countable, strides
+from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
+from convatlas.kernels.conv2d import launch_cuda as stem
+from convatlas.kernels.depthwise import launch_cuda as depthwise
+
+if TYPE_CHECKING:
+    from convatlas.kernels.common.target import Target
+    from convatlas.ops.observe import Call
+
+SOURCE = "gemm/implicit_gemm.cu"
+# Steps in flight: two arrive while one is multiplied, which with two or three blocks an SM covers DRAM's latency. Where a block has
+# an SM nearly to itself (batch 1), five do.
+STAGES, DEEP = 3, 6
+STEP_CHUNKS = 8
+GROUP_ROWS = 8  # implicit_gemm.cu's: row tiles of a band
+# Below this many channels an NCHW input is gathered in place: an image's copy would cost more than its gather.
+FEW_CHANNELS = 16
+# Channels that a pack of groups aims for: 32 halves are two MMA steps; more would only add zeros to the block-diagonal weights.
+PACK_CHANNELS = 32
+GEMV_ROWS = 8
+REDUCE_THREADS = 256
+
+
+@dataclass(frozen=True)
+class Tile:
+    """BM x BN outputs a block; with tensor cores a warp owns WM x WN of them."""
+
+    BM: int
+    BN: int
+    WM: int
+    WN: int
+    threads: int
+
+    def shared(self, stages: int) -> int:
+        """Bytes: the stages, in which the float32 stash of the epilogue must fit too."""
+        return max(stages * (self.BM + self.BN) * 128, self.BM * (self.BN + 4) * 4)
+
+
+# The larger a warp's tile, the fewer bytes of shared memory it reads a product: with 64 x 64 an ldmatrix of 512 bytes feeds four
+# MMAs, with 32 x 32 only two, and shared memory, not the tensor cores, would be the bound.
+_TILES = (
+    Tile(128, 128, 64, 64, 128), Tile(128, 64, 64, 32, 128), Tile(64, 64, 32, 32, 128), Tile(128, 32, 32, 32, 128),
+    Tile(64, 32, 32, 16, 128),
+)  # fmt: skip
+TENSOR_CORE = {(tile.BM, tile.BN): tile for tile in _TILES}
+# Without tensor cores 16 x 16 threads own 8 x 8, 8 x 4, 4 x 4, 8 x 2 or 4 x 2 outputs each.
+SIMT = {name: Tile(*name, 16, 16, 256) for name in TENSOR_CORE}
+
+
+# Products a clock that a tile's shared-memory traffic allows, relative to 128 x 128's (docs/tuning/cuda.md), for one, two and three
+# blocks an SM: a block alone waits for its own loads and barriers. Reckoned, not measured.
+RATES = {(128, 128): (0.6, 1.0, 1.0), (128, 64): (0.4, 0.6, 0.7), (64, 64): (0.3, 0.45, 0.52)}
+
+
+def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
+    """The tile whose blocks, dealt out to the SMs, take the least time; 32 filters wide where there are no more.
+
+    Of a reduction of one or two steps little is left but the stores: smaller tiles, three blocks an SM, store while others load.
+    gathered: operands are loaded element by element; their addresses take the registers that a larger tile's sums would need.
+    """
+    tiles = TENSOR_CORE if tensor_core else SIMT
+    if gathered:
+        return tiles[64, 32 if K <= 32 else 64]
+    if K <= 32:
+        return tiles[128 if cdiv(M, 128) * problems >= target.sms else 64, 32]
+
+    def time(name: tuple[int, int]) -> float:
+        BM, BN = name
+        each = cdiv(cdiv(M, BM) * cdiv(K, BN) * problems, target.sms)
+        return each * BM * BN / RATES[name][min(each, 3) - 1] if each else 0.0
+
+    return tiles[min((name for name in RATES if steps > 2 or name != (128, 128)), key=time)]
+
+
+def split_for(blocks: int, steps: int, target: Target) -> int:
+    """Blocks along the reduction: as many as give each SM two, up to 16, each with 4 steps at least so that its pipeline fills.
+
+    Not where every second SM has a block already (partial sums would cost more traffic than waiting does), nor where fewer than 10
+    steps would be saved: one takes about 0.2 us where its latency is all that counts, and the second kernel of a split about 2 us.
+    """
+    if blocks > target.sms // 2:
+        return 1
+    split = max(1, min(2 * target.sms // max(blocks, 1), steps // 4, 16))
+    return split if steps - cdiv(steps, split) >= 10 else 1
+
+
+def stages_for(tile: Tile, blocks: int, target: Target) -> int:
+    """DEEP where the blocks that an SM gets leave the shared memory for it."""
+    resident = min(cdiv(blocks, target.sms), 3)
+    return DEEP if resident * tile.shared(DEEP) <= target.shared else STAGES
+
+
+def pack_for(groups: int, C: int, K: int) -> int:
+    """How many groups of C channels and K filters a block takes together: the most that divide `groups` within PACK_CHANNELS."""
+    fits = (g for g in range(1, groups + 1) if groups % g == 0 and g * max(C, K) <= PACK_CHANNELS)
+    return max(fits, default=1)
+
+
+def conv_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+    """A convolution of any kind, with its epilogue. Raises ShapeError for more output pixels than 32 bits count."""
+    require_countable(call)
+    spec = call.spec
+    if spec.kind == "depthwise":
+        return depthwise.launches(call, tensors, out, target)
+    if few := stem.launches(call, tensors, out, target):
+        return few
+    x = tensors["input"]
+    if spec.C >= FEW_CHANNELS:
+        x = channels_adjacent(x)
+    w = (
+        tensors["weight"].permute(0, 2, 3, 1).contiguous()
+    )  # (K, R, S, C): the weight's own memory when it is channels_last
+    (top, _), (left, _) = spec.padding
+    window = dict(
+        R=spec.R, S=spec.S, stride_h=spec.stride[0], stride_w=spec.stride[1],
+        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], top=top, left=left,
+    )  # fmt: skip
+    tf32 = tensor_float(x, conv_tf32(call))
+    return _gemm(
+        x,
+        w,
+        tensors.get("bias"),
+        tensors.get("residual"),
+        out,
+        window,
+        spec.groups,
+        call.epilogue.activation,
+        tf32,
+        target,
+    )
+
+
+def linear_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+    """(..., C) x (K, C) -> (..., K): a GEMV for up to 8 rows, else the GEMM with rows as images of one pixel."""
+    M, K, C = call.spec.gemm
+    x, y, w = tensors["input"].reshape(M, C), out.view(M, K), tensors["weight"].contiguous()
+    bias, activation = tensors.get("bias"), call.epilogue.activation
+    if M <= GEMV_ROWS:
+        return [_gemv(x, w, bias, y, activation)]
+    window = dict(R=1, S=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0)
+    x, y = x[:, :, None, None], y[:, :, None, None]
+    return _gemm(
+        x, w[:, None, None, :], bias, None, y, window, 1, activation, tensor_float(x, matmul_tf32(call)), target
+    )
+
+
+def tensor_float(x: Tensor, allowed: bool) -> bool:
+    """TF32 is for GPUs: on a CPU float32 is float32, whatever torch's settings for CUDA say."""
+    return allowed and x.dtype == torch.float32 and x.device.type != "cpu"
+
+
+def _gemv(x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, activation: str | None) -> CudaLaunch:
+    (M, C), K, n = x.shape, w.shape[0], chunk(x)
+    whole = C % n == 0 and x.stride(1) == 1 and (M == 1 or x.stride(0) % n == 0) and aligned(x, w)
+    arguments = dict(
+        x=x, w=w, bias=None if bias is None else bias.contiguous(), y=y, M=M, C=C, K=K,
+        x_m=x.stride(0), x_c=x.stride(1), y_m=y.stride(0), y_k=y.stride(1), activation=ACTIVATIONS[activation],
+    )  # fmt: skip
+    template = (TYPES[dtype_name(x)], str(n if whole else 1), "1" if M == 1 else str(GEMV_ROWS))
+    grid = (cdiv(K, 8) if M else 0,)
+    return CudaLaunch("gemm/gemv.cu", "gemv", template, grid, 256, arguments, 0, True)
+
+
+def _gemm(
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    window: dict[str, int],
+    groups: int,
+    activation: str | None,
+    tf32: bool,
+    target: Target,
+) -> list[CudaLaunch]:
+    """x (N, C, H, W), w (K, R, S, C/groups) contiguous, out and residual (N, K, P, Q)."""
+    N, _, P, Q = out.shape
+    group_k, group_c, n, T = w.shape[0] // groups, w.shape[3], chunk(x), TYPES[dtype_name(x)]
+    tensor_core = T != "float" or tf32
+    together = pack_for(groups, group_c, group_k)
+    C, K = group_c * together, group_k * together
+    whole = vectors(x) and C % n == 0
+    if not whole:
+        together, C, K = 1, group_c, group_k
+    load = "ELEMENTS" if not whole else "VECTORS" if group_c % n == 0 and aligned(w) else "ELEMENTS_B"
+    if load == "ELEMENTS_B" and together == 1:
+        load = "ELEMENTS"
+    if load == "VECTORS" and together > 1:
+        load = "PACKED"
+    packs, M = groups // together, N * P * Q
+    steps = cdiv(w.shape[1] * w.shape[2] * C, STEP_CHUNKS * n)
+    tile = tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
+    blocks = cdiv(M, tile.BM) * cdiv(K, tile.BN)
+    split = split_for(blocks, steps, target) if packs == 1 else 1
+    # Gathered operands pass through registers: more stages would not bring more of them on their way.
+    stages = STAGES if load == "ELEMENTS" else stages_for(tile, blocks * packs * split, target)
+    partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None
+    bias = None if bias is None else bias.contiguous()
+    arguments: dict[str, Any] = dict(
+        x=x, w=w, bias=bias, residual=residual, y=out, partial=partial,
+        M=M, H=x.shape[2], W=x.shape[3], P=P, Q=Q, **window, C=C, K=K, group_c=group_c, group_k=group_k, pack=together,
+        **strides("x", x, "nchw"), **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
+        activation=ACTIVATIONS[activation], split=split, steps=steps,
+        vector_store=int(K % n == 0 and (split > 1 or vectors(out, residual))), vector_bias=int(aligned(bias)),
+        by_P=reciprocal(P), by_Q=reciprocal(Q), by_C=reciprocal(C), by_S=reciprocal(window["S"]),
+        by_group_k=reciprocal(group_k), by_width=reciprocal(GROUP_ROWS * cdiv(K, tile.BN)),
+    )  # fmt: skip
+    template = (
+        T, "true" if tensor_core else "false", str(tile.BM), str(tile.BN), str(tile.WM), str(tile.WN), str(stages), load,
+        str(tile.threads),
+    )  # fmt: skip
+    grid = (blocks, 1, packs * split)
+    gemm = CudaLaunch(
+        SOURCE,
+        "implicit_gemm",
+        template,
+        grid,
+        tile.threads,
+        arguments,
+        tile.shared(min(stages, cdiv(steps, split))),
+        True,
+    )
+    if split == 1:
+        return [gemm]
+    reduce = CudaLaunch(SOURCE, "split_reduce", (T,), (cdiv(M * K, REDUCE_THREADS),), REDUCE_THREADS, arguments)
+    return [gemm, reduce]

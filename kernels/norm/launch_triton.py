@@ -1,0 +1,43 @@
+"""Normalisation: batch norm at inference (where it is not folded into a convolution) and local response normalisation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from convatlas.kernels.common.blocks import block_config
+from convatlas.kernels.common.launch import Launch, as_image, cdiv, is_wide, strides
+from convatlas.kernels.common.target import Target
+from convatlas.kernels.norm.triton import batch_norm_kernel, local_response_norm_kernel
+from convatlas.ops.observe import Call
+
+
+def _launch(kernel, call: Call, x: Tensor, y: Tensor, extra: dict, constants: dict, target: Target) -> Launch:
+    N, C, H, W = y.shape
+    M = N * H * W
+    config = block_config(M, C, y.stride(1) == 1, target)
+    arguments = dict(x=x, y=y, M=M, H=H, W=W, C=C, **strides("x", x, "nchw"), **strides("y", y, "nchw"), **extra)
+    constants = dict(**constants, BM=config.BM, BC=config.BC, WIDE=is_wide(x, y), INTERPRET=target.interpreted)
+    return Launch(kernel, (cdiv(M, config.BM) * cdiv(C, config.BC),), arguments, constants, config.num_warps)
+
+
+def batch_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+    """One pass over the input."""
+    vectors = {name: tensors[name].contiguous() if name in tensors else None for name in ("weight", "bias")}
+    extra = dict(
+        mean=tensors["running_mean"].contiguous(),
+        var=tensors["running_var"].contiguous(),
+        **vectors,
+        eps=call.params["eps"],
+    )
+    constants = dict(ACTIVATION=call.epilogue.activation)
+    return [_launch(batch_norm_kernel, call, as_image(tensors["input"]), as_image(out), extra, constants, target)]
+
+
+def local_response_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+    """One pass; the window's channels come from L1."""
+    constants = dict(SIZE=call.spec.size)
+    return [
+        _launch(
+            local_response_norm_kernel, call, as_image(tensors["input"]), as_image(out), call.params, constants, target
+        )
+    ]

@@ -1,0 +1,98 @@
+"""Launchers of max, average, adaptive average and global average pooling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, chunk, dtype_name, reciprocal, vectors
+from convatlas.kernels.common.cuda.tiling import tiling
+from convatlas.kernels.common.launch import cdiv, power_of_two, strides
+
+if TYPE_CHECKING:
+    from convatlas.kernels.common.target import Target
+    from convatlas.ops.observe import Call
+
+THREADS = 256
+MEAN_THREADS = 128
+SOURCE = "pool/pool.cu"
+# (size, stride) of the windows that are written out: those that overlap, of which a tile is shared, and those that do not.
+TILED = ((3, 2), (3, 1))
+SEPARATE = ((2, 2),)
+
+
+def _arguments(call: Call, x: Tensor, out: Tensor, indices: Tensor | None = None, **more: int) -> dict[str, Any]:
+    spec = call.spec
+    window = dict(
+        R=0, S=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0, count_include_pad=1, divisor=0,
+        lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0,
+    )  # fmt: skip
+    return dict(
+        x=x, y=out, indices=indices, N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
+        **strides("x", x, "nchw"), **strides("y", out, "nchw"), channels_first=int(x.stride(1) == 1), **{**window, **more},
+    )  # fmt: skip
+
+
+def _window(call: Call) -> dict[str, int]:
+    s = call.spec
+    return dict(
+        R=s.R, S=s.S, stride_h=s.stride[0], stride_w=s.stride[1], dilation_h=s.dilation[0], dilation_w=s.dilation[1],
+        top=s.padding[0], left=s.padding[1], count_include_pad=int(s.count_include_pad), divisor=s.divisor_override or 0,
+    )  # fmt: skip
+
+
+def _any(kind: str, arguments: dict[str, Any], indices: bool = False) -> list[CudaLaunch]:
+    x, out = arguments["x"], arguments["y"]
+    VEC = chunk(x) if vectors(x, out) and not indices else 1
+    template = (TYPES[dtype_name(x)], str(VEC), kind, "true" if indices else "false")
+    return [CudaLaunch(SOURCE, "pool_any", template, (cdiv(out.numel() // VEC, THREADS),), THREADS, arguments)]
+
+
+def _windows(kind: str, call: Call, x: Tensor, out: Tensor, indices: Tensor | None, target: Target) -> list[CudaLaunch]:
+    spec, arguments = call.spec, _arguments(call, x, out, indices, **_window(call))
+    shape, square = (spec.S, spec.stride[1]), spec.R == spec.S and spec.stride[0] == spec.stride[1]
+    if indices is not None or spec.dilation != (1, 1) or not square or not vectors(x, out):
+        return _any(kind, arguments, indices is not None)
+    n = chunk(x)
+    template = (TYPES[dtype_name(x)], str(n), kind, *map(str, shape))
+    if shape in TILED and (tiles := tiling(spec, x, spec.C // n, spec.stride[0], target)):
+        template += (str(tiles.height),)
+        shared, arguments = tiles.shared(spec.R, spec.stride[0]), arguments | tiles.arguments
+        return [CudaLaunch(SOURCE, "pool_tile", template, tiles.grid, tiles.threads, arguments, shared, True)]
+    count = out.numel() // n
+    if shape in SEPARATE and count < 2**31 - THREADS:
+        arguments |= dict(
+            groups=spec.C // n, by_groups=reciprocal(spec.C // n), by_P=reciprocal(spec.P), by_Q=reciprocal(spec.Q)
+        )
+        return [CudaLaunch(SOURCE, "pool_window", template, (cdiv(count, THREADS),), THREADS, arguments)]
+    return _any(kind, arguments)
+
+
+def max_launches(
+    call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target, indices: Tensor | None = None
+) -> list[CudaLaunch]:
+    """max_pool2d; `indices`, of out's shape and strides, gets each maximum's position."""
+    return _windows("MAX", call, tensors["input"], out, indices, target)
+
+
+def avg_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+    """avg_pool2d."""
+    return _windows("AVERAGE", call, tensors["input"], out, None, target)
+
+
+def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+    """adaptive_avg_pool2d: the mean kernel for one output pixel, else one window a pixel."""
+    spec, x = call.spec, tensors["input"]
+    arguments = _arguments(call, x, out)
+    # The grid's second dimension counts images, up to 65535.
+    if not spec.P == spec.Q == 1 or spec.N > 65535:
+        return _any("ADAPTIVE", arguments)
+    VEC = chunk(x) if vectors(x, out) else 1
+    chunks = spec.C // VEC
+    # 8 vectors of channels are 128 bytes of a pixel, and 16 threads share the pixels of each.
+    lanes = min(power_of_two(chunks), 8)
+    arguments |= dict(lanes=lanes, by_W=reciprocal(spec.W))
+    grid = (cdiv(chunks, lanes), spec.N)
+    template, shared = (TYPES[dtype_name(x)], str(VEC)), 4 * MEAN_THREADS * VEC
+    return [CudaLaunch(SOURCE, "pool_mean", template, grid, MEAN_THREADS, arguments, shared, True)]
