@@ -5,6 +5,7 @@ This module needs no torch: the names and the facts are there at once.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -129,11 +130,28 @@ def names() -> list[str]:
 
 
 def info(name: str) -> Net:
-    """The row of the net called `name`. Raises NetError, with the nearest names, for an unknown one."""
-    if name not in NETS:
-        nearest = get_close_matches(str(name).lower().replace("-", "_"), NETS, n=3, cutoff=0.5) or names()
-        raise NetError(f"unknown network {name!r}, nearest: {', '.join(nearest)}")
-    return NETS[name]
+    """The row of the net called `name`; case and punctuation do not matter: "ResNet-18" is "resnet18".
+
+    Raises NetError, with the nearest names, for an unknown one.
+    """
+    return NETS[spelled(name, NETS, "network", f"`convatlas nets` lists all {len(NETS)}")]
+
+
+def spelled(name: str, known: Collection[str], what: str, lists: str) -> str:
+    """The one of `known` that `name` is but for case and punctuation.
+
+    Raises NetError that names the nearest ones and says, in `lists`, where all of them are to be found.
+    """
+    plain = {_folded(one): one for one in known}
+    given = _folded(name) if isinstance(name, str) else ""
+    if given in plain:
+        return plain[given]
+    nearest = ", ".join(plain[one] for one in get_close_matches(given, plain, n=3, cutoff=0.5))
+    raise NetError(f"unknown {what} {name!r}{f', nearest: {nearest}' if nearest else ''}; {lists}")
+
+
+def _folded(name: str) -> str:
+    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def create(
@@ -153,6 +171,7 @@ def create(
     import torch
 
     row = info(name)
+    name = row.name
     num_classes = row.classes if num_classes is None else num_classes
     for what, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if not isinstance(value, int) or value < 1:

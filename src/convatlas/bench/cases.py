@@ -95,8 +95,7 @@ class Choice:
     protocol: Protocol = field(default_factory=Protocol)
 
     def __post_init__(self) -> None:
-        for name in self.nets:
-            nets.info(name)
+        object.__setattr__(self, "nets", tuple(nets.info(name).name for name in self.nets))
         if any(batch < 1 for batch in self.batches):
             raise InputError(f"batches {list(self.batches)}, expected each to be at least 1")
 

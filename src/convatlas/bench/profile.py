@@ -147,7 +147,8 @@ def profile(
     """
     if backend not in BACKENDS:
         raise BackendError(f"backend {backend!r}, expected one of {', '.join(BACKENDS)}")
-    size = size or nets.info(net).size
+    row = nets.info(net)
+    net, size = row.name, size or row.size
     kind = getattr(torch, dtype)
     shape = (batch, 3, size, size)
     with torch.device("meta"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convatlas.cli import output
-from convatlas.cli.runtime import BACKEND_HELP, prepare, ran_on
+from convatlas.cli.runtime import Backend, prepare, ran_on
 
 if TYPE_CHECKING:
     from convatlas.engine.classify import Classification
@@ -20,7 +20,7 @@ def command(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="A .pth or .safetensors file; default: an installed package's.")
     ] = None,
-    backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "triton",
+    backend: Backend = "triton",
     top: Annotated[int, typer.Option("--top", min=1, max=1000, help="How many classes to print.")] = 5,
     check: Annotated[bool, typer.Option("--check", help="Hold every layer to the NumPy reference.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -29,7 +29,7 @@ def command(
     from convatlas.engine.images import locate
     from convatlas.nets.registry import info
 
-    info(net)
+    net = info(net).name
     locate(image)
     prepare(backend)
     from convatlas.engine.classify import classify

@@ -9,6 +9,7 @@ import typer
 
 from convatlas.cli import output
 from convatlas.cli.columns import Column, show
+from convatlas.cli.runtime import BACKEND_VARIABLE, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -23,11 +24,18 @@ BINDS = {"tensor": "tensor rate", "bandwidth": "bandwidth", "launch": "launch la
 KERNELS = 10  # that are printed of ncu's
 
 
+def _backend(name: str) -> str:
+    return one_of(name, ("auto", "triton", "cuda"))
+
+
 def command(
     net: Annotated[str, typer.Argument(help="The network.")],
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 32,
     dtype: Annotated[str, typer.Option("--dtype", help=", ".join(DTYPES))] = "float16",
-    backend: Annotated[str, typer.Option("--backend", help="auto (by layer), triton or cuda")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option("--backend", envvar=BACKEND_VARIABLE, callback=_backend, help="auto (by layer), triton or cuda"),
+    ] = "auto",
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Pixels of the square input; the network's own if not given.")
     ] = None,
@@ -45,7 +53,7 @@ def command(
     from convatlas.errors import BackendError, DtypeError
     from convatlas.nets.registry import info
 
-    info(net)
+    net = info(net).name
     if dtype not in DTYPES:
         raise DtypeError(f"dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     for path in (json, trace):

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Annotated
 
+import typer
+
+BACKEND_VARIABLE = "CONVATLAS_BACKEND"  # what ops obey as well (ops/backends.py); an option goes before it
 BACKEND_HELP = "triton (in its interpreter where there is no GPU), cuda (built for the CPU there), cudnn or numpy"
+
+
+def _known(backend: str) -> str:
+    from convatlas.ops.backends import BACKENDS
+
+    return one_of(backend, BACKENDS)
+
+
+def one_of(value: str, known: Sequence[str]) -> str:
+    """`value`; typer.BadParameter, which names the option and its environment variable, where it is none of `known`."""
+    if value not in known:
+        raise typer.BadParameter(f"{value!r}, expected one of {', '.join(known)}")
+    return value
+
+
+Backend = Annotated[str, typer.Option("--backend", envvar=BACKEND_VARIABLE, callback=_known, help=BACKEND_HELP)]
 
 
 def prepare(backend: str) -> None:

@@ -39,7 +39,7 @@ def command(
     from convatlas.nets.registry import info
 
     one_format(json, as_csv)
-    info(net)
+    net = info(net).name
     from convatlas.study.summary import COUNTED, summarise
 
     summary = summarise(net, size, batch, dtype)

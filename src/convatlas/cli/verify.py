@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convatlas.cli import output, verify_all
-from convatlas.cli.runtime import BACKEND_HELP, prepare, ran_on
+from convatlas.cli.runtime import Backend, prepare, ran_on
 
 if TYPE_CHECKING:
     from convatlas.engine.verify import LayerResult, Verification
@@ -32,7 +32,7 @@ def command(
     ] = NATIVE,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 1,
     dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, float32 or float64.")] = "float16",
-    backend: Annotated[str, typer.Option("--backend", help=BACKEND_HELP)] = "triton",
+    backend: Backend = "triton",
     worst: Annotated[
         int | None, typer.Option("--worst", min=1, help="Print only this many layers, the worst first.")
     ] = None,
@@ -44,14 +44,14 @@ def command(
     """
     from convatlas.nets.registry import info
 
-    if net == ALL:
+    if net.casefold() == ALL:
         if worst is not None:
             raise typer.BadParameter("a row is a network there", param_hint="'--worst' with 'all'")
         prepare(backend)
         if not verify_all.run(size, batch, dtype, backend, json):
             raise typer.Exit(1)
         return
-    info(net)
+    net = info(net).name
     prepare(backend)
     from convatlas.engine.verify import verify
 

@@ -90,6 +90,7 @@ def classify(
     if not 1 <= top <= IMAGENET_CLASSES:
         raise InputError(f"classify: top={top}, expected 1 to {IMAGENET_CLASSES}")
     row = info(name)
+    name = row.name
     device = device_for(backend)
     x = to_input(load_image(image), row.preprocess)
     net = pretrained(name) if weights is None else load(create(name, seed=0), weights)

@@ -146,6 +146,7 @@ def verify(
     """
     start = perf_counter()
     row = info(name)
+    name = row.name
     size = row.size if size is None else size
     for what, value in (("size", size), ("batch", batch)):
         if value < 1:

@@ -138,7 +138,7 @@ def plan_of(name: str, size: int | None, batch: int) -> Plan:
         net = create(name)
     pixels = row.size if size is None else max(size, smallest_size(net) or size)
     shape = (batch, 3, pixels, pixels)
-    return Plan(name, shape, len(trace(net, shape)) + 2)
+    return Plan(row.name, shape, len(trace(net, shape)) + 2)
 
 
 def verify_net(plan: Plan, dtype: str, backend: str, seed: int, claim: Claim, tick: Tick) -> NetResult:

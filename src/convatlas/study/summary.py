@@ -241,7 +241,7 @@ def summarise(
     side = size or row.size
     with torch.device("meta"):  # no memory and no random numbers: only shapes are asked for
         net = create(name, **options)
-    return summarise_net(net.train(train), (batch, 3, side, side), dtype, name)
+    return summarise_net(net.train(train), (batch, 3, side, side), dtype, row.name)
 
 
 def summarise_net(net: nn.Module, input_shape: tuple[int, ...], dtype: str, name: str = "") -> Summary:

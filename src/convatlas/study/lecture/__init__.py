@@ -5,11 +5,9 @@ One file a topic; a claim is a statement and a function from networks to numbers
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from convatlas.errors import NetError
 from convatlas.nets import registry
 
 if TYPE_CHECKING:
@@ -40,11 +38,7 @@ def names() -> list[str]:
 def check(name: str) -> str:
     """The topic's or network's name as it is written here. Raises NetError, with the nearest names, for an unknown one."""
     known = [*_WHERE, *registry.names()]
-    plain = name.lower().replace("-", "_")
-    if plain not in known:
-        nearest = get_close_matches(plain, known, n=3, cutoff=0.5)
-        raise NetError(f"lecture: unknown topic {name!r}, nearest: {', '.join(nearest or names())}")
-    return plain
+    return registry.spelled(name, known, "topic", f"the topics are {', '.join(_WHERE)}, and every network is one")
 
 
 def topic(name: str) -> Topic:
