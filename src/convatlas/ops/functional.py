@@ -13,22 +13,23 @@ import torch
 from torch import Tensor
 
 from convatlas.errors import DtypeError, ShapeError
-from convatlas.ops import library  # noqa: F401  (registers torch.ops.convatlas)
+from convatlas.ops import library
+from convatlas.ops.transforms import is_wrapped, require_batch, tensors_in
 from convatlas.specs.common import ACTIVATIONS, is_size, pair, window_padding
 
 _ops = torch.ops.convatlas
 
 
 def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
-    """The functional form, or the out form after a check that no gradient would be lost in it."""
+    """The functional form, or the out form, or what is equivalent where `out` is not plain memory that a kernel can write."""
     if out is None:
         return getattr(_ops, name)(*args, backend)
-    tensors = [x for arg in args for x in (arg if isinstance(arg, list) else [arg]) if isinstance(x, Tensor)]
-    if torch.is_grad_enabled() and any(x.requires_grad for x in [*tensors, out]):
-        raise ShapeError(
-            f"{name}: out= does not support automatic differentiation, but an argument requires a gradient; "
-            "run it under torch.no_grad()"
-        )
+    _tensor(name, "out", out)
+    if not torch.compiler.is_compiling() and (out.is_neg() or is_wrapped(out, *tensors_in(args))):
+        result = getattr(_ops, name)(*args, backend)
+        library.require_fit(name, out, result.shape, result)
+        require_batch(name, out, result)
+        return out.copy_(result)
     getattr(_ops, f"{name}_out")(*args, backend, into=out)
     return out
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from math import prod
+
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+# Steps after which the solver of an overlap gives up, and elements that are listed one by one then: milliseconds, and one second.
+WORK, LISTED = 10_000, 1 << 22
+BASE = 1 << 40  # an address for arrays that are never read
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -25,23 +33,90 @@ def allocate(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Te
     )
 
 
-def _span(x: Tensor) -> tuple[int, int]:
-    first = x.data_ptr()
-    last = first + x.element_size() * (1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride())))
-    return first, last
+def address(x: Tensor) -> tuple[int, int]:
+    """(memory, byte): where x begins. All that holds data is one memory; without data, each storage is one of its own."""
+    if x.is_meta or isinstance(x, FakeTensor):
+        return x.untyped_storage()._cdata, x.storage_offset() * x.element_size()
+    return 0, x.data_ptr()
+
+
+def is_static(x: Tensor) -> bool:
+    """Whether all of its sizes and strides are known: false while a compiler traces with dynamic shapes."""
+    return all(type(n) is int for n in (*x.shape, *x.stride(), x.storage_offset()))
+
+
+Dims = list[tuple[int, int]]
+
+
+def _dimensions(x: Tensor) -> Dims:
+    """(count, stride) of each dimension, in elements and by ascending stride; neighbours that are one run are merged."""
+    dims: Dims = []
+    for s, n in sorted((s, n) for n, s in zip(x.shape, x.stride()) if n != 1):
+        if dims and s == dims[-1][0] * dims[-1][1]:
+            dims[-1] = dims[-1][0] * n, dims[-1][1]
+        else:
+            dims.append((n, s))
+    return dims
+
+
+def _meet(a: Dims, b: Dims, distance: int, size: int = 1) -> bool:
+    """Whether some index of `a` and one of `b`, whose first element lies `distance` bytes further, are one place in memory.
+
+    Elements have `size` bytes. Exact, by the solver of bounded Diophantine equations of numpy.shares_memory. Where that gives up,
+    every place is listed; where those are too many, the answer is True.
+    """
+    if distance % size:  # elements cut in two: what counts are bytes
+        a, b = ([(n, s * size) for n, s in dims] + [(size, 1)] for dims in (a, b))
+        size = 1
+    distance //= size
+    starts = max(-distance, 0), max(distance, 0)
+    try:
+        return np.shares_memory(*map(np.asarray, map(_Places, starts, (a, b))), max_work=WORK)
+    except np.exceptions.TooHardError:
+        if max(prod(n for n, _ in dims) for dims in (a, b)) > LISTED:
+            return True
+        return bool(np.isin(*map(_listed, starts, (a, b))).any())
+
+
+class _Places:
+    """What NumPy makes an array from whose elements are single bytes at the given places; it is never read."""
+
+    def __init__(self, start: int, dims: Dims) -> None:
+        shape, strides = zip(*dims) if dims else ((), ())
+        places = {"data": (BASE + start, True), "shape": shape, "strides": strides}
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", **places}
+
+
+def _listed(start: int, dims: Dims) -> np.ndarray:
+    places = np.array([start], np.int64)
+    for n, s in dims:
+        places = (places[:, None] + s * np.arange(n)).ravel()
+    return places
 
 
 def overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether the two share an element. Two channel slices of one channels_last buffer interleave without sharing any."""
+    """Whether two tensors of one dtype share memory: exact, so that channel slices of one buffer, which interleave, do not."""
     if not a.numel() or not b.numel() or a.device != b.device:
         return False
-    (a0, a1), (b0, b1) = _span(a), _span(b)
-    if a1 <= b0 or b1 <= a0:
+    memories, starts = zip(address(a), address(b))
+    if memories[0] != memories[1]:
         return False
-    if a.dim() == b.dim() == 4 and is_channels_last(a) and is_channels_last(b):
-        row = a.stride(3)
-        same = row == b.stride(3) and a.shape[1] <= row and b.shape[1] <= row
-        if same and all(s % row == 0 for t in (a, b) for s in (t.stride(0), t.stride(2))):
-            gap = (b0 - a0) // a.element_size() % row  # channels from a's first to b's first within one pixel
-            return gap < a.shape[1] or gap + b.shape[1] > row
-    return True
+    size, dims = a.element_size(), [_dimensions(x) for x in (a, b)]
+    ends = [start + size * (1 + sum((n - 1) * s for n, s in d)) for start, d in zip(starts, dims)]
+    if ends[0] <= starts[1] or ends[1] <= starts[0]:
+        return False
+    return _meet(*dims, starts[1] - starts[0], size)
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether two indices of x are one place in memory, as where x was expanded: exact.
+
+    Two indices whose last difference, by ascending stride, is in dimension d meet exactly where the dimensions below d, at
+    index 0 of d, meet themselves at one of its further indices. A stride that passes all that lies below it needs no question.
+    """
+    span, dims = 0, _dimensions(x) if x.numel() else []
+    for at, (n, s) in enumerate(dims):
+        if s == 0 or (s <= span and _meet(dims[:at], [(n - 1, s), *dims[:at]], s)):
+            return True
+        span += (n - 1) * s
+    return False

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convatlas.errors import ConvAtlasError, DtypeError, ShapeError
+from convatlas.errors import DtypeError, ShapeError
 from convatlas.ops import backends
-from convatlas.ops.layout import allocate, overlap
+from convatlas.ops.layout import address, allocate, is_static, overlap, overlaps_itself
 from convatlas.ops.observe import Call, notify, observed
+from convatlas.ops.transforms import derivative_rule, vmap_rule
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
@@ -33,10 +34,6 @@ from convatlas.specs import (
 from convatlas.specs.common import dtype_name
 
 Args = dict[str, Any]
-
-
-class BackwardError(ConvAtlasError, NotImplementedError):
-    """A backward through an op that has none yet."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +191,15 @@ def _check(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
     except DtypeError as error:
         raise DtypeError(f"{call.op}: {error}") from None
     if out is not None:
-        given, expected = (tuple(out.shape), out.dtype, out.device), (call.spec.output_shape, first.dtype, first.device)
-        if given != expected:
-            raise ShapeError(f"{call.op}: out is {_describe(*given)}, expected {_describe(*expected)}")
+        require_fit(call.op, out, call.spec.output_shape, first)
     return call
+
+
+def require_fit(op: str, out: Tensor, shape: tuple, like: Tensor) -> None:
+    """Raises ShapeError unless `out` has this shape, and the dtype and device of `like`."""
+    given, expected = (tuple(out.shape), out.dtype, out.device), (tuple(shape), like.dtype, like.device)
+    if given != expected:
+        raise ShapeError(f"{op}: out is {_describe(*given)}, expected {_describe(*expected)}")
 
 
 def _describe(shape: tuple, dtype: torch.dtype, device: torch.device) -> str:
@@ -205,12 +207,26 @@ def _describe(shape: tuple, dtype: torch.dtype, device: torch.device) -> str:
 
 
 def _check_overlap(call: Call, tensors: dict[str, Tensor], out: Tensor) -> None:
-    """`out` may be an input of an element-wise op, element for element; any other shared memory would be read half-written."""
+    """No element of `out` may be written twice; `out` may be an input of an element-wise op, element for element; any other shared
+    memory would be read half-written.
+    """
+    if overlaps_itself(out):
+        raise ShapeError(
+            f"{call.op}: out of shape {tuple(out.shape)} and strides {out.stride()} has several elements in one place of memory, "
+            "expected one element a place, as out.clone() has"
+        )
     for name, x in tensors.items():
-        in_place = call.op in ("residual_add", "relu", "relu6", "batch_norm") or name == "residual"
-        same = x.data_ptr() == out.data_ptr() and x.stride() == out.stride()
-        if overlap(x, out) and not (in_place and same):
+        if overlap(x, out) and not (_element_wise(call, name) and _same_elements(x, out)):
             raise ShapeError(f"{call.op}: out shares memory with {name}, expected memory of its own")
+
+
+def _element_wise(call: Call, name: str) -> bool:
+    return call.op in ("residual_add", "relu", "relu6", "batch_norm") or name == "residual"
+
+
+def _same_elements(a: Tensor, b: Tensor) -> bool:
+    steps = ([s for n, s in zip(x.shape, x.stride()) if n > 1] for x in (a, b))
+    return a.shape == b.shape and address(a) == address(b) and next(steps) == next(steps)
 
 
 def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -226,6 +242,8 @@ def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tenso
     if out is not None and observed():  # an input that `out` overwrites is kept for the observers
         seen = {name: x.clone() if overlap(x, out) else x for name, x in tensors.items()}
     result = backends.runner(backend)(call, tensors, out)
+    if out is not None:  # a graph that has saved `out` must learn that it was overwritten
+        torch.autograd.graph.increment_version(out)
     notify(call, seen, result[0] if isinstance(result, tuple) else result)
     return result
 
@@ -234,6 +252,8 @@ def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tens
     tensors = op.tensors(args)
     call = _check(op.describe(args), tensors, out)
     first = next(iter(tensors.values()))
+    if out is not None and all(map(is_static, (out, *tensors.values()))):
+        _check_overlap(call, tensors, out)
     result = allocate(call.spec.output_shape, first) if out is None else out
     notify(call, tensors, result)
     if "return_indices" in call.params:
@@ -242,15 +262,6 @@ def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tens
 
 
 _library = torch.library.Library("convatlas", "DEF")
-
-
-def _no_backward(name: str) -> Callable:
-    def backward(ctx: Any, *gradients: Tensor) -> None:
-        raise BackwardError(
-            f"convatlas.{name} has no backward yet: run it under torch.no_grad(), or train with torch.nn.functional"
-        )
-
-    return backward
 
 
 def _register(op: Op) -> None:
@@ -270,7 +281,8 @@ def _register(op: Op) -> None:
     for device in ("CPU", "CUDA"):
         _library.impl(op.name, implementation, device)
     torch.library.register_fake(f"convatlas::{op.name}", fake, lib=_library)
-    torch.library.register_autograd(f"convatlas::{op.name}", _no_backward(op.name), lib=_library)
+    _library.impl(op.name, derivative_rule(op.name), "Autograd", with_keyset=True)
+    torch.library.register_vmap(f"convatlas::{op.name}", vmap_rule(op.name), lib=_library)
     if op.returns != "Tensor":
         return
 
@@ -284,6 +296,7 @@ def _register(op: Op) -> None:
     _library.define(f"{op.name}_out({op.schema}, str? backend=None, *, Tensor(a!) into) -> ()")
     for device in ("CPU", "CUDA"):
         _library.impl(f"{op.name}_out", implementation_out, device)
+    _library.impl(f"{op.name}_out", derivative_rule(f"{op.name}_out"), "Autograd", with_keyset=True)
     torch.library.register_fake(f"convatlas::{op.name}_out", fake_out, lib=_library)
 
 
