@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from convatlas.bench.kinds import sizes_of
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
 
 GPU = "NVIDIA Test 9000"
 VERSIONS = {
@@ -22,16 +26,41 @@ CEILINGS = {
 }  # fmt: skip
 
 
+def spec(op: str, text: str) -> Spec | None:
+    """The spec that a test names by its text, with windows padded by half; None for an op whose sizes are not stored."""
+    if op in ("net", "softmax"):
+        return None
+    N, *shape = tuple(int(n) for n in re.match(r"[\dx]+", text)[0].split("x"))
+
+    def said(pattern: str, otherwise: int) -> int:
+        found = re.search(pattern + r"(\d+)", text)
+        return int(found[1]) if found else otherwise
+
+    window, stride, groups = said(", (?:max )?", 0), said("stride", 1), said("groups", 1)
+    if op == "conv2d":
+        filters = (said("-> ", 0), shape[0] // groups, window, window)
+        return Conv2dSpec.of((N, *shape), filters, stride, window // 2, 1, groups)
+    if op == "linear":
+        return LinearSpec.of((N, *shape), (int(text.rsplit("x", 1)[1]), shape[0]))
+    if op == "adaptive_avg_pool2d":
+        return AdaptivePool2dSpec.of((N, *shape), (1, 1))
+    if op == "max_pool2d":
+        return Pool2dSpec.of("max", (N, *shape), window, stride, window // 2)
+    return ResidualAddSpec.of((N, *shape), (N, *shape))
+
+
 def entries(
     what: str, medians: dict[str, float], seed: int = 0, noise: float = 0.002, samples: int = 15, dtype: str = "float16",
     batch: int = 32, places: dict[str, int] | None = None, epilogue: str = "bias+relu", **extra: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A case's entries, one a contestant; `what` is "op spec", `medians` are seconds."""
-    op, _, spec = what.partition(" ")
+    op, _, text = what.partition(" ")
+    found = spec(op, text)
+    sizes = {"sizes": sizes_of(found)} if found else {}
     generator = np.random.default_rng(seed)
     case = f"{' '.join(filter(None, (what, epilogue)))} | {dtype} batch{batch} cold graph"
     shared = {
-        "suite": "layers", "op": op, "spec": spec, "epilogue": epilogue, "dtype": dtype, "batch": batch, "cache": "cold",
+        "suite": "layers", "op": op, "spec": text, **sizes, "epilogue": epilogue, "dtype": dtype, "batch": batch, "cache": "cold",
         "form": "graph", "timer": "CUDA events", "flops": 4_000_000_000, "bytes": 20_000_000, "places": places or {"resnet50": 1},
         "bound": "bandwidth", "gpu": GPU, "versions": VERSIONS, "clocks": CLOCKS,
     } | extra  # fmt: skip

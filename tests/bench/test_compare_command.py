@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from synthetic_results import CEILINGS, VERSIONS, entries, folder, suite, write
 
 from convatlas.bench.collect import collect, store
 from convatlas.bench.comparison import compare_runs
+from convatlas.bench.contestants import OURS, PEERS
+from convatlas.bench.networks import NAMES
 from convatlas.bench.results import load
 from convatlas.cli import main
+from convatlas.cli.compare import WHO
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SHAPES = [f"conv2d 32x{c}x28x28 -> {c}x28x28, 3x3" for c in (32, 64, 128, 256)]
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -165,6 +171,10 @@ def test_contestants_are_paired_by_turns(ask, files):
         (["A", "B", "--fail-on", "quicker"], "'quicker', expected some of slower, faster, unsure, missing"),
         (["A", "B", "--only", "all"], "'all', expected some of slower, unsure, faster, same"),
         (["A", "B", "--threshold", "0"], "threshold=0.0, expected a fraction above 0"),
+        *(
+            (["A", "B", f"--threshold={t}"], f"threshold={t}, expected a fraction above 0")
+            for t in ("inf", "nan", "-0.1")
+        ),
         (["A", "none.json"], "none.json: No such file or directory"),
         (["A", "A/no/folder.json"], "expected a JSON file of results"),
     ],
@@ -250,3 +260,35 @@ def test_hundreds_of_benchmarks_that_did_not_change_raise_no_alarm(tmp_path):
         verdicts += compared.counts["slower"] + compared.counts["faster"]
         alarms += len(compared.alarms("slower")) + len(compared.alarms("faster"))
     assert verdicts >= 1 and alarms == 0
+
+
+def test_a_summary_by_kind_of_layer_comes_first(ask, files):
+    """Two kinds: of the four convolutions one is slower, all poolings are."""
+    pools = [f"max_pool2d 32x{c}x28x28 -> {c}x14x14, max 3x3 stride2" for c in (32, 64)]
+    shapes = [*SHAPES, *pools]
+    one = ("triton",)
+    slower = {(shape, "triton") for shape in (SHAPES[1], *pools)}
+    a, b = files(run(1, contestants=one, shapes=shapes), run(2, slower, contestants=one, shapes=shapes))
+    lines = ask(a, b)[1].splitlines()
+    rows = {
+        kind: next(line for line in lines if line.startswith(kind)).split() for kind in ("3x3 dense", "pooling", "all")
+    }
+    assert rows["3x3 dense"][2:3] + rows["3x3 dense"][4:] == ["4", "0", "1", "3", "0"]
+    assert rows["pooling"][1:2] + rows["pooling"][3:] == ["2", "0", "2", "0", "0"]
+    assert rows["all"][1:2] + rows["all"][3:] == ["6", "0", "3", "3", "0"]
+    assert float(rows["pooling"][2]) == pytest.approx(1.1, abs=0.01)
+    first = next(i for i, line in enumerate(lines) if line.startswith("max_pool2d"))
+    assert lines.index(next(line for line in lines if line.startswith("all "))) < first
+    short = ask(a, b, "--summary")[1]
+    assert "max_pool2d 32" not in short and "pooling" in short and "6 benchmarks: 0 faster, 3 slower" in short
+    kinds = json.loads(ask(a, b, "--json", "-")[1])["kinds"]
+    assert kinds["pooling"]["verdicts"] == {"faster": 0, "slower": 2, "same": 0, "unsure": 0}
+
+
+def test_the_help_names_all_contestants():
+    assert {*OURS, *PEERS, *NAMES} <= set(re.findall(r"\w+", WHO))
+
+
+def test_the_readme_judges_ours_against_the_peer():
+    """The second contestant is the judged one."""
+    assert "compare A.json --contestants cudnn,triton" in (ROOT / "README.md").read_text()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from synthetic_results import entries, folder
 
-from convatlas.bench.cases import described
 from convatlas.bench.collect import collect, main, store
+from convatlas.bench.kinds import sizes_of, spec_of
 from convatlas.bench.page import reports, texts
-from convatlas.bench.page.data import FAMILIES, Race, Report, convolution
+from convatlas.bench.page.data import FAMILIES, Race, Report
 from convatlas.bench.page.document import BEGIN, END, NONE, block, headline, page
 from convatlas.bench.page.pictures import draw
 from convatlas.bench.results import Entry, load
@@ -193,13 +194,14 @@ SPECS = [
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_a_convolution_is_read_from_its_text(spec):
-    assert convolution(described(spec)) == spec
+def test_a_spec_is_stored_as_data(spec):
+    assert spec_of("conv2d", json.loads(json.dumps(sizes_of(spec)))) == spec
 
 
-def test_another_text_is_no_convolution():
-    with pytest.raises(InputError, match="conv2d '3x3', expected NxCxHxW"):
-        convolution("3x3")
+@pytest.mark.parametrize("change", [{"K": 0}, {"stride": [0, 1]}, {"groups": 0}, {"N": None}, {"L": 1}, {"H": 10**400}])
+def test_other_data_is_no_spec(change):
+    with pytest.raises(InputError, match=r"conv2d: sizes .*, expected the fields of a Conv2dSpec that has an output"):
+        spec_of("conv2d", {**sizes_of(SPECS[0]), **change})
 
 
 @pytest.mark.parametrize(

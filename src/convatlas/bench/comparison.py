@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, lgamma
 
+from convatlas.bench.kinds import KINDS
 from convatlas.bench.results import Entry, Results
 from convatlas.bench.stats import FAMILY, THRESHOLD, VERDICTS, Comparison, compare, geometric_mean, holm, rank_test
 from convatlas.errors import InputError
@@ -65,6 +66,12 @@ class Compared:
     def mean(self) -> float:
         """Geometric mean of the ratios, B over A."""
         return geometric_mean([pair.found.ratio for pair in self.pairs])
+
+    @property
+    def kinds(self) -> dict[str, Compared]:
+        """Its parts by kind of layer, in the order of kinds.KINDS; "" for pairs that name none."""
+        parts = {kind: [pair for pair in self.pairs if pair.a.kind == kind] for kind in ("", *KINDS)}
+        return {kind: replace(self, pairs=pairs, only_a=[], only_b=[]) for kind, pairs in parts.items() if pairs}
 
     def alarms(self, verdict: str) -> list[Pair]:
         """The pairs of a verdict; of a change only the proven ones."""

@@ -17,6 +17,7 @@ from convatlas.bench.cases import PRECISIONS, PRODUCTS, Case, shrink
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import OURS, contestants, tuned, with_folded
 from convatlas.bench.environment import gpu_name, versions
+from convatlas.bench.kinds import sizes_of
 from convatlas.bench.layers import layers_of
 from convatlas.bench.networks import FORMS, NetJudge, net_contestants, rehearsal_size, work
 from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Run, Timer, race, reason, sets_for
@@ -95,8 +96,9 @@ class Racer:
                 result = self._net(case) if case.layer is None else self._layer(case)
         finally:
             self._free()
+        sizes = {} if case.layer is None else {"sizes": sizes_of(case.layer.spec)}
         result.info |= {
-            "suite": case.suite, "op": case.op, "spec": case.spec, "epilogue": case.epilogue, "dtype": case.precision,
+            "suite": case.suite, "op": case.op, "spec": case.spec, **sizes, "epilogue": case.epilogue, "dtype": case.precision,
             "batch": case.batch, "cache": case.protocol.cache, "places": case.places, "gpu": gpu_name(), "versions": versions(),
             "clocks_before": before, "absent": result.absent,
         }  # fmt: skip

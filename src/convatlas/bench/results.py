@@ -11,7 +11,6 @@ away. `load` fills in the rest, so that an entry of either form has all its fiel
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from convatlas.bench.kinds import kind, spec_of
 from convatlas.errors import InputError
+from convatlas.specs import Spec
 
 FORMAT = "convatlas results 1"
 REHEARSAL, HOST = "rehearsal", "host clock"
@@ -59,6 +60,17 @@ class Entry:
     def timer(self) -> str:
         """What took the times; a file that does not say so is pytest-benchmark's own, and that reads the host's clock."""
         return self.extra.get("timer", HOST)
+
+    @cached_property
+    def spec(self) -> Spec | None:
+        """Of the layer; None where the file does not hold its sizes, or no rule looks at them."""
+        sizes = self.extra.get("sizes")
+        return spec_of(self.extra.get("op", ""), sizes) if sizes else None
+
+    @property
+    def kind(self) -> str:
+        """Of layer, one of kinds.KINDS; "" where the entry names no op."""
+        return kind(self.extra["op"], self.spec) if "op" in self.extra else ""
 
     @property
     def what(self) -> str:
@@ -106,9 +118,11 @@ class Results:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError for a file that is missing or holds none."""
+    """A JSON object. Raises InputError for a file that is missing or holds none, or one nested too deeply to be ours."""
+    from pydantic_core import from_json
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = from_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {_reason(error)}, expected a JSON file of results") from None
     if not isinstance(document, dict):
@@ -123,17 +137,26 @@ def _reason(error: Exception) -> str:
 def load(path: Path) -> Results:
     """Either form of file.
 
-    Raises InputError, naming the file and what it lacks, for one that is missing, of another kind, or whose times are no times.
+    Raises InputError, naming the file and what it lacks, for one that is missing, of another kind, or whose fields are not what
+    bench/schema.py says they are.
     """
+    from convatlas.bench import schema
+
     document = read(path)
-    benchmarks = document.get("benchmarks")
-    if not isinstance(benchmarks, list) or ("format" in document and document["format"] != FORMAT):
-        given = document.get("format") or f"the keys {', '.join(list(document)[:5]) or '(none)'}"
+    benchmarks, format = document.get("benchmarks"), document.get("format")
+    if not isinstance(benchmarks, list) or format not in (None, FORMAT):
+        given = (
+            (format[:60] if isinstance(format, str) else schema.short(format))
+            if format
+            else f"the keys {', '.join(list(document)[:5]) or '(none)'}"
+        )
         raise InputError(f'{path}: {given}, expected pytest-benchmark\'s JSON or "{FORMAT}"')
-    if "format" in document:
-        benchmarks = expanded(path, benchmarks, document.get("common", {}))
+    schema.check(schema.Stored if format else schema.Document, document, path)
+    if format:
+        benchmarks = expanded(benchmarks, document.get("common") or {})
+        schema.check(schema.Entries, {"benchmarks": benchmarks}, path)
     device = document.get("gpu") or _cpu(document)
-    entries = tuple(_entry(path, number, item, device) for number, item in enumerate(benchmarks))
+    entries = tuple(_entry(item, device) for item in benchmarks)
     seen: set[tuple[str, str, str]] = set()
     for entry in entries:
         if entry.key in seen:
@@ -147,38 +170,26 @@ def _cpu(document: dict[str, Any]) -> str:
     return (machine.get("cpu") or {}).get("brand_raw") or machine.get("node") or "unknown"
 
 
-def _entry(path: Path, number: int, item: Any, device: str) -> Entry:
-    where = f"{path}: benchmark {number + 1}"
-    if not isinstance(item, dict):
-        raise InputError(f"{where} is a {type(item).__name__}, expected an object")
-    name = item.get("group") or item.get("fullname") or item.get("name")
-    if not isinstance(name, str):
-        raise InputError(f"{where} has no group and no name")
-    data = (item.get("stats") or {}).get("data")
-    if not data:
-        raise InputError(
-            f"{where}, {name}: no times in stats.data, expected a file of --benchmark-json (--benchmark-save-data)"
-        )
-    if not all(isinstance(x, (int, float)) and 0 < x < float("inf") for x in data):
-        raise InputError(f"{where}, {name}: times {data[:5]}, expected seconds above 0")
-    extra = item.get("extra_info") or {}
-    contestant = extra.get("contestant") or (item.get("params") or {}).get("contestant") or ""
+def _entry(item: dict[str, Any], device: str) -> Entry:
+    extra = {name: value for name, value in (item.get("extra_info") or {}).items() if value is not None}
+    named = (item.get("params") or {}).get("contestant")
+    contestant = extra.get("contestant") or (named if isinstance(named, str) else "")
+    name = item.get("group") or item.get("fullname") or item["name"]
     case = name if contestant else item.get("fullname") or name
-    device = extra.get("gpu") or device
-    return Entry(str(extra.get("suite", "")), case, str(contestant), tuple(map(float, data)), extra, device)
+    seconds = tuple(map(float, item["stats"]["data"]))
+    return Entry(extra.get("suite", ""), case, contestant, seconds, extra, extra.get("gpu") or device)
 
 
-def expanded(path: Path, benchmarks: Iterable[Any], common: dict[str, Any]) -> list[dict[str, Any]]:
+def expanded(benchmarks: Iterable[dict[str, Any]], common: dict[str, Any]) -> list[dict[str, Any]]:
     """The committed form's entries with all their fields."""
     first: dict[Any, dict[str, Any]] = {}
     full = []
     for item in benchmarks:
-        if not isinstance(item, dict) or not isinstance(item.get("extra_info"), dict):
-            raise InputError(f"{path}: an entry without extra_info, expected one in each")
-        suite = item["extra_info"].get("suite", common.get("suite"))
-        base = first.get((suite, item.get("group")), common)
-        extra = {name: value for name, value in {**base, **item["extra_info"]}.items() if value is not None}
-        first.setdefault((suite, item.get("group")), extra)
+        own = item.get("extra_info") or {}
+        group = own.get("suite", common.get("suite")), item.get("group")
+        base = first.get(group, common)
+        extra = {name: value for name, value in {**base, **own}.items() if value is not None}
+        first.setdefault(group, extra)
         full.append({**item, "extra_info": extra})
     return full
 

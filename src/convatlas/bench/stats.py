@@ -129,9 +129,9 @@ def compare(
         paired: the two were timed by turns (timing.race), sample i of one beside sample i of the other. Turns are then drawn
             whole, so that what drifts for both (clocks, temperature) does not widen the interval.
 
-    Raises InputError for no samples, a threshold that is not positive, or pairs of unequal number.
+    Raises InputError for no samples, a threshold that is not positive and finite, or pairs of unequal number.
     """
-    if not threshold > 0:
+    if not 0 < threshold < math.inf:
         raise InputError(f"threshold={threshold}, expected a fraction above 0, such as 0.03")
     first, second = _checked("a", a), _checked("b", b)
     generator = np.random.default_rng(seed)

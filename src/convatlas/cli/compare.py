@@ -21,6 +21,10 @@ MISSING = "missing"
 FAIL_ON = ("slower", "faster", "unsure", MISSING)
 ORDER = ("slower", "unsure", "faster", "same")
 STYLES = {"slower": "bold red", "faster": "green", "unsure": "yellow", "same": ""}
+WHO = (
+    "On layers: triton and cuda (ours), cudnn (PyTorch's operators), cudnn_fused (cuDNN's own fusion). "
+    "On networks: ours_graph, ours_eager, cudnn_graph, cudnn_eager, compile."
+)
 LISTED = 10  # benchmarks of one file alone that are named
 
 
@@ -31,7 +35,9 @@ def command(
     b: Annotated[Path | None, typer.Argument(metavar="[B.json]", help="Another run, judged against A.")] = None,
     contestants: Annotated[
         str,
-        typer.Option("--contestants", help="Two of A's, as in triton,cudnn: the second is judged against the first."),
+        typer.Option(
+            "--contestants", help=f"Two of A's, as in cudnn,triton: the second is judged against the first. {WHO}"
+        ),
     ] = "",
     fail_on: Annotated[
         str, typer.Option("--fail-on", help=f"Exit with 1 on one of these, comma-separated: {', '.join(FAIL_ON)}.")
@@ -40,6 +46,9 @@ def command(
         float, typer.Option("--threshold", help="What a difference must be to matter, as a fraction.")
     ] = 0.03,
     only: Annotated[str, typer.Option("--only", help="List these verdicts alone, comma-separated.")] = "",
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Sum up by kind of layer, without a line a benchmark.")
+    ] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Even across different GPUs or timers.")] = False,
     json: Annotated[
         Path | None, typer.Option("--json", help='Also write JSON to this file; "-" prints it instead.')
@@ -73,7 +82,7 @@ def command(
     if json is not None and str(json) == "-":
         output.print_json(document)
     else:
-        show_text(compared, first, second, chosen or ORDER)
+        show_text(compared, first, second, () if summary else chosen or ORDER)
         if json is not None:
             _write(json, document)
     reasons = failures(compared, fails)
@@ -147,6 +156,11 @@ def as_dict(compared: Compared, first: Results, second: Results | None) -> dict[
         ],
         "only_a": [_name(entry) for entry in compared.only_a],
         "only_b": [_name(entry) for entry in compared.only_b],
+        "kinds": {
+            kind: {"verdicts": part.counts, "geometric_mean": part.mean}
+            for kind, part in compared.kinds.items()
+            if kind
+        },
         "verdicts": compared.counts,
         "geometric_mean": compared.mean,
     }
@@ -190,12 +204,13 @@ def micro(seconds: float) -> str:
 
 
 def show_text(compared: Compared, first: Results, second: Results | None, chosen: tuple[str, ...]) -> None:
-    """What is compared, a table for each way of timing, what only one has, the counts."""
+    """What is compared, a table by kind of layer, one for each way of timing, what only one has, the counts."""
     console = output.console()
     for letter, name, results in zip("AB", compared.names, (first, second or first)):
         console.print(output.plain(f"{letter}: {headline(name, results)}"))
     for line in differing(first, second) if second else ():
         console.print(output.plain(line, "yellow"))
+    by_kind(console, compared)
     listed = sorted((p for p in compared.pairs if p.found.verdict in chosen), key=lambda p: -p.found.ratio)
     settings = dict.fromkeys((p.a.suite, p.a.how) for p in compared.pairs)
     dropped: list[str] = []
@@ -208,12 +223,31 @@ def show_text(compared: Compared, first: Results, second: Results | None, chosen
     for letter, entries in (("A", compared.only_a), ("B", compared.only_b)):
         only(console, letter, entries)
     console.print()
-    summary(console, compared)
+    totals(console, compared)
     if dropped:
         names = ", ".join(dropped)
         console.print(
             output.plain(f"not shown for want of room: {names} (a wider terminal, a pipe and --json have them)")
         )
+
+
+def by_kind(console: Console, compared: Compared) -> None:
+    """A row a kind of layer; nothing where there is but one."""
+    kinds = compared.kinds
+    if len(kinds) < 2:
+        return
+    rows = {kind or "other": part for kind, part in kinds.items()} | {"all": compared}
+    counts = [Column(verdict, [str(part.counts[verdict]) for part in rows.values()]) for verdict in compared.counts]
+    console.print()
+    show(
+        console,
+        [
+            Column("kind of layer", list(rows), text=True),
+            Column("benchmarks", [str(len(part.pairs)) for part in rows.values()], 1),
+            Column("mean B/A", [f"{part.mean:.3f}" for part in rows.values()]),
+            *counts,
+        ],
+    )
 
 
 def headline(name: str, results: Results) -> str:
@@ -256,7 +290,7 @@ def only(console: Console, letter: str, entries: list[Entry]) -> None:
         console.print(output.plain(f"\nonly in {letter}, {len(entries)}: {names}{more}"))
 
 
-def summary(console: Console, compared: Compared) -> None:
+def totals(console: Console, compared: Compared) -> None:
     """Counts and the geometric mean; what the star means."""
     counts = ", ".join(f"{number} {verdict}" for verdict, number in compared.counts.items())
     proven = sum(pair.proven for pair in compared.pairs)

@@ -6,54 +6,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import Any
 
+from convatlas.bench.kinds import KINDS, SPECS
 from convatlas.bench.results import Entry, Results
 from convatlas.bench.stats import Comparison, compare
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
 from convatlas.ops.observe import Call
-from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec
 
 OURS, PEERS = ("triton", "cuda"), ("cudnn", "cudnn_fused")
 DTYPES = ("float16", "bfloat16", "tf32", "float32")
-FAMILIES = (
-    "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other",
-)  # fmt: skip
+FAMILIES = KINDS[:-1]
 HEADLINE = "float16"
 NETWORKS = "networks"
-STEM_CHANNELS = 8  # below so many input channels a filter tap is narrower than a tensor core's step
-
-_PAIR = r"(\d+)(?:x(\d+))?"
-_CONV = re.compile(
-    rf"(\d+)x(\d+)x(\d+)x(\d+) -> (\d+)x\d+x\d+, (\d+)x(\d+)(?: stride{_PAIR})?(?: dilation{_PAIR})?(?: groups(\d+))?"
-    r"(?: pad([\d:]+)x([\d:]+))?"
-)
-_MEANS = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+) -> \d+x(\d+)x(\d+), adaptive average")
-_LINEAR = re.compile(r"((?:\d+x)+)(\d+) -> (?:\d+x)+(\d+)")
-
-
-def convolution(text: str) -> Conv2dSpec:
-    """The spec that cases.described wrote: padding is half the window unless it is named. Raises InputError for another text."""
-    found = _CONV.fullmatch(text)
-    if found is None:
-        raise InputError(f"conv2d {text!r}, expected NxCxHxW -> KxPxQ, RxS [strideU] [dilationD] [groupsG] [padTxL]")
-    N, C, H, W, K, R, S = map(int, found.groups()[:7])
-    u, v, d, e, groups, top, left = found.groups()[7:]
-    sides = (_sides(top, R), _sides(left, S))
-    return Conv2dSpec(N, C, H, W, K, R, S, _both(u, v), sides, _both(d, e), int(groups or 1))
-
-
-def _both(first: str | None, second: str | None) -> tuple[int, int]:
-    return int(first or 1), int(second or first or 1)
-
-
-def _sides(text: str | None, window: int) -> tuple[int, int]:
-    if text is None:
-        return window // 2, window // 2
-    before, _, after = text.partition(":")
-    return int(before), int(after or before)
 
 
 @dataclass(frozen=True)
@@ -97,33 +63,16 @@ class Race:
         return self.get("dtype"), self.get("batch")
 
     @cached_property
-    def call(self) -> Call | None:
-        """As far as the choice of a backend looks at it; None where a pooling's or another op's name says all."""
-        dtype = "float32" if self.get("dtype") == "tf32" else self.get("dtype")
-        if self.op == "conv2d":
-            return Call(self.op, convolution(self.spec), dtype=dtype)
-        if self.op == "adaptive_avg_pool2d" and (found := _MEANS.fullmatch(self.spec)):
-            sizes = [int(n) for n in found.groups()]
-            return Call(self.op, AdaptivePool2dSpec.of(tuple(sizes[:4]), tuple(sizes[4:])), dtype=dtype)
-        if self.op == "linear" and (found := _LINEAR.fullmatch(self.spec)):
-            rows = prod(int(n) for n in found[1].split("x") if n)
-            return Call(self.op, LinearSpec.of((rows, int(found[2])), (int(found[3]), int(found[2]))), dtype=dtype)
-        return Call(self.op, None, dtype=dtype)
+    def call(self) -> Call:
+        """As far as the choice of a backend looks at it. Raises InputError for a layer without the sizes that it looks at."""
+        if self.any.spec is None and self.op in SPECS:
+            raise InputError(f"{self.any.case}: an entry without sizes, expected the fields of its layer's spec")
+        return Call(self.op, self.any.spec, dtype="float32" if self.get("dtype") == "tf32" else self.get("dtype"))
 
     @cached_property
     def family(self) -> str:
         """One of FAMILIES."""
-        if self.op != "conv2d":
-            names = {"linear": "linear", "residual_add": "residual add"}
-            return "pooling" if "pool" in self.op else names.get(self.op, "other")
-        spec = self.call.spec
-        if spec.kind in ("depthwise", "grouped"):
-            return spec.kind
-        if spec.kind == "pointwise":
-            return "1x1"
-        if spec.C < STEM_CHANNELS:
-            return "stem"
-        return "3x3 dense" if (spec.R, spec.S) == (3, 3) else "other dense"
+        return self.any.kind
 
     @cached_property
     def auto(self) -> Entry | None:

@@ -1,0 +1,68 @@
+"""Kinds of layers, by which suites are chosen and results are summed up; and a layer's spec as data, as the store holds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from convatlas.errors import InputError
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
+
+KINDS = (
+    "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other", "network",
+)  # fmt: skip
+STEM_CHANNELS = 8  # below so many input channels a filter tap is narrower than a tensor core's step
+SPECS: dict[str, type[Spec]] = {
+    "conv2d": Conv2dSpec,
+    "linear": LinearSpec,
+    "max_pool2d": Pool2dSpec,
+    "avg_pool2d": Pool2dSpec,
+    "adaptive_avg_pool2d": AdaptivePool2dSpec,
+    "residual_add": ResidualAddSpec,
+}
+
+
+def kind(op: str, spec: Spec | None) -> str:
+    """One of KINDS. A convolution whose spec is not known is "other"."""
+    if op in ("linear", "residual_add"):
+        return op.replace("_", " ")
+    if op == "net" or "pool" in op:
+        return "network" if op == "net" else "pooling"
+    if not isinstance(spec, Conv2dSpec):
+        return "other"
+    if spec.kind in ("depthwise", "grouped", "pointwise"):
+        return "1x1" if spec.kind == "pointwise" else spec.kind
+    if spec.C < STEM_CHANNELS:
+        return "stem"
+    return "3x3 dense" if (spec.R, spec.S) == (3, 3) else "other dense"
+
+
+def sizes_of(spec: Spec) -> dict[str, Any]:
+    """The spec's fields, as they come back from JSON: with lists for tuples."""
+    return json.loads(json.dumps(asdict(spec)))
+
+
+@cache
+def _adapter(kind: type[Spec]) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, with_config  # where results are written it may not be installed
+
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(kind))
+
+
+def spec_of(op: str, sizes: dict[str, Any]) -> Spec | None:
+    """The spec whose fields `sizes_of` gave; None for an op that no rule looks at the sizes of.
+
+    Raises InputError for fields that are not those of the op's spec, and sizes that give no output.
+    """
+    if op not in SPECS:
+        return None
+    try:
+        spec = _adapter(SPECS[op]).validate_python(sizes)
+        if min(spec.output_shape) >= 1 and 0 <= spec.flops < 2**63:
+            return spec
+    except (ValueError, ArithmeticError):
+        pass
+    given = ", ".join(f"{name} {str(value)[:20]}" for name, value in list(sizes.items())[:14])
+    raise InputError(f"{op}: sizes {given}, expected the fields of a {SPECS[op].__name__} that has an output")
