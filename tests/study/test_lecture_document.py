@@ -53,12 +53,12 @@ def test_a_picture_is_written_whole_and_the_same_each_time(atlas, tmp_path, pict
     again, _ = save(picture.draw(atlas), tmp_path / "b", picture.name)
     assert svg.read_bytes() == again.read_bytes() and xml.parse(svg).getroot().tag.endswith("svg")
     assert Image.open(png).width == 1350 and len(list((tmp_path / "a").iterdir())) == 2
-    (axes,) = picture.draw(atlas).axes
+    (axes,) = picture.draw(atlas).figure.axes
     assert axes.get_xlabel() and (axes.get_ylabel() or picture.name == "work") and axes.get_legend() is not None
 
 
 def test_labels_do_not_touch(atlas):
-    figure = pictures.parameters_macs(atlas)
+    figure, _ = pictures.parameters_macs(atlas)
     figure.draw_without_rendering()
     boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
     assert set(boxes) == set(pictures.chosen(atlas))

@@ -13,38 +13,41 @@ from matplotlib.figure import Figure
 from convatlas.nets import registry
 from convatlas.specs import itemsize
 from convatlas.study.lecture.atlas import Atlas
-from convatlas.study.lecture.drawing import new_figure, place_labels, short_ticks
+from convatlas.study.lecture.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    INDIGO,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WINE,
+    Drawing,
+    new_figure,
+    place_labels,
+    short_ticks,
+)  # fmt: skip
 from convatlas.study.numbers import short
 from convatlas.study.summary import KINDS, Summary
 
-# Okabe, Ito 2008, "Color Universal Design": told apart with every kind of colour vision. Their yellow, faint on white, is left out.
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-GREY = "#999999"
-
 # module of nets/ -> (name in the legend, colour, marker)
 FAMILIES = {
-    "alexnet": ("AlexNet", BLACK, "o"),
+    "alexnet": ("AlexNet", BLACK, "p"),
     "vgg": ("VGG", ORANGE, "s"),
     "googlenet": ("GoogLeNet", SKY, "^"),
     "resnet": ("ResNet, ResNeXt, wide", BLUE, "o"),
     "wide_resnet": ("Wide ResNet, 32x32 pixels", PURPLE, "P"),
-    "nin": ("NiN", GREEN, "D"),
+    "nin": ("NiN", INDIGO, "D"),
     "squeezenet": ("SqueezeNet", RED, "v"),
     "mobilenet": ("MobileNet", GREEN, "*"),
-    "efficientnet": ("EfficientNet-Lite", PURPLE, "X"),
+    "efficientnet": ("EfficientNet-Lite", WINE, "X"),
 }
 KIND_STYLES = {
     "1x1": (BLUE, ""),
     "3x3": (ORANGE, "//"),
-    "depthwise": (GREEN, ".."),
+    "depthwise": (GREEN, "||"),
     "fc": (RED, "xx"),
     "other": (GREY, ""),
 }
@@ -63,11 +66,15 @@ MARKERS = dict(zip(GROWTH, ("o", "s", "^", "D", "v", "*", "")))
 
 @dataclass(frozen=True)
 class Picture:
-    """A file name without its ending, what is drawn, and the function that draws it."""
+    """A file name without its ending, what is drawn, and the function that draws it and says in words what it shows."""
 
     name: str
     caption: str
-    draw: Callable[[Atlas], Figure]
+    plot: Callable[[Atlas], tuple[Figure, str]]
+
+    def draw(self, atlas: Atlas) -> Drawing:
+        figure, description = self.plot(atlas)
+        return Drawing(figure, self.caption, description)
 
 
 def chosen(atlas: Atlas) -> dict[str, Summary]:
@@ -75,7 +82,7 @@ def chosen(atlas: Atlas) -> dict[str, Summary]:
     return {name: atlas.summary(name) for name in registry.names() if not name.endswith("_bn")}
 
 
-def parameters_macs(atlas: Atlas) -> Figure:
+def parameters_macs(atlas: Atlas) -> tuple[Figure, str]:
     """A point a network, both axes logarithmic, labels where they do not touch."""
     figure, axes = new_figure(9, 6.2)
     points = []
@@ -90,12 +97,14 @@ def parameters_macs(atlas: Atlas) -> Figure:
     handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
     axes.legend(handles.values(), handles.keys(), loc="lower right", frameon=False)
     place_labels(axes, points)
-    return figure
+    sizes = (f"{name} {short(macs)} MACs, {short(parameters)} parameters" for macs, parameters, name in points)
+    return figure, f"A point a network, both axes logarithmic. {'; '.join(sizes)}."
 
 
-def activations(atlas: Atlas) -> Figure:
+def activations(atlas: Atlas) -> tuple[Figure, str]:
     """Bytes that have been written when all layers of a depth are done."""
     figure, axes = new_figure(9, 5)
+    totals = []
     for name in BY_DEPTH:
         s = atlas.summary(name)
         sizes = dict.fromkeys(range(s.depth + 1), 0)
@@ -104,11 +113,12 @@ def activations(atlas: Atlas) -> Figure:
             sizes[depth] += prod(row.spec.output_shape)
         written = [itemsize(s.dtype) * n for n in accumulate(sizes.values())]
         line(axes, name, list(sizes), written, f"{name}, {short(written[-1], 'B')}")
+        totals.append(f"{name} {short(written[-1], 'B')} after {s.depth} weighted layers")
     axes.set(xlabel="weighted layers, on the longest path", ylabel="activations written so far, float16")
     axes.set_ylim(0)
     short_ticks(axes, "y", "B")
     axes.legend(frameon=False, loc="lower right")
-    return figure
+    return figure, f"A line a network, from the image to the last layer, float16. In all: {'; '.join(totals)}."
 
 
 def line(axes: Axes, name: str, x: list[int], y: list[int], label: str) -> None:
@@ -116,7 +126,7 @@ def line(axes: Axes, name: str, x: list[int], y: list[int], label: str) -> None:
     axes.plot(x, y, color=GROWTH[name], marker=MARKERS[name], label=label, markersize=4, linewidth=1.2)
 
 
-def work(atlas: Atlas) -> Figure:
+def work(atlas: Atlas) -> tuple[Figure, str]:
     """A bar a network, its MACs by kind of layer; hatched, so that it can be read without colour."""
     nets = chosen(atlas)
     figure, axes = new_figure(9, 0.27 * len(nets) + 1.2)
@@ -133,12 +143,17 @@ def work(atlas: Atlas) -> Figure:
     axes.grid(False)
     axes.margins(y=0.01)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(KINDS), frameon=False)
-    return figure
+    parts = (
+        f"{name} " + ", ".join(f"{kind} {100 * s.share(kind):.0f} %" for kind in KINDS if s.share(kind) >= 0.005)
+        for name, s in nets.items()
+    )
+    return figure, f"A bar a network, divided by kind of layer. {'; '.join(parts)}."
 
 
-def growth(atlas: Atlas) -> Figure:
+def growth(atlas: Atlas) -> tuple[Figure, str]:
     """The largest receptive field at each depth, up to the last map of more than one pixel."""
     figure, axes = new_figure(9, 5)
+    last = []
     for name in GROWTH:
         s = atlas.summary(name)
         largest: dict[int, int] = {}
@@ -146,12 +161,13 @@ def growth(atlas: Atlas) -> Figure:
             if len(row.spec.output_shape) == 4 and row.spec.output_shape[2] > 1:
                 largest[depth] = max(largest.get(depth, 0), row.fields[0].size)
         line(axes, name, sorted(largest), [largest[depth] for depth in sorted(largest)], name)
+        last.append(f"{name} {largest[max(largest)]:,} pixels after {max(largest)} weighted layers")
     axes.axhline(224, color=GREY, linestyle="--", linewidth=1)
     axes.text(150, 224, "the image, 224 pixels", va="bottom", ha="right", color="#555555")
     axes.set(yscale="log", xlabel="weighted layers, on the longest path", ylabel="receptive field, pixels along a side")
     axes.set_yticks([3, 10, 30, 100, 300, 1000], ["3", "10", "30", "100", "300", "1000"])
     axes.legend(frameon=False)
-    return figure
+    return figure, f"A line a network, and one at the 224 pixels of the image. At its end: {'; '.join(last)}."
 
 
 PICTURES = (
