@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import prod
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convatlas.errors import ShapeError
+from convatlas.ops.backends import interpreting
 from convatlas.ops.observe import Call
+
+# Triton's interpreter keeps the program that it runs in global variables, so one launch at a time runs in it. A process is forked
+# between two of them: its copy of the lock would stay locked for ever.
+_interpreter = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_interpreter.acquire, after_in_parent=_interpreter.release, after_in_child=_interpreter.release
+    )
 
 # Output pixels that fit 32 bits, with room for the last tile to overhang.
 PIXELS = 2**31 - 2**12
@@ -46,11 +57,12 @@ class Launch:
         return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
 
     def run(self) -> None:
-        """Launches on the current stream of the tensors' device; an empty grid launches nothing."""
+        """Launches on the current stream of the tensors' device, or interprets, a thread at a time; nothing for an empty grid."""
         if prod(self.grid) == 0:
             return
         device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with on_device, _interpreter if interpreting() else nullcontext():
             self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
 
 

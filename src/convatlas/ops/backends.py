@@ -42,7 +42,9 @@ def _known(name: str, source: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Ops inside the `with` block run on backend `name`, one of BACKENDS, unless their own argument says otherwise.
 
-    Raises BackendError for an unknown name.
+    It reaches as far as a context variable does: this thread, the asyncio tasks that it starts inside the block and
+    asyncio.to_thread; a new thread starts without it, unless contextvars.copy_context().run(f) runs it. The environment variable
+    CONVATLAS_BACKEND reaches every thread and process. Raises BackendError for an unknown name.
     """
     token = _current.set(_known(name, "use_backend"))
     try:

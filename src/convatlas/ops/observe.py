@@ -46,7 +46,10 @@ _observers: ContextVar[tuple[Observer, ...]] = ContextVar("convatlas_observers",
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Calls `observer(call, tensors, output)` after every op inside the `with` block, in this thread or task."""
+    """Calls `observer(call, tensors, output)` after every op inside the `with` block, in this thread and where use_backend reaches.
+
+    An observer that is taken to other threads by contextvars.copy_context() is called in them, by several at once.
+    """
     token = _observers.set((*_observers.get(), observer))
     try:
         yield
