@@ -21,5 +21,9 @@ class NetError(ConvAtlasError, ValueError):
     """An unknown network, or weights that do not fit one."""
 
 
+class ConvAtlasWarning(UserWarning):
+    """Something that works, and that a user should know; the command line prints it as one line."""
+
+
 class InputError(ConvAtlasError, ValueError):
     """A file that is missing or cannot be read as what it should be."""

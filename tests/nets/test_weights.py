@@ -97,7 +97,7 @@ def test_a_long_list_is_cut_in_the_message_only(tmp_path):
     "name, content, what",
     [
         ("gone.pth", None, "no such file"),
-        ("w.onnx", b"", "expected a file ending in .pth, .pt, .safetensors"),
+        ("w.onnx", b"", "expected a file ending in .pth, .pt, .ckpt, .bin, .tar, .safetensors"),
         ("w.pth", b"not a zip", "cannot be read as a .pth file"),
         ("w.pth", b"", "cannot be read as a .pth file"),
         ("w.safetensors", b"\x00" * 20, "cannot be read as a .safetensors file"),
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read(net, tmp_path, name, content, what):
 
 def test_a_folder_is_no_file(net, tmp_path):
     (tmp_path / "w.pth").mkdir()
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="not a file"):
         load(net, tmp_path / "w.pth")
 
 
@@ -127,7 +127,7 @@ def test_a_pickle_that_would_run_code_is_refused(net, tmp_path):
         load(net, tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"conv.weight": torch.zeros(1)}}])
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {"conv.weight": [0.0]}}])
 def test_a_pickle_of_something_else_is_refused(net, tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(InputError, match="expected a state_dict"):

@@ -65,7 +65,7 @@ def test_every_test_asserts_something() -> None:
 # A module imports from its own layer and from those before it (docs/design.md, "Imports go one way"). ops and kernels are one
 # layer: kernels take Call from ops, and ops imports a backend only when it is first used.
 LAYERS = (
-    ("errors",),
+    ("errors", "files"),
     ("specs",),
     ("reference",),
     ("ops", "kernels"),

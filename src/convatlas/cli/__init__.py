@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import Any
 
 BAD_USAGE, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
@@ -20,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal or pipe of another encoding gets a "?" for what it cannot show
             stream.reconfigure(errors="replace")
+    show = warnings.showwarning
     try:
+        warnings.showwarning = _show_warning
         code = app(args=arguments, prog_name="convatlas", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -44,6 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, MemoryError) or ("allocate" in str(error) and isinstance(error, RuntimeError)):
             return _fail(f"not enough memory: {str(error).splitlines()[0] if str(error) else 'the allocation failed'}")
         raise
+    finally:
+        warnings.showwarning = show
+
+
+def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:
+    """One line; where in the source a warning comes from is nothing to a user of the command line."""
+    print(f"convatlas: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

@@ -1,0 +1,103 @@
+"""Files that a user names: one line for what is wrong with one, before the work; what is written is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+from pathlib import Path
+from uuid import uuid4
+
+from convatlas.errors import InputError
+
+SHOWN = 160  # characters of a path in a message
+
+
+def shown(path: str | PathLike[str]) -> str:
+    """A path for a message: control characters escaped, the middle of a very long one left out."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(path))
+    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
+
+
+def readable(path: str | PathLike[str], what: str) -> Path:
+    """The path, of a regular file that can be opened. Raises InputError: "`what` PATH: no such file", and the like."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # of a device or a pipe, reading might never end
+            raise InputError(f"{what} {shown(path)}: not a file")
+        with open(path, "rb"):
+            return Path(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{what} {shown(path)}: no such file") from None
+    except (OSError, ValueError) as error:  # no permission, a name too long; a NUL in it
+        raise InputError(f"{what} {shown(path)}: {_reason(error)}") from None
+
+
+def check_writable(path: str | PathLike[str], folder: bool = False) -> None:
+    """Raises InputError where no file could be written at `path`, or, with `folder`, none in a folder of that name.
+
+    Folders that are missing would be made. Nothing is left behind.
+    """
+    path = Path(path)
+    try:
+        exists = path.exists()
+        if folder and exists and not path.is_dir():
+            raise InputError(f"{shown(path)} is no folder")
+        if not folder and path.is_dir():
+            raise InputError(f"{shown(path)} is a folder, expected a file")
+        if not folder and exists and not os.access(path, os.W_OK):
+            raise InputError(f"{shown(path)} cannot be written: permission denied")
+        if exists and not folder and not path.is_file():
+            return  # a device or a pipe
+        os.stat(path) if exists else os.path.lexists(path)
+        above = path if folder else _target(path).parent
+        while not above.exists():
+            above = above.parent
+        if not above.is_dir():
+            raise InputError(f"{shown(path)} cannot be written: {shown(above)} is no folder")
+        trial = _temporary(above)
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{shown(path)} cannot be written: {_reason(error)}") from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _target(path: Path) -> Path:
+    """The file behind a link: a rename onto the link would replace the link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f".convatlas.{uuid4().hex[:12]}.partial"
+
+
+@contextmanager
+def whole(path: str | PathLike[str]) -> Iterator[Path]:
+    """Where to write instead of `path`: a temporary name beside it, renamed to `path` when the block ends well, else removed.
+
+    A reader, or a run that is killed, never sees half a file. A device or a pipe is written to as it is. Missing folders are made.
+    """
+    path = _target(Path(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path.parent)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: str | PathLike[str], text: str) -> None:
+    """The text, in UTF-8, as `whole` writes."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
