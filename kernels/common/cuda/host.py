@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -10,12 +11,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from convatlas.errors import BackendError
+from convatlas.errors import BackendError, ConvAtlasWarning
+from convatlas.files import whole
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import ROOT, expand, parameters
 
@@ -26,6 +29,7 @@ FLAGS = (
     "-fvisibility=hidden", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w",
 )  # fmt: skip
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1")
+DIGEST = 32  # bytes of a SHA-256
 
 WRAPPER = """
 #include "{source}"
@@ -42,29 +46,44 @@ extern "C" __attribute__((visibility("default"))) int convatlas_run(const void *
 
 
 @cache
-def compiler() -> str:
-    """The C++ compiler: $CXX, else g++. Raises BackendError where there is none."""
-    name = os.environ.get("CXX") or "g++"
-    found = shutil.which(shlex.split(name)[0])
-    if found is None:
+def compiler() -> tuple[str, ...]:
+    """The C++ compiler and its first arguments: $CXX, else g++. Raises BackendError where there is none."""
+    given = os.environ.get("CXX", "")
+    try:
+        words = tuple(shlex.split(given)) or ("g++",)
+    except ValueError as error:
+        raise BackendError(f"CXX={given!r}: {error}, expected a C++ compiler") from None
+    if shutil.which(words[0]) is None:
         raise BackendError(
-            f'backend "cuda" on a CPU compiles its kernels with {name}, which is not here: apt-get install g++ '
+            f'backend "cuda" on a CPU compiles its kernels with {words[0]}, which is not here: apt-get install g++ '
             '(or set CXX), or use "triton" or "numpy"'
         )
-    return name
+    return words
+
+
+@cache
+def _version() -> str:
+    """The compiler's. Raises BackendError where there is no compiler."""
+    return _run([*compiler(), "--version"]).stdout
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise BackendError(f"{command[0]} cannot be run: {error.strerror}, expected a C++ compiler (CXX)") from None
 
 
 @cache
 def _machine() -> str:
-    """The compiler's version and the CPU's features: what -march=native depends on."""
-    version = subprocess.run([*shlex.split(compiler()), "--version"], capture_output=True, text=True).stdout
+    """The CPU's features: what -march=native depends on."""
     try:
         features = [
             line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
         ]
     except OSError:
         features = []
-    return "\n".join([version, platform.machine(), *features[:1]])
+    return "\n".join([platform.machine(), *features[:1]])
 
 
 def sanitized() -> bool:
@@ -73,40 +92,104 @@ def sanitized() -> bool:
 
 
 def folder() -> Path:
-    """Where built kernels are kept: $CONVATLAS_CACHE, else the user's cache folder."""
+    """Where built kernels are kept: $CONVATLAS_CACHE, else the user's cache folder, else, without a home, one of this process."""
     given = os.environ.get("CONVATLAS_CACHE")
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convatlas"
-    return base / "cuda-host"
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not given and not caches.is_absolute():
+        return _own_folder()
+    return (Path(given) if given else caches / "convatlas") / "cuda-host"
 
 
-def build(launch: CudaLaunch, sanitize: bool = False) -> Path:
-    """The library of one instantiation, built if it is not cached yet. Raises BackendError with the compiler's message."""
+@cache
+def _own_folder() -> Path:
+    """A folder of this process, which goes with it."""
+    made = Path(tempfile.mkdtemp(prefix="convatlas-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def build(launch: CudaLaunch, sanitize: bool = False, anew: bool = False) -> Path:
+    """The library of one instantiation, built if none is kept that is whole, or where `anew` asks for it.
+
+    A library is kept with its SHA-256 behind it, for a loader maps a damaged one as readily, and the process dies of it. Where
+    the compiler is gone, any compiler's library of this source and CPU is taken. A folder that cannot be written to is no error:
+    the library then goes with the process, and a ConvAtlasWarning says so.
+
+    Raises BackendError with the compiler's message, or where there is none.
+    """
     params, fields = parameters(launch.source, launch.kernel)
     text = WRAPPER.format(source=launch.source, expression=launch.expression, params=params, size=8 * len(fields))
     flags = (*FLAGS, *(SANITIZE if sanitize else ()))
     if platform.machine() == "x86_64":
         flags += ("-mtls-dialect=gnu2",)  # thread-locals of a loaded library without a call for each access
-    key = "\0".join([expand(launch.source, host=True), text, *flags, _machine()])
-    path = folder() / f"{launch.kernel}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
-    if path.exists():
+    name = f"{launch.kernel}-{_key(expand(launch.source, host=True), text, *flags, _machine())}"
+    try:
+        path = folder() / f"{name}-{_key(_version())}.so"
+    except BackendError:
+        kept = [path for path in sorted(folder().glob(f"{name}-*.so")) if _is_whole(path)]
+        if anew or not kept:
+            raise
+        return kept[0]
+    return path if not anew and _is_whole(path) else _keep(path, _compiled(launch, text, flags))
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it ends in the SHA-256 of what is before."""
+    try:
+        data = library.read_bytes()
+    except OSError:
+        return False
+    return data[-DIGEST:] == hashlib.sha256(data[:-DIGEST]).digest()
+
+
+def _compiled(launch: CudaLaunch, text: str, flags: tuple[str, ...]) -> bytes:
+    try:
+        with tempfile.TemporaryDirectory(prefix="convatlas-") as scratch:
+            code, made = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
+            code.write_text(text)
+            done = _run([*compiler(), *flags, f"-I{ROOT}", str(code), "-o", str(made)])
+            if done.returncode:
+                raise BackendError(f"{launch.expression} does not compile for the CPU:\n{done.stderr[-4000:]}")
+            return made.read_bytes()
+    except OSError as error:
+        raise BackendError(f"{launch.expression} cannot be built for the CPU: {error}") from None
+
+
+def _keep(path: Path, library: bytes) -> Path:
+    """Writes it with its SHA-256, whole or not at all: processes that build the same kernel at once do not see half a file."""
+    library += hashlib.sha256(library).digest()
+    try:
+        with whole(path) as temporary:
+            temporary.write_bytes(library)
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Built under a name of its own and then renamed: processes that build the same kernel at once do not see half a file.
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        code, made = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
-        code.write_text(text)
-        command = [*shlex.split(compiler()), *flags, f"-I{ROOT}", str(code), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise BackendError(f"{launch.expression} does not compile for the CPU:\n{done.stderr[-4000:]}")
-        os.replace(made, path)
-    return path
+    except OSError as error:
+        warnings.warn(
+            f"kernels built for the CPU cannot be kept in {path.parent} ({(error.strerror or str(error)).lower()}) and are built "
+            "anew by every process; set CONVATLAS_CACHE to a folder for them",
+            ConvAtlasWarning,
+            stacklevel=2,
+        )
+    with whole(_own_folder() / path.name) as temporary:
+        temporary.write_bytes(library)
+    return _own_folder() / path.name
 
 
 @cache
 def _function(source: str, kernel: str, template: tuple[str, ...], sanitize: bool) -> ctypes._CFuncPtr:
-    path = build(CudaLaunch(source, kernel, template, (), 0, {}), sanitize)
-    return ctypes.CDLL(str(path)).convatlas_run
+    launch = CudaLaunch(source, kernel, template, (), 0, {})
+    for anew in (False, True):
+        path = build(launch, sanitize, anew)
+        try:
+            return ctypes.CDLL(str(path)).convatlas_run
+        except (OSError, AttributeError) as error:
+            reason = error
+    raise BackendError(
+        f"{launch.expression}, built for the CPU, cannot be loaded: {reason}; CONVATLAS_CACHE sets another folder"
+    )
 
 
 def run(launch: CudaLaunch, device: torch.device | None = None, reverse: bool | None = None) -> None:
