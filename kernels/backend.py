@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from convatlas.kernels.common.launch import Launch, viewable
+from convatlas.kernels.common.launch import Launch, execute
 from convatlas.kernels.common.target import Target, current
 from convatlas.kernels.conv2d import launch_triton as conv2d
 from convatlas.kernels.elementwise import launch_triton as elementwise
@@ -15,7 +14,6 @@ from convatlas.kernels.gemm import launch_triton as gemm
 from convatlas.kernels.norm import launch_triton as norm
 from convatlas.kernels.pool import launch_triton as pool
 from convatlas.kernels.softmax import launch_triton as softmax
-from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
 
 LAUNCHERS: dict[str, Callable[[Call, dict[str, Tensor], Tensor, Target], list[Launch]]] = {
@@ -36,15 +34,4 @@ LAUNCHERS: dict[str, Callable[[Call, dict[str, Tensor], Tensor, Target], list[La
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     """Computes `call` on the tensors' GPU, or in the interpreter."""
-    first = next(iter(tensors.values()))
-    target = current(first)
-    result = allocate(call.spec.output_shape, first) if out is None else out
-    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
-    extra = ()
-    if call.params.get("return_indices"):
-        extra = (allocate(call.spec.output_shape, first, torch.int64),)
-    for launch in LAUNCHERS[call.op](call, tensors, y, target, *extra):
-        launch.run()
-    if y is not result:
-        result.copy_(y)
-    return (result, *extra) if extra else result
+    return execute(call, tensors, out, LAUNCHERS, current(next(iter(tensors.values()))))

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from convatlas.kernels.common.cuda.launch import CudaLaunch
-from convatlas.kernels.common.launch import viewable
+from convatlas.kernels.common.launch import execute
 from convatlas.kernels.common.target import TARGETS, Target, of_device
 from convatlas.kernels.elementwise import launch_cuda as elementwise
 from convatlas.kernels.gemm import launch_cuda as dense
 from convatlas.kernels.norm import launch_cuda as norm
 from convatlas.kernels.pool import launch_cuda as pool
-from convatlas.ops.layout import allocate
 
 if TYPE_CHECKING:
     from convatlas.ops.observe import Call
@@ -43,14 +41,4 @@ def current(x: Tensor) -> Target:
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     """Computes `call` on the tensors' GPU, or by the host build on a CPU."""
-    first = next(iter(tensors.values()))
-    result = allocate(call.spec.output_shape, first) if out is None else out
-    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
-    extra = ()
-    if call.params.get("return_indices"):
-        extra = (allocate(call.spec.output_shape, first, torch.int64),)
-    for launch in LAUNCHERS[call.op](call, tensors, y, current(first), *extra):
-        launch.run()
-    if y is not result:
-        result.copy_(y)
-    return (result, *extra) if extra else result
+    return execute(call, tensors, out, LAUNCHERS, current(next(iter(tensors.values()))))

@@ -48,18 +48,17 @@ def local_response_norm(
     x is (N, C, ...) of 3 dimensions or more; channels outside are zero. Raises ShapeError.
     """
     x = np.asarray(x, dtype)
-    LocalResponseNormSpec.of(x.shape, size)
     with np.errstate(all="ignore"):
-        return x / lrn_base(x, size, alpha, k) ** beta
+        return x / lrn_base(x, LocalResponseNormSpec.of(x.shape, size), alpha, k) ** beta
 
 
-def lrn_base(x: np.ndarray, size: int, alpha: float, k: float) -> np.ndarray:
+def lrn_base(x: np.ndarray, spec: LocalResponseNormSpec, alpha: float, k: float) -> np.ndarray:
     """k + alpha/size * the sum of squares over the window of channels: what local_response_norm raises to beta."""
-    before, after = size // 2, (size - 1) // 2
+    before, after = spec.reach
     squares = np.zeros((x.shape[0], x.shape[1] + before + after, *x.shape[2:]), x.dtype)
     squares[:, before : before + x.shape[1]] = x * x
-    total = sum(squares[:, i : i + x.shape[1]] for i in range(size))
-    return k + alpha * (total / size)
+    total = sum(squares[:, i : i + x.shape[1]] for i in range(before + after + 1))
+    return k + alpha * (total / spec.size)
 
 
 def per_channel(a: np.ndarray | None, rank: int) -> np.ndarray | None:

@@ -87,15 +87,18 @@ def first_inside(spec: Pool2dSpec, axis: int) -> np.ndarray:
 
 
 def taps(x: np.ndarray, spec: Pool2dSpec, fill: float) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(r, s, the N x C x P x Q array of the pixels that the windows have at r, s), `fill` outside the input."""
+    """(r, s, the N x C x P x Q array of the pixels that the windows have at r, s), `fill` outside the input.
+
+    Taps that lie outside for every window are left out.
+    """
     (u, v), (d, e), (top, left) = spec.stride, spec.dilation, spec.padding
     # Ceil mode lets the last window pass the padding; these sizes hold every window whole.
     height = max((spec.P - 1) * u + (spec.R - 1) * d + 1, top + spec.H)
     width = max((spec.Q - 1) * v + (spec.S - 1) * e + 1, left + spec.W)
     padded = np.full((spec.N, spec.C, height, width), fill, x.dtype)
     padded[:, :, top : top + spec.H, left : left + spec.W] = x
-    for r in range(spec.R):
-        for s in range(spec.S):
+    for r in range(*spec.live(0)):
+        for s in range(*spec.live(1)):
             rows = slice(r * d, r * d + (spec.P - 1) * u + 1, u)
             yield r, s, padded[:, :, rows, s * e : s * e + (spec.Q - 1) * v + 1 : v]
 

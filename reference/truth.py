@@ -147,10 +147,10 @@ def _batch_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Comp
 def _local_response_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
     """Proportional to |y|: base^-beta errs relatively by beta times the base's error, and by beta*|ln base| from the power."""
     alpha, beta, k = params.get("alpha", 1e-4), params.get("beta", 0.75), params.get("k", 1.0)
-    base = lrn_base(a["input"], spec.size, alpha, k)
-    cancelled = lrn_base(a["input"], spec.size, abs(alpha), abs(k)) / np.abs(base)  # 1 unless alpha or k is negative
+    base = lrn_base(a["input"], spec, alpha, k)
+    cancelled = lrn_base(a["input"], spec, abs(alpha), abs(k)) / np.abs(base)  # 1 unless alpha or k is negative
     magnitude = np.abs(value) * (1 + abs(beta) * (cancelled + np.abs(np.log(base))))
-    return Companions(magnitude, magnitude, spec.size, 10)
+    return Companions(magnitude, magnitude, spec.reduction, 10)
 
 
 def _softmax(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:

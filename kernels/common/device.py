@@ -17,19 +17,31 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def cast(v, dtype: tl.constexpr, INTERPRET: tl.constexpr):
-    """float32 -> dtype, round to nearest even. The interpreter truncates to bfloat16, so there the rounding is done by hand."""
+    """float32 -> dtype, round to nearest even. The interpreter truncates bfloat16 and loses subnormals: there by bits."""
     if INTERPRET and dtype == tl.bfloat16:
         bits = v.to(tl.uint32, bitcast=True)
-        bits = tl.where(v != v, bits, bits + 0x7FFF + ((bits >> 16) & 1))
-        v = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
-    return v.to(dtype)
+        bits = tl.where(v != v, bits | 0x400000, bits + 0x7FFF + ((bits >> 16) & 1))
+        v = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        v = v.to(dtype)
+    return v
+
+
+@triton.jit
+def widen(v, INTERPRET: tl.constexpr):
+    """float32 of what was loaded. The interpreter makes zeros of bfloat16's subnormals, so there it goes by bits."""
+    if INTERPRET and v.dtype == tl.bfloat16:
+        v = (v.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        v = v.to(tl.float32)
+    return v
 
 
 @triton.jit
 def operand(v, INTERPRET: tl.constexpr):
     """A tl.dot operand. The interpreter has no bfloat16 products and slow float16 ones; both are exact in float32."""
     if INTERPRET:
-        v = v.to(tl.float32)
+        v = widen(v, INTERPRET)
     return v
 
 
@@ -60,10 +72,10 @@ def tile_order(pid, tiles_m, tiles_k, GROUP: tl.constexpr):
 
 
 @triton.jit
-def finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION: tl.constexpr):
+def finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION: tl.constexpr, INTERPRET: tl.constexpr):
     """The epilogue: activation(acc + bias + residual), in float32."""
     if bias is not None:
-        acc += tl.load(bias + k, mask=k_mask, other=0.0).to(tl.float32)[None, :]
+        acc += widen(tl.load(bias + k, mask=k_mask, other=0.0), INTERPRET)[None, :]
     if residual is not None:
-        acc += tl.load(residual + res_offset, mask=mask, other=0.0).to(tl.float32)
+        acc += widen(tl.load(residual + res_offset, mask=mask, other=0.0), INTERPRET)
     return activate(acc, ACTIVATION)

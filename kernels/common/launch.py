@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import prod
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from convatlas.errors import ShapeError
 from convatlas.ops.backends import interpreting
+from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
+from convatlas.specs.common import LARGEST
 
 # Triton's interpreter keeps the program that it runs in global variables, so one launch at a time runs in it. A process is forked
 # between two of them: its copy of the lock would stay locked for ever.
@@ -24,8 +27,8 @@ if hasattr(os, "register_at_fork"):
         before=_interpreter.acquire, after_in_parent=_interpreter.release, after_in_child=_interpreter.release
     )
 
-# Output pixels that fit 32 bits, with room for the last tile to overhang.
-PIXELS = 2**31 - 2**12
+# Operands that kernels read as vectors of adjacent elements.
+VECTORS = ("bias", "weight", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,19 @@ def is_wide(*tensors: Tensor | None) -> bool:
 
 
 def require_countable(call: Call) -> None:
-    """Raises ShapeError where 32 bits cannot count the output's pixels, as every convolution kernel does (offsets are wider)."""
-    pixels = call.spec.N * call.spec.P * call.spec.Q
-    if pixels > PIXELS:
+    """Raises ShapeError where 32 bits cannot count the output's pixels (or rows), as kernels do; offsets in memory are wider."""
+    spec = call.spec
+    if hasattr(spec, "Q"):
+        names, sizes = "N*P*Q", (spec.N, spec.P, spec.Q)
+    elif call.op == "linear":
+        names, sizes = "rows", spec.lead
+    elif call.op in ("batch_norm", "local_response_norm"):
+        names, sizes = "N*H*W", (spec.shape[0], *spec.shape[2:])
+    else:
+        return
+    if prod(sizes) > LARGEST:
         raise ShapeError(
-            f"{call.op}: N*P*Q = {call.spec.N}*{call.spec.P}*{call.spec.Q} = {pixels} output pixels, expected at most {PIXELS}: "
+            f"{call.op}: {names} = {'*'.join(map(str, sizes))} = {prod(sizes)} output pixels, expected at most {LARGEST}: "
             "split the batch"
         )
 
@@ -137,8 +148,13 @@ def as_image(x: Tensor) -> Tensor:
     return x if x.dim() == 4 else x.flatten(3)
 
 
-# These see `out` reshaped, which strides can forbid: such an out gets a copy of a contiguous result.
+def _four_runs(out: Tensor) -> Tensor | None:
+    return out if out.dim() <= 4 or out.is_contiguous() else None
+
+
+# These see `out` reshaped, or as at most four runs, which strides can forbid: such an out gets a copy of a contiguous result.
 RESHAPED = {
+    **dict.fromkeys(("residual_add", "relu", "relu6", "concat"), _four_runs),
     "linear": lambda out: out.view(-1, out.shape[-1]),
     "softmax": lambda out: out.view(-1) if out.is_contiguous() else None,
     "batch_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
@@ -154,3 +170,26 @@ def viewable(op: str, out: Tensor) -> bool:
         return RESHAPED[op](out) is not None
     except RuntimeError:
         return False
+
+
+def execute(
+    call: Call, tensors: dict[str, Tensor], out: Tensor | None, launchers: dict[str, Callable], target: Any
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Runs the launches of `call` on operands of any strides, expanded ones included; returns its result, in `out` if given.
+
+    Kernels take the strides of images and matrices. Of vectors (bias, batch norm's numbers) they expect adjacent elements, and get
+    a copy where they are not: a few kilobytes.
+    """
+    require_countable(call)
+    first = next(iter(tensors.values()))
+    tensors = {name: x.contiguous() if name in VECTORS and x.dim() == 1 else x for name, x in tensors.items()}
+    result = allocate(call.spec.output_shape, first) if out is None else out
+    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
+    extra = ()
+    if call.params.get("return_indices"):
+        extra = (allocate(call.spec.output_shape, first, torch.int64),)
+    for launch in launchers[call.op](call, tensors, y, target, *extra):
+        launch.run()
+    if y is not result:
+        result.copy_(y)
+    return (result, *extra) if extra else result

@@ -48,7 +48,7 @@ def splitk_reduce_kernel(
     n, p, q = unravel(m, P, Q, WIDE)
     column = k.to(tl.int64) if WIDE else k
     res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION)
+    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
     offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
     tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)
 

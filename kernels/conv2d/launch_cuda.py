@@ -48,7 +48,7 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
         return None
     (top, _), (left, _) = spec.padding
     arguments = dict(
-        x=x, w=w, bias=None if bias is None else bias.contiguous(), y=out, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, K=spec.K,
+        x=x, w=w, bias=bias, y=out, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, K=spec.K,
         R=spec.R, S=spec.S, stride_h=spec.stride[0], stride_w=spec.stride[1], dilation_h=spec.dilation[0],
         dilation_w=spec.dilation[1], top=top, left=left, **strides("x", x, "nchw"),
         w_k=w.stride(0), w_c=w.stride(1), w_r=w.stride(2), w_s=w.stride(3), **strides("y", out, "nhw"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convatlas.kernels.common.launch import Launch, cdiv, channels_adjacent, is_wide, require_countable, strides
+from convatlas.kernels.common.launch import Launch, cdiv, channels_adjacent, is_wide, strides
 from convatlas.kernels.common.precision import conv_tf32
 from convatlas.kernels.common.splitk import reduce_launch
 from convatlas.kernels.common.target import Target
@@ -22,8 +22,7 @@ from convatlas.specs import Conv2dSpec
 
 
 def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
-    """The launches of one convolution with its epilogue. Raises ShapeError for more output pixels than 32 bits count."""
-    require_countable(call)
+    """The launches of one convolution with its epilogue."""
     launcher = {
         "depthwise": depthwise.launches,
         "pointwise": gemm.pointwise_launches,

@@ -15,7 +15,7 @@ The one flattened loop over taps and channels is what Triton can pipeline; with 
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, finish, operand, tile_order, unravel
+from convatlas.kernels.common.device import cast, finish, operand, tile_order, unravel, widen
 
 
 @triton.jit
@@ -152,12 +152,12 @@ def conv2d_gather_kernel(
                         other=0.0,
                     )
                     b = tl.load(w + filter + tap * GROUP_C + j, mask=k_mask, other=0.0)
-                    acc += a.to(tl.float32) * b.to(tl.float32)[None, :]
+                    acc += widen(a, INTERPRET) * widen(b, INTERPRET)[None, :]
     if SPLIT > 1:  # y is the float32 workspace [SPLIT, M, K]; the reduction does the epilogue
         place = (split * M + m).to(tl.int64)[:, None] * K + k[None, :]
         tl.store(y + place, acc, mask=mask)
     else:
         res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-        out = finish(acc, bias, residual, column, k_mask, res_offset, mask, ACTIVATION)
+        out = finish(acc, bias, residual, column, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
         offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
         tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)

@@ -12,7 +12,7 @@ of 7x7x3 is then 7 steps of 32 products instead of 49 of 3.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, finish, operand
+from convatlas.kernels.common.device import cast, finish, operand, widen
 from convatlas.kernels.conv2d.triton_tma import phase
 
 
@@ -162,12 +162,12 @@ def conv2d_rows_kernel(
             pixel = ((n * ROWS + h) * COLUMNS + q * STRIDE_W + tap % S) * CP
             weight = ((k * R + tap // S) * WINDOW) + tap % S * CP
             for j in range(C):
-                u = tl.load(z + pixel + j, mask=inside, other=0.0).to(tl.float32)
-                v = tl.load(w + weight + j, mask=k_mask, other=0.0).to(tl.float32)
+                u = widen(tl.load(z + pixel + j, mask=inside, other=0.0), INTERPRET)
+                v = widen(tl.load(w + weight + j, mask=k_mask, other=0.0), INTERPRET)
                 acc += u[:, None] * v[None, :]
 
     mask = m_mask[:, None] & k_mask[None, :]
     res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION)
+    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
     offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
     tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)

@@ -126,7 +126,7 @@ def _tile(
         tl.store(y + place, acc, mask=mask)
     else:
         res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-        out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION)
+        out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
         offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
         tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)
 

@@ -25,7 +25,7 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
     weight, bias = tensors["weight"], tensors.get("bias")
     (top, _), (left, _) = spec.padding
     arguments = dict(
-        x=x, w=weight, bias=None if bias is None else bias.contiguous(), residual=residual, y=out,
+        x=x, w=weight, bias=bias, residual=residual, y=out,
         N=spec.N, C=spec.C, K=spec.K, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, R=spec.R, S=spec.S,
         stride_h=spec.stride[0], stride_w=spec.stride[1], dilation_h=spec.dilation[0], dilation_w=spec.dilation[1],
         top=top, left=left, **strides("x", x, "nchw"), w_k=weight.stride(0), w_r=weight.stride(2), w_s=weight.stride(3),
@@ -34,7 +34,7 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
         lanes=0, groups=0, by_lanes=0, by_groups=0,
     )  # fmt: skip
     T, n = TYPES[dtype_name(x)], chunk(x)
-    whole = spec.K == spec.C and vectors(x, out, residual) and aligned(arguments["bias"])
+    whole = spec.K == spec.C and vectors(x, out, residual) and aligned(bias)
     written = (spec.R, spec.S) in WINDOWS and spec.dilation == (1, 1) and spec.stride in ((1, 1), (2, 2))
     tiles = tiling(spec, x, spec.K // n, spec.stride[0], target) if whole and written else None
     if tiles is None:

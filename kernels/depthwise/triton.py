@@ -8,11 +8,32 @@ R*S windows of neighbouring pixels overlap and are served by L1.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, finish, unravel
+from convatlas.kernels.common.device import cast, finish, unravel, widen
 
 
 @triton.jit
-def product(x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W):
+def product(
+    x,
+    w,
+    origin,
+    h,
+    v,
+    k,
+    m_mask,
+    k_mask,
+    H,
+    W,
+    x_h,
+    x_w,
+    w_k,
+    w_r,
+    w_s,
+    r,
+    s,
+    DILATION_H,
+    DILATION_W,
+    INTERPRET: tl.constexpr,
+):
     """One tap of the window: x shifted by (r, s) times w[:, r, s], in float32."""
     at_h = h + r * DILATION_H
     at_w = v + s * DILATION_W
@@ -20,7 +41,7 @@ def product(x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s
     shift = r * DILATION_H * x_h + s * DILATION_W * x_w
     a = tl.load(x + origin + shift, mask=inside[:, None] & k_mask[None, :], other=0.0)
     b = tl.load(w + k * w_k + r * w_r + s * w_s, mask=k_mask, other=0.0)
-    return a.to(tl.float32) * b.to(tl.float32)[None, :]
+    return widen(a, INTERPRET) * widen(b, INTERPRET)[None, :]
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
@@ -89,16 +110,18 @@ def depthwise_kernel(
         if S <= 8:
             for s in tl.static_range(S):
                 acc += product(
-                    x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W
-                )
+                    x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W,
+                    INTERPRET,
+                )  # fmt: skip
         else:
             for s in range(S):
                 acc += product(
-                    x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W
-                )
+                    x, w, origin, h, v, k, m_mask, k_mask, H, W, x_h, x_w, w_k, w_r, w_s, r, s, DILATION_H, DILATION_W,
+                    INTERPRET,
+                )  # fmt: skip
 
     mask = m_mask[:, None] & k_mask[None, :]
     res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION)
+    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
     offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
     tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)

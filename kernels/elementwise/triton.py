@@ -7,7 +7,7 @@ long vector (RANK 1) and a channel slice is rows of contiguous channels.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, cast
+from convatlas.kernels.common.device import activate, cast, widen
 
 
 # `count` is specialised: only where 16 divides it is the mask the same for a thread's 8 halves, and its access 16 bytes wide.
@@ -57,7 +57,7 @@ def elementwise_kernel(
         x_at = i0 * x_0 + i1 * x_1 + i2 * x_2 + i3 * x_3
         s_at = i0 * s_0 + i1 * s_1 + i2 * s_2 + i3 * s_3
         y_at = i0 * y_0 + i1 * y_1 + i2 * y_2 + i3 * y_3
-    value = tl.load(x + x_at, mask=mask, other=0.0).to(tl.float32)
+    value = widen(tl.load(x + x_at, mask=mask, other=0.0), INTERPRET)
     if shortcut is not None:
-        value += tl.load(shortcut + s_at, mask=mask, other=0.0).to(tl.float32)
+        value += widen(tl.load(shortcut + s_at, mask=mask, other=0.0), INTERPRET)
     tl.store(y + y_at, cast(activate(value, ACTIVATION), y.dtype.element_ty, INTERPRET), mask=mask)

@@ -18,7 +18,7 @@ from convatlas.kernels.common.cuda.launch import (
     reciprocal,
     vectors,
 )
-from convatlas.kernels.common.launch import cdiv, channels_adjacent, require_countable, strides
+from convatlas.kernels.common.launch import cdiv, channels_adjacent, strides
 from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
 from convatlas.kernels.conv2d import launch_cuda as stem
 from convatlas.kernels.depthwise import launch_cuda as depthwise
@@ -117,8 +117,7 @@ def pack_for(groups: int, C: int, K: int) -> int:
 
 
 def conv_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """A convolution of any kind, with its epilogue. Raises ShapeError for more output pixels than 32 bits count."""
-    require_countable(call)
+    """A convolution of any kind, with its epilogue."""
     spec = call.spec
     if spec.kind == "depthwise":
         return depthwise.launches(call, tensors, out, target)
@@ -173,7 +172,7 @@ def _gemv(x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, activation: str 
     (M, C), K, n = x.shape, w.shape[0], chunk(x)
     whole = C % n == 0 and x.stride(1) == 1 and (M == 1 or x.stride(0) % n == 0) and aligned(x, w)
     arguments = dict(
-        x=x, w=w, bias=None if bias is None else bias.contiguous(), y=y, M=M, C=C, K=K,
+        x=x, w=w, bias=bias, y=y, M=M, C=C, K=K,
         x_m=x.stride(0), x_c=x.stride(1), y_m=y.stride(0), y_k=y.stride(1), activation=ACTIVATIONS[activation],
     )  # fmt: skip
     template = (TYPES[dtype_name(x)], str(n if whole else 1), "1" if M == 1 else str(GEMV_ROWS))
@@ -215,7 +214,6 @@ def _gemm(
     # Gathered operands pass through registers: more stages would not bring more of them on their way.
     stages = STAGES if load == "ELEMENTS" else stages_for(tile, blocks * packs * split, target)
     partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None
-    bias = None if bias is None else bias.contiguous()
     arguments: dict[str, Any] = dict(
         x=x, w=w, bias=bias, residual=residual, y=out, partial=partial,
         M=M, H=x.shape[2], W=x.shape[3], P=P, Q=Q, **window, C=C, K=K, group_c=group_c, group_k=group_k, pack=together,

@@ -63,7 +63,7 @@ def gemm_launches(
     images = [x, out] if residual is None else [x, out, residual]
     flat = stride == (1, 1) and all(map(_flat, images))
     dtype = dtype_name(x.dtype)
-    if M and (copied := _by_tma(x, w, bias, residual, out, stride, activation, tf32, flat, target)):
+    if M and K and C and (copied := _by_tma(x, w, bias, residual, out, stride, activation, tf32, flat, target)):
         return copied
     config = tile_config(M, K, C, dtype, tf32, target, residual=residual is not None)
     split = config.SPLIT

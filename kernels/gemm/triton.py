@@ -95,5 +95,7 @@ def gemm_kernel(
             y_row = n * y_n + p * y_h + q * y_w
             res_row = n * res_n + p * res_h + q * res_w
         column = k.to(tl.int64) if WIDE else k
-        out = finish(acc, bias, residual, k, k_mask, res_row[:, None] + column[None, :] * res_c, mask, ACTIVATION)
+        out = finish(
+            acc, bias, residual, k, k_mask, res_row[:, None] + column[None, :] * res_c, mask, ACTIVATION, INTERPRET
+        )
         tl.store(y + y_row[:, None] + column[None, :] * y_c, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)

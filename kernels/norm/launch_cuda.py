@@ -21,7 +21,7 @@ SOFTMAX_THREADS = 128  # as in softmax.cu: 8 elements a thread for 1000 classes
 def _launch(kernel: str, x: Tensor, y: Tensor, VEC: int, template: tuple[str, ...], **given) -> CudaLaunch:
     N, C, H, W = y.shape
     arguments = dict(
-        mean=None, var=None, weight=None, bias=None, size=1, activation=0, eps=0.0, alpha=0.0, beta=0.0, k=0.0,
+        mean=None, var=None, weight=None, bias=None, before=0, after=0, activation=0, eps=0.0, scale=0.0, beta=0.0, k=0.0,
         x=x, y=y, N=N, C=C, H=H, W=W, **strides("x", x, "nchw"), **strides("y", y, "nchw"),
         channels_first=int(y.stride(1) == 1),
     )  # fmt: skip
@@ -33,7 +33,7 @@ def batch_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, tar
     """One pass over the input."""
     x, y = as_image(tensors["input"]), as_image(out)
     names = {"running_mean": "mean", "running_var": "var", "weight": "weight", "bias": "bias"}
-    numbers = {field: tensors[name].contiguous() if name in tensors else None for name, field in names.items()}
+    numbers = {field: tensors.get(name) for name, field in names.items()}
     VEC = chunk(x) if vectors(x, y) and aligned(*numbers.values()) else 1
     activation = ACTIVATIONS[call.epilogue.activation]
     eps = float(call.params["eps"])
@@ -44,15 +44,18 @@ def local_response_norm_launches(
     call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
 ) -> list[CudaLaunch]:
     """One pass; the window's channels come from L1."""
-    numbers = {name: float(call.params[name]) for name in ("alpha", "beta", "k")}
+    before, after = call.spec.reach
+    numbers = dict(
+        beta=float(call.params["beta"]), k=float(call.params["k"]), scale=call.params["alpha"] / call.spec.size
+    )
     x, y = as_image(tensors["input"]), as_image(out)
-    return [_launch("local_response_norm", x, y, 1, (), size=call.spec.size, **numbers)]
+    return [_launch("local_response_norm", x, y, 1, (), before=before, after=after, **numbers)]
 
 
 def softmax_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
     """A block a row. `out` is contiguous (backend.run sees to it)."""
     shape, dim = call.spec.shape, call.params["dim"]
-    length, inner = shape[dim], prod(shape[dim + 1 :])
+    length, inner = call.spec.reduction, prod(shape[dim + 1 :])
     rows = out.numel() // length if length else 0
     arguments = dict(x=tensors["input"].contiguous(), y=out, length=length, inner=inner)
     shared = 4 * 2 * (SOFTMAX_THREADS // 32)

@@ -22,22 +22,17 @@ def _launch(kernel, call: Call, x: Tensor, y: Tensor, extra: dict, constants: di
 
 def batch_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
     """One pass over the input."""
-    vectors = {name: tensors[name].contiguous() if name in tensors else None for name in ("weight", "bias")}
-    extra = dict(
-        mean=tensors["running_mean"].contiguous(),
-        var=tensors["running_var"].contiguous(),
-        **vectors,
-        eps=call.params["eps"],
-    )
+    names = {"mean": "running_mean", "var": "running_var", "weight": "weight", "bias": "bias"}
+    extra = dict(**{field: tensors.get(name) for field, name in names.items()}, eps=call.params["eps"])
     constants = dict(ACTIVATION=call.epilogue.activation)
     return [_launch(batch_norm_kernel, call, as_image(tensors["input"]), as_image(out), extra, constants, target)]
 
 
 def local_response_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
     """One pass; the window's channels come from L1."""
-    constants = dict(SIZE=call.spec.size)
-    return [
-        _launch(
-            local_response_norm_kernel, call, as_image(tensors["input"]), as_image(out), call.params, constants, target
-        )
-    ]
+    (before, after), beta = call.spec.reach, call.params["beta"]
+    extra = dict(beta=beta, k=call.params["k"], scale=call.params["alpha"] / call.spec.size)
+    kind = "zero" if beta == 0 else "fraction" if beta % 1 else "odd" if beta % 2 else "even"
+    constants = dict(BEFORE=before, AFTER=after, BETA=kind)
+    x, y = as_image(tensors["input"]), as_image(out)
+    return [_launch(local_response_norm_kernel, call, x, y, extra, constants, target)]

@@ -6,9 +6,9 @@ struct NormParams {
     void *y;
     i64 N, C, H, W;
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
-    i64 size, activation;
+    i64 before, after, activation;  // channels of the window before and after its own
     i64 channels_first;  // neighbouring threads take neighbouring channels, else pixels
-    double eps, alpha, beta, k;
+    double eps, scale, beta, k;  // scale = alpha / size
 };
 
 // The pixel and first channel that a thread owns.
@@ -47,20 +47,21 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) batch_norm
     store(static_cast<T *>(p.y) + at.n * p.y_n + at.h * p.y_h + at.w * p.y_w + at.c * p.y_c, value);
 }
 
-// y[c] = x[c] / (k + alpha / size * sum of x[j]^2)^beta over the `size` channels from c - size / 2: a thread owns one element, and
+// y[c] = x[c] / (k + alpha / size * sum of x[j]^2)^beta over the channels c - before to c + after: a thread owns one element, and
 // reads its window from L1.
 template <typename T> __global__ void __launch_bounds__(256) local_response_norm(const NormParams p) {
     const Place at = place<1>(p);
     if (!at.valid) return;
     const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.h * p.x_h + at.w * p.x_w;
     float squares = 0.0f;
-    for (int j = 0; j < p.size; ++j) {
-        const int c = at.c + j - int(p.size) / 2;
-        if (unsigned(c) >= unsigned(p.C)) continue;
+    for (int c = max(at.c - int(p.before), 0); c <= min(at.c + int(p.after), int(p.C) - 1); ++c) {
         const float value = to_float(x[c * p.x_c]);
         squares = fmaf(value, value, squares);
     }
-    const float base = float(p.k) + float(p.alpha / double(p.size)) * squares;
-    const float value = to_float(x[at.c * p.x_c]) * exp2f(-float(p.beta) * log2f(base));
+    const float base = float(p.k) + float(p.scale) * squares, beta = float(p.beta);
+    float factor = beta == 0.0f ? 1.0f : exp2f(-beta * log2f(fabsf(base)));
+    if (base < 0.0f && beta != floorf(beta) && base != -INFINITY) factor = bits_to_float(0x7FC00000u);
+    if (base < 0.0f && beta == floorf(beta) && beta != 2.0f * floorf(0.5f * beta)) factor = -factor;
+    const float value = to_float(x[at.c * p.x_c]) * factor;
     static_cast<T *>(p.y)[at.n * p.y_n + at.h * p.y_h + at.w * p.y_w + at.c * p.y_c] = from_float<T>(value);
 }

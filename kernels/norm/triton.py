@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, cast, unravel
+from convatlas.kernels.common.device import activate, cast, unravel, widen
 
 
 @triton.jit(do_not_specialize=["M", "H", "W"])
@@ -42,14 +42,14 @@ def batch_norm_kernel(
     column = c.to(tl.int64) if WIDE else c
     c_mask = c < C
     valid = (m < M)[:, None] & c_mask[None, :]
-    center = tl.load(mean + c, mask=c_mask, other=0.0).to(tl.float32)
-    scale = 1.0 / tl.sqrt_rn(tl.load(var + c, mask=c_mask, other=1.0).to(tl.float32) + eps)
+    center = widen(tl.load(mean + c, mask=c_mask, other=0.0), INTERPRET)
+    scale = 1.0 / tl.sqrt_rn(widen(tl.load(var + c, mask=c_mask, other=1.0), INTERPRET) + eps)
     if weight is not None:
-        scale *= tl.load(weight + c, mask=c_mask, other=0.0).to(tl.float32)
+        scale *= widen(tl.load(weight + c, mask=c_mask, other=0.0), INTERPRET)
     place = (n * x_n + h * x_h + v * x_w)[:, None] + (column * x_c)[None, :]
-    value = (tl.load(x + place, mask=valid, other=0.0).to(tl.float32) - center[None, :]) * scale[None, :]
+    value = (widen(tl.load(x + place, mask=valid, other=0.0), INTERPRET) - center[None, :]) * scale[None, :]
     if bias is not None:
-        value += tl.load(bias + c, mask=c_mask, other=0.0).to(tl.float32)[None, :]
+        value += widen(tl.load(bias + c, mask=c_mask, other=0.0), INTERPRET)[None, :]
     offset = (n * y_n + h * y_h + v * y_w)[:, None] + (column * y_c)[None, :]
     tl.store(y + offset, cast(activate(value, ACTIVATION), y.dtype.element_ty, INTERPRET), mask=valid)
 
@@ -70,16 +70,21 @@ def local_response_norm_kernel(
     y_c,
     y_h,
     y_w,
-    alpha,
     beta,
     k,
-    SIZE: tl.constexpr,
+    scale,
+    BEFORE: tl.constexpr,
+    AFTER: tl.constexpr,
+    BETA: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    """y[c] = x[c] / (k + alpha/SIZE * sum of x[j]^2)^beta, j from c - SIZE//2, SIZE channels (Krizhevsky et al. 2012, 3.3)."""
+    """y[c] = x[c] / (k + scale * sum of x[j]^2)^beta, j from c - BEFORE to c + AFTER (Krizhevsky et al. 2012, section 3.3).
+
+    BETA, "zero", "odd", "even" or "fraction", says what becomes of a base that is negative or not finite.
+    """
     tiles_c = tl.cdiv(C, BC)
     pid = tl.program_id(0)
     m = pid // tiles_c * BM + tl.arange(0, BM)
@@ -89,12 +94,19 @@ def local_response_norm_kernel(
     row = n * x_n + h * x_h + v * x_w
     valid = (m < M)[:, None] & (c < C)[None, :]
     squares = tl.zeros((BM, BC), tl.float32)
-    for j in range(SIZE):
-        at = column + j - SIZE // 2
+    for j in range(-BEFORE, AFTER + 1):
+        at = column + j
         inside = valid & ((at >= 0) & (at < C))[None, :]
-        value = tl.load(x + row[:, None] + (at * x_c)[None, :], mask=inside, other=0.0).to(tl.float32)
+        value = widen(tl.load(x + row[:, None] + (at * x_c)[None, :], mask=inside, other=0.0), INTERPRET)
         squares += value * value
-    value = tl.load(x + row[:, None] + (column * x_c)[None, :], mask=valid, other=0.0).to(tl.float32)
-    value *= tl.exp2(-beta * tl.log2(k + alpha / SIZE * squares))
+    value = widen(tl.load(x + row[:, None] + (column * x_c)[None, :], mask=valid, other=0.0), INTERPRET)
+    if BETA != "zero":
+        base = k + scale * squares
+        factor = tl.exp2(-beta * tl.log2(tl.abs(base)))
+        if BETA == "odd":
+            factor = tl.where(base < 0, -factor, factor)
+        elif BETA == "fraction":
+            factor = tl.where((base < 0) & (base != float("-inf")), float("nan"), factor)
+        value *= factor
     offset = (n * y_n + h * y_h + v * y_w)[:, None] + (column * y_c)[None, :]
     tl.store(y + offset, cast(value, y.dtype.element_ty, INTERPRET), mask=valid)

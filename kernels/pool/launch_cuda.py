@@ -25,8 +25,8 @@ SEPARATE = ((2, 2),)
 def _arguments(call: Call, x: Tensor, out: Tensor, indices: Tensor | None = None, **more: int) -> dict[str, Any]:
     spec = call.spec
     window = dict(
-        R=0, S=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0, count_include_pad=1, divisor=0,
-        lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0,
+        R=0, S=0, r0=0, r1=0, s0=0, s1=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0,
+        count_include_pad=1, divisor=0, lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0,
     )  # fmt: skip
     return dict(
         x=x, y=out, indices=indices, N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
@@ -36,9 +36,11 @@ def _arguments(call: Call, x: Tensor, out: Tensor, indices: Tensor | None = None
 
 def _window(call: Call) -> dict[str, int]:
     s = call.spec
+    (r0, r1), (s0, s1) = s.live(0), s.live(1)
     return dict(
-        R=s.R, S=s.S, stride_h=s.stride[0], stride_w=s.stride[1], dilation_h=s.dilation[0], dilation_w=s.dilation[1],
-        top=s.padding[0], left=s.padding[1], count_include_pad=int(s.count_include_pad), divisor=s.divisor_override or 0,
+        R=s.R, S=s.S, r0=r0, r1=r1, s0=s0, s1=s1, stride_h=s.stride[0], stride_w=s.stride[1],
+        dilation_h=s.dilation[0], dilation_w=s.dilation[1], top=s.padding[0], left=s.padding[1],
+        count_include_pad=int(s.count_include_pad), divisor=s.divisor_override or 0,
     )  # fmt: skip
 
 

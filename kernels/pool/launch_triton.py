@@ -30,9 +30,11 @@ def _common(call: Call, x: Tensor, out: Tensor, target: Target) -> tuple[dict, d
 
 def _window(call: Call) -> dict[str, int]:
     spec = call.spec
+    (R0, R1), (S0, S1) = spec.live(0), spec.live(1)
     return dict(
-        R=spec.R, S=spec.S, TOP=spec.padding[0], LEFT=spec.padding[1], STRIDE_H=spec.stride[0], STRIDE_W=spec.stride[1]
-    )
+        R0=R0, R1=R1, S0=S0, S1=S1, TOP=spec.padding[0], LEFT=spec.padding[1],
+        STRIDE_H=spec.stride[0], STRIDE_W=spec.stride[1],
+    )  # fmt: skip
 
 
 def max_launches(
@@ -52,7 +54,8 @@ def avg_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Ta
     """avg_pool2d."""
     spec = call.spec
     arguments, constants, grid, warps = _common(call, tensors["input"], out, target)
-    constants.update(**_window(call), COUNT_INCLUDE_PAD=spec.count_include_pad, DIVISOR=spec.divisor_override or 0)
+    divisor = float(spec.divisor_override or 0)
+    constants.update(**_window(call), R=spec.R, S=spec.S, COUNT_INCLUDE_PAD=spec.count_include_pad, DIVISOR=divisor)
     return [Launch(avg_pool_kernel, grid, arguments, constants, warps)]
 
 
@@ -68,12 +71,6 @@ def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, targe
         constants = dict(PIXELS=spec.H * spec.W, BM=BM, BC=BC, WIDE=is_wide(x, out), INTERPRET=target.interpreted)
         return [Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)]
     arguments, constants, grid, warps = _common(call, x, out, target)
-    if spec.P and spec.Q:
-        rows, columns = (
-            max(stop - start for start, stop in (spec.window(axis, i) for i in range(count)))
-            for axis, count in ((0, spec.P), (1, spec.Q))
-        )
-    else:
-        rows = columns = 0  # no outputs: the grid is empty
-    constants.update(R=rows, S=columns)
+    long = max((spec.P + 1) * spec.H + spec.P, (spec.Q + 1) * spec.W + spec.Q) >= 2**31
+    constants.update(R=spec.largest(0), S=spec.largest(1), LONG=long)
     return [Launch(adaptive_pool_kernel, grid, arguments, constants, warps)]

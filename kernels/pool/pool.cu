@@ -10,6 +10,7 @@ struct PoolParams {
     i64 N, C, H, W, P, Q, R, S;
     i64 stride_h, stride_w, dilation_h, dilation_w, top, left;
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
+    i64 r0, r1, s0, s1;              // rows and columns of the window that lie inside the image for any output at all
     i64 count_include_pad, divisor;  // divisor 0: count the pixels
     i64 channels_first;              // neighbouring threads take neighbouring channels, else pixels
     i64 lanes, groups;               // vectors of channels that a block takes (tile, mean), and groups of them in C
@@ -29,14 +30,14 @@ template <int KIND, int VEC> __device__ __forceinline__ void take(float (&best)[
 template <int VEC> __device__ __forceinline__ void divide(const PoolParams &p, float (&sum)[VEC], int h, int v) {
     const int R = int(p.R), S = int(p.S), H = int(p.H), W = int(p.W);
     const int rows = min(h + R, H) - max(h, 0), columns = min(v + S, W) - max(v, 0);
-    int count = rows * columns;
+    float count = float(rows * columns);
     if (p.divisor)
-        count = int(p.divisor);
+        count = float(p.divisor);
     else if (p.count_include_pad)
-        count = (min(h + R, H + int(p.top)) - h) * (min(v + S, W + int(p.left)) - v);
+        count = float((min(h + R, H + int(p.top)) - h) * (min(v + S, W + int(p.left)) - v));
     const bool empty = rows <= 0 || columns <= 0;
 #pragma unroll
-    for (int e = 0; e < VEC; ++e) sum[e] = empty ? 0.0f : sum[e] / float(count);
+    for (int e = 0; e < VEC; ++e) sum[e] = empty ? 0.0f : sum[e] / count;
 }
 
 // Sums in float32, maxima in the storage type: a maximum needs no rounding, and one instruction compares two halves.
@@ -129,7 +130,7 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     const int c = int(p.channels_first ? inner : outer) * VEC;
     const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
     int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
-    int rows = int(p.R), columns = int(p.S);
+    int rows = int(p.r1), columns = int(p.s1);
     if (KIND == ADAPTIVE) {  // rows floor(p H / P) up to ceil((p + 1) H / P), columns likewise
         h = int(quotient64(ph * p.H, p.P)), v = int(quotient64(q * p.W, p.Q));
         rows = int(quotient64((ph + 1) * p.H + p.P - 1, p.P)) - h, columns = int(quotient64((q + 1) * p.W + p.Q - 1, p.Q)) - v;
@@ -137,17 +138,21 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + c * p.x_c;
     float best[VEC];
     fill(best, KIND == MAX ? LOWEST : 0.0f);
-    int where = -1;
-    for (int r = 0; r < rows; ++r) {
+    i64 where = 0;
+    if (INDICES) {  // as PyTorch: before any element has won, the window's first place that is not above or left of the image
+        const int d = int(p.dilation_h), e = int(p.dilation_w);
+        where = i64(h + (max(-h, 0) + d - 1) / d * d) * p.W + v + (max(-v, 0) + e - 1) / e * e;
+    }
+    for (int r = int(p.r0); r < rows; ++r) {
         const int at_h = h + r * int(p.dilation_h);
         if (unsigned(at_h) >= unsigned(p.H)) continue;
-        for (int s = 0; s < columns; ++s) {
+        for (int s = int(p.s0); s < columns; ++s) {
             const int at_w = v + s * int(p.dilation_w);
             if (unsigned(at_w) >= unsigned(p.W)) continue;
             float value[VEC];
             load(value, x + at_h * p.x_h + at_w * p.x_w);
-            // As PyTorch's loop: a later NaN replaces an earlier one, and the first element counts though it be -inf.
-            if (INDICES && (value[0] > best[0] || value[0] != value[0] || where < 0)) where = at_h * int(p.W) + at_w;
+            // As PyTorch's loop: a later NaN replaces an earlier one.
+            if (INDICES && (value[0] > best[0] || value[0] != value[0])) where = i64(at_h) * p.W + at_w;
             take<KIND>(best, value);
         }
     }

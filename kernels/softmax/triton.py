@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast
+from convatlas.kernels.common.device import cast, widen
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -15,6 +15,7 @@ def softmax_kernel(
     LENGTH: tl.constexpr,
     BM: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
     """Row = outer*INNER + inner, its elements INNER apart. One NaN makes the whole row NaN, as PyTorch's."""
@@ -22,11 +23,13 @@ def softmax_kernel(
     row = tl.minimum(tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM), rows - 1)
     start = row // INNER * LENGTH * INNER + row % INNER
     i = tl.arange(0, BLOCK)
+    if WIDE:
+        i = i.to(tl.int64)
     top = tl.full((BM, BLOCK), float("-inf"), tl.float32)
     for first in range(0, LENGTH, BLOCK):
         mask = (first + i < LENGTH)[None, :]
         place = x + start[:, None] + ((first + i) * INNER)[None, :]
-        value = tl.load(place, mask=mask, other=float("-inf")).to(tl.float32)
+        value = widen(tl.load(place, mask=mask, other=float("-inf")), INTERPRET)
         top = tl.maximum(top, value, propagate_nan=tl.PropagateNan.ALL)
     unordered = tl.max(tl.where(top != top, 1, 0), axis=1)
     top = tl.max(top, axis=1)[:, None]
@@ -34,12 +37,12 @@ def softmax_kernel(
     for first in range(0, LENGTH, BLOCK):
         mask = (first + i < LENGTH)[None, :]
         place = x + start[:, None] + ((first + i) * INNER)[None, :]
-        value = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+        value = widen(tl.load(place, mask=mask, other=0.0), INTERPRET)
         total += tl.where(mask, tl.exp(value - top), 0.0)
     scale = 1.0 / tl.sum(total, axis=1)
     scale = tl.where(unordered > 0, float("nan"), scale)[:, None]
     for first in range(0, LENGTH, BLOCK):
         mask = (first + i < LENGTH)[None, :]
         place = start[:, None] + ((first + i) * INNER)[None, :]
-        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+        value = widen(tl.load(x + place, mask=mask, other=0.0), INTERPRET)
         tl.store(y + place, cast(tl.exp(value - top) * scale, y.dtype.element_ty, INTERPRET), mask=mask)

@@ -36,4 +36,4 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
         indices = allocate(s.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
         return out.copy_(torch.from_numpy(value)), indices
     value = evaluate(call.op, call.spec, call.epilogue, arrays, call.params)
-    return out.copy_(torch.from_numpy(np.ascontiguousarray(round_to(value, call.dtype))))
+    return out.copy_(torch.from_numpy(np.array(round_to(value, call.dtype), order="C")))

@@ -22,6 +22,9 @@ _ops = torch.ops.convatlas
 
 def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
     """The functional form, or the out form, or what is equivalent where `out` is not plain memory that a kernel can write."""
+    for value in (v for arg in args for v in (arg if isinstance(arg, list) else [arg])):
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ShapeError(f"{name}: {value}, expected integers that 64 bits hold")
     if out is None:
         return getattr(_ops, name)(*args, backend)
     _tensor(name, "out", out)

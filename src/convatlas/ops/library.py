@@ -124,12 +124,11 @@ def _local_response_norm(a: Args) -> Call:
 
 def _softmax(a: Args) -> Call:
     shape, dim = _shape(a["input"]), a["dim"]
-    if not shape or not -len(shape) <= dim < len(shape):
-        raise ShapeError(
-            f"softmax: dim={dim} for an input of shape {shape}, expected {-len(shape)} to {len(shape) - 1}"
-        )
-    dim %= len(shape)
-    return Call("softmax", ElementwiseSpec("softmax", shape, shape[dim]), None, {"dim": dim})
+    rank = max(len(shape), 1)  # PyTorch takes a scalar for a row of one
+    if not -rank <= dim < rank:
+        raise ShapeError(f"softmax: dim={dim} for an input of shape {shape}, expected {-rank} to {rank - 1}")
+    dim %= rank
+    return Call("softmax", ElementwiseSpec("softmax", shape, shape[dim] if shape else 1), None, {"dim": dim})
 
 
 POOL = "Tensor input, int[] kernel_size, int[] stride, int[] padding"

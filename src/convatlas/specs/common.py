@@ -7,12 +7,15 @@ nothing here converts a size with int(); comparisons and arithmetic are all that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from convatlas.errors import DtypeError, ShapeError
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 ACTIVATIONS = (None, "relu", "relu6")
+# The most that a size of one image or a parameter may be: kernels count pixels in 32 bits, with room for the last tile to overhang.
+LARGEST = 2**31 - 2**12
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -47,6 +50,7 @@ def pair(value: Any, name: str, op: str) -> Pair:
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if len(items) not in (1, 2) or not all(is_size(v) for v in items):
         raise ShapeError(f"{op}: {name}={value!r}, expected an int or a pair of ints")
+    at_most(items, name, op)
     return items if len(items) == 2 else (items[0], items[0])
 
 
@@ -54,6 +58,18 @@ def at_least(values: tuple, low: int, name: str, op: str) -> None:
     """Raises ShapeError when one of `values` is below `low`."""
     if any(v < low for v in values):
         raise ShapeError(f"{op}: {name}={values}, expected each to be at least {low}")
+
+
+def at_most(values: tuple, name: str, op: str) -> None:
+    """Raises ShapeError when one of `values` is beyond LARGEST. Symbolic ones pass: a comparison would bound them for a tracer."""
+    if any(abs(v) > LARGEST for v in values if isinstance(v, int)):
+        raise ShapeError(f"{op}: {name}={values[0] if len(set(values)) == 1 else values}, expected at most {LARGEST}")
+
+
+def image(sizes: tuple, what: str, op: str) -> None:
+    """Raises ShapeError for more pixels of one image than LARGEST; `what` names the image."""
+    if all(isinstance(v, int) for v in sizes) and prod(sizes) > LARGEST:
+        raise ShapeError(f"{op}: {'x'.join(map(str, sizes))} pixels of {what}, expected at most {LARGEST}")
 
 
 def window_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op: str) -> Pads:
@@ -82,6 +98,7 @@ def window_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op:
         h, w = pair(padding, "padding", op)
         pads = ((h, h), (w, w))
     at_least((*pads[0], *pads[1]), 0, "padding", op)
+    at_most((*pads[0], *pads[1]), "padding", op)
     return pads
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convatlas.errors import ShapeError
-from convatlas.specs.common import Pads, Pair, Spec, at_least, is_size, pair, reads, window_padding
+from convatlas.specs.common import Pads, Pair, Spec, at_least, at_most, image, is_size, pair, reads, window_padding
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Conv2dSpec(Spec):
         if N != 0 and (H < 1 or W < 1):
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected H and W of at least 1 unless N is 0")
         pads = window_padding(padding, (R, S), stride, dilation, op)
+        at_most((C, K, Cg * R * S), "(C, K, C/groups*R*S)", op)
+        image((H + sum(pads[0]), W + sum(pads[1])), "a padded image", op)
         spec = cls(N, C, H, W, K, R, S, stride, pads, dilation, groups)
         if spec.H + sum(pads[0]) < spec.reach[0] or spec.W + sum(pads[1]) < spec.reach[1]:
             raise ShapeError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from convatlas.errors import ShapeError
-from convatlas.specs.common import Spec, is_size
+from convatlas.specs.common import Spec, at_most, is_size
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class LinearSpec(Spec):
             raise ShapeError(
                 f"linear: input of shape {tuple(input)} and weight of shape {tuple(weight)}, expected (..., C) and (K, C)"
             )
+        at_most((weight[1], weight[0]), "(C, K)", "linear")
         return cls(tuple(input[:-1]), weight[1], weight[0])
 
     @property
@@ -169,8 +170,14 @@ class LocalResponseNormSpec(Spec):
         return self.shape
 
     @property
+    def reach(self) -> tuple[int, int]:
+        """Channels before and after one's own that its window can meet: size // 2 and (size - 1) // 2, no more than there are."""
+        return min(self.size // 2, self.shape[1]), min((self.size - 1) // 2, self.shape[1])
+
+    @property
     def reduction(self) -> int:
-        return self.size
+        """The channels of a window that lies inside."""
+        return min(self.size, self.shape[1])
 
     @property
     def elements(self) -> dict[str, int]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 from convatlas.errors import ShapeError
-from convatlas.specs.common import Pair, Spec, at_least, is_size, pair, reads
+from convatlas.specs.common import Pair, Spec, at_least, at_most, image, is_size, pair, reads
 
 
 def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
@@ -93,6 +94,13 @@ class Pool2dSpec(Spec):
                 f"{op}: a window of {kernel} with dilation {dilation}, stride {stride} and padding {padding} fits nowhere in "
                 f"{H}x{W} pixels: the output would be {spec.P}x{spec.Q}"
             )
+        at_most((C,), "C", op)
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
+        ends = [
+            (out - 1) * u + r for out, u, r in zip((spec.P, spec.Q), stride, reach)
+        ]  # ceil mode may pass the padding
+        if all(isinstance(v, int) for v in (H, W)):
+            image(tuple(max(v + 2 * p, end) for v, p, end in zip((H, W), padding, ends)), "a padded image", op)
         return spec
 
     @property
@@ -102,6 +110,18 @@ class Pool2dSpec(Spec):
     @property
     def Q(self) -> int:
         return pooled(self.W, self.S, self.stride[1], self.padding[1], self.dilation[1], self.ceil_mode)
+
+    def live(self, axis: int) -> Pair:
+        """The window's rows (axis 0) or columns (axis 1) [first, stop) that lie inside the image for any output at all.
+
+        All of them in every usual layer. PyTorch pads by up to half of a kernel of any size: of 2^20 rows over an image of one, all
+        but a few see nothing.
+        """
+        size, out, kernel = ((self.H, self.P, self.R), (self.W, self.Q, self.S))[axis]
+        stride, dilation, pad = self.stride[axis], self.dilation[axis], self.padding[axis]
+        first = max(-(-(pad - (out - 1) * stride) // dilation), 0)  # the last window reaches highest
+        stop = (size - 1 + pad) // dilation + 1  # the first window starts lowest
+        return min(first, kernel), max(min(stop, kernel), min(first, kernel))
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -163,6 +183,9 @@ class AdaptivePool2dSpec(Spec):
             )
         P, Q = (size if given is None else given for given, size in zip(sizes, (H, W)))
         at_least((P, Q), 0, "output_size", op)
+        image((H, W), "an image", op)
+        image((P, Q), "an output", op)
+        at_most((C, H, W, P, Q), "(C, H, W, P, Q)", op)
         return cls(N, C, H, W, P, Q)
 
     def window(self, axis: int, i: int) -> Pair:
@@ -178,11 +201,22 @@ class AdaptivePool2dSpec(Spec):
     def output_shape(self) -> tuple[int, int, int, int]:
         return self.N, self.C, self.P, self.Q
 
+    def largest(self, axis: int) -> int:
+        """Rows (axis 0) or columns (axis 1) of the largest window; 1 where there are no outputs.
+
+        With size = a*out + b and g = gcd(b, out), windows start at multiples of g into an output's share: one that starts late
+        enough (g < b) meets a + 2 rows, else a + 1 if b is not 0.
+        """
+        size, out = (self.H, self.P) if axis == 0 else (self.W, self.Q)
+        if out == 0:
+            return 1
+        a, b = divmod(size, out)
+        return a + (b > 0) + (b > gcd(b, out))
+
     @property
     def reduction(self) -> int:
         """L, the elements of the largest window."""
-        rows = max((b - a for a, b in (self.window(0, p) for p in range(self.P))), default=1)
-        return rows * max((b - a for a, b in (self.window(1, q) for q in range(self.Q))), default=1)
+        return self.largest(0) * self.largest(1)
 
     @property
     def elements(self) -> dict[str, int]:
@@ -192,8 +226,10 @@ class AdaptivePool2dSpec(Spec):
     @property
     def flops(self) -> int:
         """One addition per window element, the windows summed as they overlap."""
-        rows = sum(b - a for a, b in (self.window(0, p) for p in range(self.P)))
-        return self.N * self.C * rows * sum(b - a for a, b in (self.window(1, q) for q in range(self.Q)))
+        # Neighbours share a row wherever the border between them, p*H/P, is no whole number.
+        rows = self.H + self.P - gcd(self.H, self.P) if self.P else 0
+        columns = self.W + self.Q - gcd(self.W, self.Q) if self.Q else 0
+        return self.N * self.C * rows * columns
 
     def __str__(self) -> str:
         return f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.C}x{self.P}x{self.Q}, adaptive average"
