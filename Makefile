@@ -72,7 +72,8 @@ results: $(VENV)/.test ## store what `make gpu OUT=folder` left (OUT=folder), an
 performance: $(VENV)/.test ## write docs/performance.md, its pictures and the README's table from benchmarks/results
 	$(BIN)/python -m convatlas.bench.collect
 
-docs: $(VENV)/.test ## run what the README shows and write its real output there (BLOCKS=demo for one of them)
+docs: $(VENV)/.test ## trace all networks anew, write the lecture, and the README's real output (BLOCKS=demo for one of them)
+	$(BIN)/python -m convatlas.study.stored
 	$(BIN)/convatlas lecture --markdown docs/lecture.md
 	$(BIN)/python docs/refresh.py $(BLOCKS)
 

@@ -27,4 +27,4 @@ def packages() -> list[str]:
     return found
 
 
-setup(packages=packages(), package_dir=ROOTS, package_data={"": ["*.cu", "*.cuh", "*.hpp", "py.typed"]})
+setup(packages=packages(), package_dir=ROOTS, package_data={"": ["*.cu", "*.cuh", "*.hpp", "*.json", "py.typed"]})

@@ -3,8 +3,8 @@
     python docs/refresh.py [demo] [test]        (default: both; `make docs` does it in .venv)
 
 Each block stands between <!-- NAME-output:begin --> and <!-- NAME-output:end -->. "demo" takes all of `make demo`,
-"test" the closing line of `make test`. A command that fails changes nothing. (`make docs` also has docs/lecture.md written
-anew, by `convatlas lecture --markdown`.)
+"test" the closing line of `make test`. A command that fails changes nothing. (`make docs` also has summaries.json and
+docs/lecture.md written anew, by `python -m convatlas.study.stored` and `convatlas lecture --markdown`.)
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ def channels_last(x: Tensor) -> Tensor:
 
 def he_normal(weight: Tensor, gain: float = sqrt(2.0)) -> None:
     """Normal numbers of standard deviation gain / sqrt(fan_in): activations keep their size through a relu (He et al. 2015)."""
-    fan_in = weight[0].numel()
-    nn.init.normal_(weight, std=gain / sqrt(fan_in))
+    if not weight.is_meta:  # where there are no numbers to draw, and PyTorch takes milliseconds to find that out
+        nn.init.normal_(weight, std=gain / sqrt(weight[0].numel()))
 
 
 class Conv2d(nn.Conv2d):

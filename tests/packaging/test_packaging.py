@@ -84,7 +84,11 @@ def test_wheel_holds_every_module_under_its_import_name(tree: Path, wheel: Path)
 
 def test_wheel_holds_package_data_and_nothing_at_the_top_level_but_convatlas(wheel: Path) -> None:
     held = names(wheel)
-    data = {"convatlas/py.typed", *(f"convatlas/kernels/probe.{suffix}" for suffix in ("cu", "cuh", "hpp"))}
+    data = {
+        "convatlas/py.typed",
+        "convatlas/study/summaries.json",
+        *(f"convatlas/kernels/probe.{suffix}" for suffix in ("cu", "cuh", "hpp")),
+    }
     assert data <= held
     assert {name.split("/")[0] for name in held} == {"convatlas", f"convatlas-{convatlas.__version__}.dist-info"}
 

@@ -9,7 +9,7 @@ import pytest
 import convatlas
 from convatlas import nets
 from convatlas.nets import googlenet, mobilenet, nin, resnet, squeezenet, vgg
-from convatlas.study import lecture
+from convatlas.study import lecture, stored
 from convatlas.study.lecture import mobilenet as mobilenet_topic
 from convatlas.study.lecture.atlas import Atlas
 from convatlas.study.lecture.claim import ASKED, FAILS, HOLDS, ROUGHLY, Finding, Number, as_dict
@@ -18,7 +18,7 @@ from convatlas.study.roofline import H100
 
 @pytest.fixture(scope="module")
 def atlas() -> Atlas:
-    return Atlas()
+    return Atlas(stored.load())
 
 
 def find(atlas: Atlas, topic: str, says: str) -> Finding:

@@ -7,7 +7,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from convatlas.study import lecture
+from convatlas.study import lecture, stored
 from convatlas.study.lecture import pictures
 from convatlas.study.lecture.atlas import Atlas
 from convatlas.study.lecture.claim import Table
@@ -17,7 +17,7 @@ from convatlas.study.lecture.drawing import new_figure, place_labels, plain, sav
 
 @pytest.fixture(scope="module")
 def atlas() -> Atlas:
-    return Atlas()
+    return Atlas(stored.load())
 
 
 def test_a_table():

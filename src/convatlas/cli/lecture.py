@@ -43,9 +43,10 @@ def command(
     for folder in (out, markdown.parent if markdown else None):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise typer.BadParameter(f"{folder} is no folder")
+    from convatlas.study import stored
     from convatlas.study.lecture.atlas import Atlas
 
-    atlas = Atlas()
+    atlas = Atlas(stored.load())
     if markdown is not None:
         report(write(atlas, markdown))
     else:

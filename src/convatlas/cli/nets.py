@@ -30,13 +30,10 @@ def command(
     """List all networks: year, layers, parameters, MACs, FLOPs, activations, where the work is, paper."""
     one_format(json, as_csv)
     from convatlas.nets.registry import NETS
-    from convatlas.study.summary import summarise
+    from convatlas.study import stored
 
-    found = []
-    with output.progress("counting") as progress:
-        for done, net in enumerate(NETS.values()):
-            progress(net.name, done, len(NETS))
-            found.append((net, summarise(net.name)))
+    summaries = stored.load()
+    found = [(net, summaries[stored.Key(net.name)]) for net in NETS.values()]
     rows = [as_dict(net, summary) for net, summary in found]
     if json:
         output.print_json({"nets": rows, "counted": NOTE})

@@ -8,8 +8,8 @@ from typing import Any
 
 # No module here is called "trace": imported, it would hide the function of that name.
 _LAZY = {
-    "Layer": "tracing",
-    "Node": "dataflow",
+    "Layer": "layer",
+    "Node": "layer",
     "Summary": "summary",
     "summarise": "summary",
     "summarise_net": "summary",

@@ -15,25 +15,7 @@ from torch.utils._pytree import tree_leaves
 from convatlas.nets.meta import run_on_meta
 from convatlas.nets.paths import module_paths
 from convatlas.ops.observe import Call, observe
-from convatlas.study.tracing import Layer
-
-IMAGE = -1
-
-
-@dataclass(frozen=True)
-class Node:
-    """One op, wired.
-
-    Attributes:
-        layer: as study.trace lists it.
-        sources: for each tensor operand that depends on the image, the nodes it comes from, by their place in the list; IMAGE is
-            the net's input. One operand may have several: a concatenation written in place is one buffer.
-        weights: names of the net's parameters and buffers that went into it, those of a folded batch norm included.
-    """
-
-    layer: Layer
-    sources: tuple[tuple[int, ...], ...]
-    weights: tuple[str, ...]
+from convatlas.study.layer import IMAGE, Layer, Node
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, Spec
-from convatlas.study.dataflow import IMAGE, Node
+from convatlas.study.layer import IMAGE, Node
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from convatlas.errors import ShapeError
 from convatlas.nets import create, info
 from convatlas.specs import Conv2dSpec, LinearSpec, Pool2dSpec, dtype_name, itemsize
-from convatlas.study.dataflow import IMAGE, Node, wired
+from convatlas.study.layer import IMAGE, Layer, Node
 from convatlas.study.receptive import Fields, fields
-from convatlas.study.tracing import Layer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 KINDS = ("1x1", "3x3", "depthwise", "fc", "other")
 
@@ -239,6 +238,8 @@ def summarise(
         if value < 1:
             raise ShapeError(f"summary: {what}={value}, expected at least 1")
     side = size or row.size
+    import torch
+
     with torch.device("meta"):  # no memory and no random numbers: only shapes are asked for
         net = create(name, **options)
     return summarise_net(net.train(train), (batch, 3, side, side), dtype, row.name)
@@ -246,6 +247,10 @@ def summarise(
 
 def summarise_net(net: nn.Module, input_shape: tuple[int, ...], dtype: str, name: str = "") -> Summary:
     """The summary of a net built on convatlas ops, in the mode that it is in. Raises as study.trace."""
+    import torch
+
+    from convatlas.study.dataflow import wired
+
     sizes = {name: p.numel() for name, p in net.named_parameters()}
     dtype = dtype_name(dtype)
     rows = rows_of(wired(net, input_shape, getattr(torch, dtype)), sizes, dtype)

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
+from convatlas.study import stored
 from convatlas.study.summary import Row, Summary, summarise, summarise_net
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Atlas:
-    """Summaries by network and options."""
+    """Summaries by network and options.
 
-    def __init__(self) -> None:
-        self._summaries: dict[tuple, Summary] = {}
+    Attributes:
+        summaries: those known so far. At first what the caller gives, such as study.stored.load(), or none; what else is asked
+            for is computed.
+    """
+
+    def __init__(self, summaries: Mapping[stored.Key, Summary] | None = None) -> None:
+        self.summaries = dict(summaries or {})
 
     def summary(
         self, name: str, *, batch: int = 1, dtype: str = "float16", train: bool = False, **options: Any
     ) -> Summary:
         """study.summarise at the net's own size, computed once."""
-        key = name, batch, dtype, train, *sorted(options.items())
-        if key not in self._summaries:
-            self._summaries[key] = summarise(name, None, batch, dtype, train=train, **options)
-        return self._summaries[key]
+        key = stored.Key(name, batch, dtype, train, tuple(sorted(options.items())))
+        if key not in self.summaries:
+            self.summaries[key] = summarise(name, None, batch, dtype, train=train, **options)
+        return self.summaries[key]
 
-    def stack(self, layers: Callable[[], Sequence[nn.Module]], input_shape: tuple[int, ...]) -> Summary:
-        """A summary, in float16, of the layers that the function builds, one behind the other."""
-        with torch.device("meta"):  # neither memory nor random numbers
-            net = nn.Sequential(*layers())
-        return summarise_net(net, input_shape, "float16")
+    def block(self, name: str, net: nn.Module, input_shape: tuple[int, ...]) -> Summary:
+        """study.summarise_net of a part of a network, in float16, computed once; `name` tells it from others."""
+        key = stored.Key(name)
+        if key not in self.summaries:
+            self.summaries[key] = summarise_net(net, input_shape, key.dtype, name)
+        return self.summaries[key]
 
     def rows(self, name: str, kind: str = "", **how: Any) -> list[Row]:
         """The weighted rows of a net, of one kind or of all."""

@@ -11,7 +11,6 @@ from convatlas.ops.backends import use_backend
 from convatlas.study.lecture import tables
 from convatlas.study.lecture.atlas import Atlas
 from convatlas.study.lecture.claim import Claim, Finding, Number, Table, Topic, Unanswered, parameter_counts
-from convatlas.study.summary import summarise_net
 
 NET = "resnext50_32x4d"
 CHANNELS, WIDTH, SIZE = 256, 64, 56  # of a block of the first stage
@@ -68,7 +67,9 @@ def parallel(atlas: Atlas) -> Finding:
     split = ParallelBottleneck(grouped).eval()
     y, expected = outputs(split), outputs(grouped)
     agreeing = int(((y - expected).abs() <= AGREE * expected.abs().max()).sum())
-    whole, parts = (summarise_net(m, (1, CHANNELS, SIZE, SIZE), "float16") for m in (grouped, split))
+    shape = (1, CHANNELS, SIZE, SIZE)
+    whole = atlas.block(f"a block of {NET}, grouped", grouped, shape)
+    parts = atlas.block(f"a block of {NET}, parallel paths", split, shape)
     return Finding(
         (
             Number(f"outputs that agree to {AGREE:g} of the largest", agreeing, expected.numel()),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
-from convatlas.nets.layers import Conv2d
+from convatlas.specs import Conv2dSpec
+from convatlas.study.layer import Layer, Node
 from convatlas.study.lecture import tables
 from convatlas.study.lecture.atlas import Atlas
 from convatlas.study.lecture.claim import Claim, Finding, Number, Table, Topic, Unanswered, parameter_counts
+from convatlas.study.receptive import fields
 from convatlas.study.summary import Summary
 
 NETS = ("vgg11", "vgg13", "vgg16", "vgg19")
@@ -53,12 +55,15 @@ def only_3x3(atlas: Atlas) -> Finding:
     return Finding(tuple(numbers), "all convolutions of the four depths, by number")
 
 
+def conv(C: int, kernel: int) -> Conv2dSpec:
+    """A convolution from C to C channels that keeps its map's size."""
+    return Conv2dSpec.of((1, C, 15, 15), (C, C, kernel, kernel), padding=kernel // 2)
+
+
 def field(atlas: Atlas) -> Finding:
     def stack(kernel: int, count: int) -> int:
-        layers = atlas.stack(
-            lambda: [Conv2d(1, 1, kernel, padding=kernel // 2) for _ in range(count)], input_shape=(1, 1, 15, 15)
-        )
-        return layers.rows[-1].fields[0].size
+        layer = Layer("", "conv2d", conv(1, kernel))
+        return fields([Node(layer, ((i - 1,),), ()) for i in range(count)])[-1][0].size
 
     one = stack(7, 1)
     return Finding(
@@ -68,16 +73,9 @@ def field(atlas: Atlas) -> Finding:
 
 
 def fewer(atlas: Atlas) -> Finding:
-    def weights(C: int, kernel: int, count: int) -> int:
-        rows = atlas.stack(
-            lambda: [Conv2d(C, C, kernel, padding=kernel // 2, bias=False) for _ in range(count)],
-            input_shape=(1, C, 15, 15),
-        )
-        return rows.parameters
-
     numbers = []
     for C in (64, 512):
-        three, one = weights(C, 3, 3), weights(C, 7, 1)
+        three, one = 3 * conv(C, 3).parameters, conv(C, 7).parameters
         numbers += [
             Number(f"three 3x3, weights over C^2, C = {C}", three / C**2, 27),
             Number(f"one 7x7, weights over C^2, C = {C}", one / C**2, 49),
