@@ -38,7 +38,7 @@ def softmax(x: np.ndarray, dim: int = -1, *, dtype: Any = np.float64) -> np.ndar
 
 
 def activate(y: np.ndarray, activation: str | None) -> np.ndarray:
-    """`y` through None, "relu" or "relu6", in y's dtype. Raises ShapeError for any other name."""
+    """`y` through None, "relu" or "relu6", in y's dtype. Raises ArgumentError for any other name."""
     name = Epilogue(activation=activation).activation
     if name is None:
         return y

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from convatlas.errors import ShapeError
+from convatlas.errors import ArgumentError
 from convatlas.reference.activation import activate, relu, relu6, softmax
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import correlate
 from convatlas.reference.norm import batch_norm, local_response_norm
 from convatlas.reference.pool import adaptive_mean, average, max_pool
 from convatlas.specs import Epilogue, Spec
+from convatlas.specs.arguments import known
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -44,8 +45,8 @@ def evaluate(
     concat                ConcatSpec              "0", "1", ...
 
     The epilogue's activation is applied; bias and residual are added when they are among `arrays`. A parameter left out
-    has PyTorch's default. The shapes must be the spec's: whoever made it has validated them. Raises ShapeError for an
-    unknown op or activation.
+    has PyTorch's default. The shapes must be the spec's: whoever made it has validated them. Raises ArgumentError for an
+    unknown op, operand or parameter, and for an operand that is missing.
     """
     arrays = as_arrays(arrays, dtype)
     with np.errstate(all="ignore"):
@@ -59,9 +60,15 @@ def as_arrays(arrays: Arrays, dtype: Any) -> Arrays:
 
 
 def before_activation(op: str, spec: Any, a: Arrays, params: Params) -> np.ndarray:
-    """The value to which the epilogue's activation is still to be applied."""
-    if op not in VALUES:
-        raise ShapeError(f"op {op!r}, expected one of {', '.join(VALUES)}")
+    """The value to which the epilogue's activation is still to be applied. Raises ArgumentError for names that `op` has not."""
+    known(op, tuple(VALUES), "op")
+    needed, optional = OPERANDS[op] if op != "concat" else (tuple(map(str, range(len(spec.shapes)))), ())
+    if not set(needed) <= set(a) <= {*needed, *optional}:
+        given = ", ".join(a) or "none"
+        also = f", and if need be {', '.join(optional)}" if optional else ""
+        raise ArgumentError(f"{op}: arrays {given}, expected {', '.join(needed)}{also}")
+    if not set(params) <= set(PARAMS.get(op, ())):
+        raise ArgumentError(f"{op}: params {', '.join(params)}, expected {' or '.join(PARAMS.get(op, ('none',)))}")
     return VALUES[op](spec, a, params)
 
 
@@ -91,6 +98,23 @@ def _concat(spec: Any, a: Arrays, params: Params) -> np.ndarray:
     return concat([a[str(i)] for i in range(len(a))], spec.dim, dtype=a["0"].dtype)
 
 
+# Operands by op: those it needs, those it may have.
+OPERANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "conv2d": (("input", "weight"), ("bias", "residual")),
+    "linear": (("input", "weight"), ("bias",)),
+    "residual_add": (("x", "shortcut"), ()),
+    "batch_norm": (("input", "running_mean", "running_var"), ("weight", "bias")),
+    **dict.fromkeys(
+        ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm", "softmax", "relu", "relu6"),
+        (("input",), ()),
+    ),
+}
+PARAMS = {
+    "batch_norm": ("eps",),
+    "local_response_norm": ("alpha", "beta", "k"),
+    "softmax": ("dim",),
+    "max_pool2d": ("return_indices",),
+}
 VALUES: dict[str, Callable[[Any, Arrays, Params], np.ndarray]] = {
     "conv2d": _conv2d,
     "linear": _linear,

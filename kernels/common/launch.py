@@ -17,7 +17,7 @@ from convatlas.errors import ShapeError
 from convatlas.ops.backends import interpreting
 from convatlas.ops.layout import allocate
 from convatlas.ops.observe import Call
-from convatlas.specs.common import LARGEST
+from convatlas.specs.arguments import LARGEST
 
 # Triton's interpreter keeps the program that it runs in global variables, so one launch at a time runs in it. A process is forked
 # between two of them: its copy of the lock would stay locked for ever.

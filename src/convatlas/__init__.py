@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from convatlas.errors import BackendError, ConvAtlasError, DtypeError, InputError, NetError, ShapeError
+from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeError, InputError, NetError, ShapeError
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ _LAZY = {
 _SUBMODULES = ("engine", "hardware", "kernels", "nets", "ops", "reference", "specs", "study")
 
 __all__ = [
+    "ArgumentError",
     "BackendError",
     "ConvAtlasError",
     "DtypeError",

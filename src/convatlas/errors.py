@@ -5,6 +5,10 @@ class ConvAtlasError(Exception):
     """Base of every error convatlas raises on purpose; the command line prints its message alone and exits with 2."""
 
 
+class ArgumentError(ConvAtlasError, ValueError):
+    """An argument that no shape would make right: an unknown activation or operand, what is no number where one is needed."""
+
+
 class ShapeError(ConvAtlasError, ValueError):
     """Shapes, strides, paddings or other parameters that do not fit together."""
 

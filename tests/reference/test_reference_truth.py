@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convatlas import ShapeError
+from convatlas import ArgumentError
 from convatlas.reference import check, conv2d, evaluate, round_to, truth
 from convatlas.specs import (
     AdaptivePool2dSpec,
@@ -159,5 +159,5 @@ def test_scalar_softmax_and_absent_arrays() -> None:
 
 def test_unknown_op() -> None:
     for function in (truth, evaluate):
-        with pytest.raises(ShapeError, match=r"op 'conv3d', expected one of conv2d, linear, .*concat"):
+        with pytest.raises(ArgumentError, match=r"unknown op 'conv3d', expected one of conv2d, linear, .*concat"):
             function("conv3d", None, None, {})

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from convatlas import ShapeError
+from convatlas import ArgumentError, ShapeError
 from convatlas.specs import Conv2dSpec, Epilogue, tf_same_padding
 
 CASES = {
@@ -145,5 +145,5 @@ def test_what_does_not_fit_is_refused_and_both_sides_shown(shapes: tuple, args: 
 
 
 def test_unknown_activation() -> None:
-    with pytest.raises(ShapeError, match=r"activation='gelu', expected None, \"relu\" or \"relu6\""):
+    with pytest.raises(ArgumentError, match="unknown activation 'gelu', expected one of None, relu, relu6"):
         Epilogue(activation="gelu")

@@ -2,7 +2,8 @@
 
 Every op takes `backend=` ("triton", "cuda", "cudnn", "numpy"; default: use_backend, CONVATLAS_BACKEND, then by device) and
 `out=`, a tensor of the output's shape that may be a channel slice of a wider channels_last buffer, so that a concatenation costs
-nothing. Outputs come in the memory format of the input. Raises ShapeError, DtypeError or BackendError, never returns garbage.
+nothing. Outputs come in the memory format of the input. Raises ShapeError, DtypeError, BackendError,
+or ArgumentError for what is no number, flag or known activation where one is needed; never returns garbage.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convatlas.errors import DtypeError, ShapeError
+from convatlas.errors import BackendError, DtypeError, ShapeError
 from convatlas.ops import library
+from convatlas.ops.backends import BACKENDS
 from convatlas.ops.transforms import is_wrapped, require_batch, tensors_in
-from convatlas.specs.common import ACTIVATIONS, is_size, pair, window_padding
+from convatlas.specs.arguments import ACTIVATIONS, flag, integer, known, number, output_sizes, pair, shown, stride_or
+from convatlas.specs.common import window_padding
 
 _ops = torch.ops.convatlas
 
 
 def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
     """The functional form, or the out form, or what is equivalent where `out` is not plain memory that a kernel can write."""
-    for value in (v for arg in args for v in (arg if isinstance(arg, list) else [arg])):
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise ShapeError(f"{name}: {value}, expected integers that 64 bits hold")
+    if backend is not None and not isinstance(backend, str):
+        raise BackendError(f"{name}: backend={shown(backend)}, expected None or one of {', '.join(BACKENDS)}")
     if out is None:
         return getattr(_ops, name)(*args, backend)
-    _tensor(name, "out", out)
     if not torch.compiler.is_compiling() and (out.is_neg() or is_wrapped(out, *tensors_in(args))):
         result = getattr(_ops, name)(*args, backend)
         library.require_fit(name, out, result.shape, result)
@@ -37,17 +38,26 @@ def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Te
     return out
 
 
-def _tensor(op: str, name: str, x: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise DtypeError(f"{op}: {name} is {type(x).__name__}, expected a torch.Tensor")
+OPTIONAL = ("bias", "residual", "out")
 
 
-def _batched(op: str, input: Tensor, *others: Tensor | None) -> tuple[bool, list[Tensor | None]]:
-    """(False, tensors) for (N, C, H, W), (True, tensors with a batch of one) for (C, H, W)."""
-    _tensor(op, "input", input)
-    if input.dim() == 3:
-        return True, [x if x is None else x.unsqueeze(0) for x in (input, *others)]
-    return False, [input, *others]
+def _check(op: str, optional: tuple[str, ...] = OPTIONAL, **given: Any) -> None:
+    """Raises DtypeError unless each is a dense tensor, or None where it is optional."""
+    for name, x in given.items():
+        if x is None and name in optional:
+            continue
+        if not isinstance(x, Tensor):
+            raise DtypeError(f"{op}: {name} is {type(x).__name__}, expected a torch.Tensor")
+        if x.is_nested or x.layout != torch.strided:
+            kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.").lstrip("_")
+            raise DtypeError(f"{op}: {name} is a tensor of layout {kind}, expected a dense one")
+
+
+def _batched(*tensors: Tensor | None) -> tuple[bool, list[Tensor | None]]:
+    """(False, tensors) for an input (N, C, H, W), (True, tensors with a batch of one) for (C, H, W)."""
+    if tensors[0].dim() == 3:
+        return True, [x if x is None else x.unsqueeze(0) for x in tensors]
+    return False, list(tensors)
 
 
 def _unbatched_call(name: str, single: bool, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
@@ -64,11 +74,6 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [x.to(dtype) if x is not None and x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
-
-
-def _activation(op: str, activation: str | None) -> None:
-    if activation not in ACTIVATIONS:
-        raise ShapeError(f'{op}: activation={activation!r}, expected None, "relu" or "relu6"')
 
 
 def conv2d(
@@ -102,18 +107,17 @@ def conv2d(
     Returns (N, K, P, Q), P = floor((H + top + bottom - dilation*(R-1) - 1) / stride) + 1, in the input's dtype and memory format.
     float32 multiplies in TF32 where torch.backends.cudnn allows it; sums are float32. Under torch.autocast it casts as F.conv2d.
 
-    Raises ShapeError, DtypeError, BackendError.
+    Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     op = "conv2d"
-    single, (input, residual, *_) = _batched(op, input, residual)
-    _tensor(op, "weight", weight)
-    _activation(op, activation)
+    _check(op, input=input, weight=weight, bias=bias, residual=residual, out=out)
+    known(activation, ACTIVATIONS, "activation", op)
     if weight.dim() != 4:
         raise ShapeError(f"{op}: weight of shape {tuple(weight.shape)}, expected (K, C/groups, R, S)")
-    if not is_size(groups):
-        raise ShapeError(f"{op}: groups={groups!r}, expected a positive int")
+    groups = integer(groups, "groups", op, "a positive int", 1)
     stride, dilation = pair(stride, "stride", op), pair(dilation, "dilation", op)
     (top, bottom), (left, right) = window_padding(padding, tuple(weight.shape[2:]), stride, dilation, op)
+    single, (input, residual) = _batched(input, residual)
     input, weight, bias, residual = _autocast(input, weight, bias, residual)
     args = (input, weight, bias, list(stride), [top, bottom, left, right], list(dilation), groups, activation, residual)
     return _unbatched_call(op, single, args, backend, out)
@@ -130,11 +134,11 @@ def linear(
 ) -> Tensor:
     """activation(input @ weight.T + bias): (..., C) x (K, C) -> (..., K), as torch.nn.functional.linear.
 
-    float32 multiplies in TF32 where torch.backends.cuda.matmul allows it. Raises ShapeError, DtypeError, BackendError.
+    float32 multiplies in TF32 where torch.backends.cuda.matmul allows it.
+    Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
-    _tensor("linear", "input", input)
-    _tensor("linear", "weight", weight)
-    _activation("linear", activation)
+    _check("linear", input=input, weight=weight, bias=bias, out=out)
+    known(activation, ACTIVATIONS, "activation", "linear")
     return _call("linear", (*_autocast(input, weight, bias), activation), backend, out)
 
 
@@ -153,24 +157,24 @@ def max_pool2d(
     """The largest element of every window, as torch.nn.functional.max_pool2d: padding is -inf, NaN wins.
 
     With return_indices also each maximum's position h*W + w in the unpadded input (int64), the first of equal ones. `out` cannot be
-    given together with return_indices. Raises ShapeError, DtypeError, BackendError.
+    given together with return_indices. Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     op = "max_pool2d"
-    single, (input, *_) = _batched(op, input)
+    _check(op, input=input, out=out)
     kernel, strides, pads = _window(op, kernel_size, stride, padding)
-    args = (input, kernel, strides, pads, list(pair(dilation, "dilation", op)), bool(ceil_mode))
-    if not return_indices:
+    single, (input,) = _batched(input)
+    args = (input, kernel, strides, pads, list(pair(dilation, "dilation", op)), flag(ceil_mode, "ceil_mode", op))
+    if not flag(return_indices, "return_indices", op):
         return _unbatched_call(op, single, args, backend, out)
     if out is not None:
         raise ShapeError(f"{op}: out= together with return_indices=True, expected one of them")
-    values, indices = _ops.max_pool2d_with_indices(*args, backend)
+    values, indices = _call(f"{op}_with_indices", args, backend, None)
     return (values.squeeze(0), indices.squeeze(0)) if single else (values, indices)
 
 
 def _window(op: str, kernel_size: Any, stride: Any, padding: Any) -> tuple[list[int], list[int], list[int]]:
     kernel = pair(kernel_size, "kernel_size", op)
-    strides = kernel if stride is None or stride in ((), []) else pair(stride, "stride", op)
-    return list(kernel), list(strides), list(pair(padding, "padding", op))
+    return list(kernel), list(stride_or(kernel, stride, op)), list(pair(padding, "padding", op))
 
 
 def avg_pool2d(
@@ -185,13 +189,15 @@ def avg_pool2d(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The mean of every window, as torch.nn.functional.avg_pool2d. Raises ShapeError, DtypeError, BackendError."""
+    """The mean of every window, as torch.nn.functional.avg_pool2d. Raises ArgumentError, ShapeError, DtypeError, BackendError."""
     op = "avg_pool2d"
-    single, (input, *_) = _batched(op, input)
-    if divisor_override is not None and not is_size(divisor_override):
-        raise ShapeError(f"{op}: divisor_override={divisor_override!r}, expected an int other than 0")
+    _check(op, input=input, out=out)
+    if divisor_override is not None:
+        divisor_override = integer(divisor_override, "divisor_override", op, "an int other than 0")
+    single, (input,) = _batched(input)
     window = _window(op, kernel_size, stride, padding)
-    args = (input, *window, bool(ceil_mode), bool(count_include_pad), divisor_override)
+    modes = flag(ceil_mode, "ceil_mode", op), flag(count_include_pad, "count_include_pad", op)
+    args = (input, *window, *modes, divisor_override)
     return _unbatched_call(op, single, args, backend, out)
 
 
@@ -200,16 +206,12 @@ def adaptive_avg_pool2d(
 ) -> Tensor:
     """Mean over windows that divide the input into P x Q, as torch.nn.functional.adaptive_avg_pool2d.
 
-    output_size: an int or a pair; None keeps that size. Raises ShapeError, DtypeError, BackendError.
+    output_size: an int or a pair; None keeps that size. Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     op = "adaptive_avg_pool2d"
-    single, (input, *_) = _batched(op, input)
-    sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    if len(sizes) != 2 or not all(v is None or is_size(v) for v in sizes) or output_size is None:
-        raise ShapeError(
-            f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None in a pair keeps a size)"
-        )
-    sizes = [size if given is None else given for given, size in zip(sizes, input.shape[-2:])]
+    _check(op, input=input, out=out)
+    single, (input,) = _batched(input)
+    sizes = [size if given is None else given for given, size in zip(output_sizes(output_size, op), input.shape[-2:])]
     return _unbatched_call(op, single, (input, sizes), backend, out)
 
 
@@ -223,11 +225,10 @@ def residual_add(
 ) -> Tensor:
     """activation(x + shortcut), both of one shape (He et al. 2015, equation 1). `out` may be x or shortcut itself.
 
-    Raises ShapeError, DtypeError, BackendError.
+    Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
-    _tensor("residual_add", "x", x)
-    _tensor("residual_add", "shortcut", shortcut)
-    _activation("residual_add", activation)
+    _check("residual_add", x=x, shortcut=shortcut, out=out)
+    known(activation, ACTIVATIONS, "activation", "residual_add")
     return _call("residual_add", (x, shortcut, activation), backend, out)
 
 
@@ -248,16 +249,16 @@ def batch_norm(
     """activation((input - running_mean) / sqrt(running_var + eps) * weight + bias) per channel: batch_norm at inference.
 
     Arguments as torch.nn.functional.batch_norm; `momentum` has no effect, `training=True` raises ShapeError (it needs a backward,
-    which is not here yet). Raises ShapeError, DtypeError, BackendError.
+    which is not here yet). Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     op = "batch_norm"
-    _tensor(op, "input", input)
-    _tensor(op, "running_mean", running_mean)
-    _tensor(op, "running_var", running_var)
-    if training:
+    statistics = dict(running_mean=running_mean, running_var=running_var)
+    _check(op, (*OPTIONAL, "weight"), input=input, **statistics, weight=weight, bias=bias, out=out)
+    number(momentum, "momentum", op)
+    if flag(training, "training", op):
         raise ShapeError(f"{op}: training=True, expected False: convatlas normalises with running statistics only")
-    _activation(op, activation)
-    args = (input, running_mean, running_var, weight, bias, float(eps), activation)
+    known(activation, ACTIVATIONS, "activation", op)
+    args = (input, running_mean, running_var, weight, bias, number(eps, "eps", op), activation)
     return _call(op, args, backend, out)
 
 
@@ -273,31 +274,31 @@ def local_response_norm(
 ) -> Tensor:
     """input / (k + alpha/size * sum of squares over `size` channels)^beta, as torch.nn.functional.local_response_norm.
 
-    Source: Krizhevsky et al. 2012, section 3.3, whose alpha is not divided by size. Raises ShapeError, DtypeError, BackendError.
+    Source: Krizhevsky et al. 2012, section 3.3, whose alpha is not divided by size.
+    Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
-    _tensor("local_response_norm", "input", input)
-    if not is_size(size):
-        raise ShapeError(f"local_response_norm: size={size!r}, expected a positive int")
-    return _call("local_response_norm", (input, size, float(alpha), float(beta), float(k)), backend, out)
+    op = "local_response_norm"
+    _check(op, input=input, out=out)
+    size = integer(size, "size", op, "a positive int", 1)
+    numbers = number(alpha, "alpha", op), number(beta, "beta", op), number(k, "k", op)
+    return _call(op, (input, size, *numbers), backend, out)
 
 
 def softmax(input: Tensor, dim: int = -1, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
     """exp(x - max) / sum(exp(x - max)) along `dim`, as torch.nn.functional.softmax. Raises ShapeError, DtypeError."""
-    _tensor("softmax", "input", input)
-    if not is_size(dim):
-        raise ShapeError(f"softmax: dim={dim!r}, expected an int")
-    return _call("softmax", (input, dim), backend, out)
+    _check("softmax", input=input, out=out)
+    return _call("softmax", (input, integer(dim, "dim", "softmax")), backend, out)
 
 
 def relu(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
     """max(input, 0); NaN stays NaN, as torch.relu. `out` may be the input itself."""
-    _tensor("relu", "input", input)
+    _check("relu", input=input, out=out)
     return _call("relu", (input,), backend, out)
 
 
 def relu6(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
     """min(max(input, 0), 6) (Krizhevsky 2010); NaN stays NaN. `out` may be the input itself."""
-    _tensor("relu6", "input", input)
+    _check("relu6", input=input, out=out)
     return _call("relu6", (input,), backend, out)
 
 
@@ -310,10 +311,9 @@ def concat(
 ) -> Tensor:
     """The tensors one after another along `dim` (default: channels), as torch.cat.
 
-    Cheaper still: let each producer write its slice by `out=`. Raises ShapeError, DtypeError, BackendError.
+    Cheaper still: let each producer write its slice by `out=`. Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     if not isinstance(tensors, (list, tuple)) or not tensors:
-        raise ShapeError(f"concat: tensors={tensors!r}, expected a list of at least one tensor")
-    for i, x in enumerate(tensors):
-        _tensor("concat", f"tensor {i}", x)
-    return _call("concat", (list(tensors), dim), backend, out)
+        raise ShapeError(f"concat: tensors={shown(tensors)}, expected a list of at least one tensor")
+    _check("concat", out=out, **{f"tensor {i}": x for i, x in enumerate(tensors)})
+    return _call("concat", (list(tensors), integer(dim, "dim", "concat")), backend, out)

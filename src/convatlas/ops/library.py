@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from convatlas.specs import (
     Pool2dSpec,
     ResidualAddSpec,
 )
+from convatlas.specs.arguments import INT64
 from convatlas.specs.common import dtype_name
 
 Args = dict[str, Any]
@@ -189,6 +191,9 @@ def _check(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
         call = replace(call, dtype=dtype_name(first.dtype))
     except DtypeError as error:
         raise DtypeError(f"{call.op}: {error}") from None
+    count = prod(call.spec.output_shape) * first.element_size()
+    if type(count) is int and count > INT64:
+        raise ShapeError(f"{call.op}: an output of {call.spec.output_shape}, expected at most 2**63 - 1 bytes")
     if out is not None:
         require_fit(call.op, out, call.spec.output_shape, first)
     return call

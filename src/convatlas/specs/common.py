@@ -1,4 +1,4 @@
-"""What all specs share: the normalisation of parameters, dtype sizes, the epilogue, and the base class.
+"""What all specs share: padding, dtype sizes, the epilogue, and the base class.
 
 Sizes may be Python integers or torch.SymInt (while torch.compile or torch.export traces with dynamic shapes), so
 nothing here converts a size with int(); comparisons and arithmetic are all that is asked of one.
@@ -7,17 +7,13 @@ nothing here converts a size with int(); comparisons and arithmetic are all that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from convatlas.errors import DtypeError, ShapeError
+from convatlas.specs.arguments import ACTIVATIONS, Pair, at_least, at_most, flag, known, pair, shown
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-ACTIVATIONS = (None, "relu", "relu6")
-# The most that a size of one image or a parameter may be: kernels count pixels in 32 bits, with room for the last tile to overhang.
-LARGEST = 2**31 - 2**12
 
-Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
@@ -38,49 +34,15 @@ def itemsize(dtype: Any) -> int:
     return ITEMSIZE[dtype_name(dtype)]
 
 
-def is_size(value: Any) -> bool:
-    """True for an integer or a symbolic one; bool, an int to Python, is none to us."""
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, int) or type(value).__name__ == "SymInt" or hasattr(value, "__index__")
-
-
-def pair(value: Any, name: str, op: str) -> Pair:
-    """An int, a one-element or a two-element sequence of ints -> (h, w), as torch.nn.functional takes them."""
-    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    if len(items) not in (1, 2) or not all(is_size(v) for v in items):
-        raise ShapeError(f"{op}: {name}={value!r}, expected an int or a pair of ints")
-    at_most(items, name, op)
-    return items if len(items) == 2 else (items[0], items[0])
-
-
-def at_least(values: tuple, low: int, name: str, op: str) -> None:
-    """Raises ShapeError when one of `values` is below `low`."""
-    if any(v < low for v in values):
-        raise ShapeError(f"{op}: {name}={values}, expected each to be at least {low}")
-
-
-def at_most(values: tuple, name: str, op: str) -> None:
-    """Raises ShapeError when one of `values` is beyond LARGEST. Symbolic ones pass: a comparison would bound them for a tracer."""
-    if any(abs(v) > LARGEST for v in values if isinstance(v, int)):
-        raise ShapeError(f"{op}: {name}={values[0] if len(set(values)) == 1 else values}, expected at most {LARGEST}")
-
-
-def image(sizes: tuple, what: str, op: str) -> None:
-    """Raises ShapeError for more pixels of one image than LARGEST; `what` names the image."""
-    if all(isinstance(v, int) for v in sizes) and prod(sizes) > LARGEST:
-        raise ShapeError(f"{op}: {'x'.join(map(str, sizes))} pixels of {what}, expected at most {LARGEST}")
-
-
 def window_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op: str) -> Pads:
     """A padding argument -> ((top, bottom), (left, right)).
 
     int, pair (one number each side), "valid", "same" (PyTorch's: total = dilation * (kernel - 1), the odd pixel at the
     end, stride 1 only), or ((top, bottom), (left, right)).
     """
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return (0, 0), (0, 0)
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         if stride != (1, 1):
             raise ShapeError(
                 f'{op}: padding="same" with stride={stride}, expected stride 1; give ((top, bottom), (left, right)), '
@@ -91,9 +53,9 @@ def window_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op:
     if isinstance(padding, str):
         raise ShapeError(f'{op}: padding={padding!r}, expected "same", "valid" or numbers')
     if isinstance(padding, (tuple, list)) and len(padding) == 2 and any(isinstance(v, (tuple, list)) for v in padding):
-        pads = tuple(tuple(side) if isinstance(side, (tuple, list)) else (side,) for side in padding)
-        if any(len(side) != 2 or not all(is_size(v) for v in side) for side in pads):
-            raise ShapeError(f"{op}: padding={padding!r}, expected ((top, bottom), (left, right))")
+        if any(not isinstance(side, (tuple, list)) or len(side) != 2 for side in padding):
+            raise ShapeError(f"{op}: padding={shown(padding)}, expected ((top, bottom), (left, right))")
+        pads = tuple(pair(side, "padding", op) for side in padding)
     else:
         h, w = pair(padding, "padding", op)
         pads = ((h, h), (w, w))
@@ -106,9 +68,14 @@ def tf_same_padding(size: Pair, kernel: Any, stride: Any = 1, dilation: Any = 1)
     """TensorFlow's SAME: output = ceil(size / stride), the odd pixel at the bottom and the right.
 
     Source: TensorFlow, tf.nn.convolution, "padding" ("SAME"): total = max((ceil(i/s) - 1)*s + (k-1)*d + 1 - i, 0).
+    Raises ShapeError for what is no int, a size below 0, or a kernel, stride or dilation below 1.
     """
     op = "tf_same_padding"
-    kernel, stride, dilation = pair(kernel, "kernel", op), pair(stride, "stride", op), pair(dilation, "dilation", op)
+    size, kernel = pair(size, "size", op), pair(kernel, "kernel", op)
+    stride, dilation = pair(stride, "stride", op), pair(dilation, "dilation", op)
+    at_least(size, 0, "size", op)
+    for name, values in (("kernel", kernel), ("stride", stride), ("dilation", dilation)):
+        at_least(values, 1, name, op)
     totals = [max((-(-i // s) - 1) * s + (k - 1) * d + 1 - i, 0) for i, k, s, d in zip(size, kernel, stride, dilation)]
     return tuple((t // 2, t - t // 2) for t in totals)
 
@@ -136,8 +103,9 @@ class Epilogue:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise ShapeError(f'activation={self.activation!r}, expected None, "relu" or "relu6"')
+        known(self.activation, ACTIVATIONS, "activation")
+        flag(self.bias, "bias", "epilogue")
+        flag(self.residual, "residual", "epilogue")
 
     def __str__(self) -> str:
         parts = [name for name, on in (("bias", self.bias), ("residual", self.residual)) if on]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from convatlas.errors import ShapeError
-from convatlas.specs.common import Pads, Pair, Spec, at_least, at_most, image, is_size, pair, reads, window_padding
+from convatlas.specs.arguments import Pair, at_least, at_most, image, integer, pair, shape_of
+from convatlas.specs.common import Pads, Spec, reads, window_padding
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Conv2dSpec(Spec):
         Raises ShapeError, showing both sides, for whatever does not fit.
         """
         op = "conv2d"
+        input, weight = shape_of(input, "input", op), shape_of(weight, "weight", op)
         if len(input) != 4:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
         if len(weight) != 4:
             raise ShapeError(f"{op}: weight of shape {tuple(weight)}, expected (K, C/groups, R, S)")
-        if not is_size(groups) or groups < 1:
-            raise ShapeError(f"{op}: groups={groups!r}, expected a positive int")
+        groups = integer(groups, "groups", op, "a positive int", 1)
         stride, dilation = pair(stride, "stride", op), pair(dilation, "dilation", op)
         at_least(stride, 1, "stride", op)
         at_least(dilation, 1, "dilation", op)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import prod
 
 from convatlas.errors import ShapeError
-from convatlas.specs.common import Spec, at_most, is_size
+from convatlas.specs.arguments import at_most, integer, known, number, shape_of, shown
+from convatlas.specs.common import Spec
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class LinearSpec(Spec):
     @classmethod
     def of(cls, input: tuple, weight: tuple) -> LinearSpec:
         """From an input shape (..., C) and a weight shape (K, C). Raises ShapeError."""
+        input, weight = shape_of(input, "input", "linear"), shape_of(weight, "weight", "linear")
         if len(weight) != 2 or len(input) < 1 or input[-1] != weight[1]:
             raise ShapeError(
                 f"linear: input of shape {tuple(input)} and weight of shape {tuple(weight)}, expected (..., C) and (K, C)"
@@ -76,7 +78,8 @@ class ResidualAddSpec(Spec):
     @classmethod
     def of(cls, input: tuple, shortcut: tuple) -> ResidualAddSpec:
         """Raises ShapeError when the shapes differ: a residual connection does not broadcast."""
-        if tuple(input) != tuple(shortcut):
+        input, shortcut = shape_of(input, "x", "residual_add"), shape_of(shortcut, "shortcut", "residual_add")
+        if input != shortcut:
             raise ShapeError(
                 f"residual_add: x of shape {tuple(input)} and shortcut of shape {tuple(shortcut)}, expected equal"
             )
@@ -110,12 +113,13 @@ class NormSpec(Spec):
     @classmethod
     def of(cls, input: tuple, eps: float = 1e-5, **parameters: tuple | None) -> NormSpec:
         """From an input shape (N, C, ...), eps, and the shapes of running_mean, running_var, weight, bias. Raises ShapeError."""
-        if eps < 0:
+        input = shape_of(input, "input", "batch_norm")
+        if not number(eps, "eps", "batch_norm") >= 0:
             raise ShapeError(f"batch_norm: eps={eps}, expected 0 or more")
         if len(input) < 2:
             raise ShapeError(f"batch_norm: input of shape {tuple(input)}, expected (N, C, ...)")
         for name, shape in parameters.items():
-            if shape is not None and tuple(shape) != (input[1],):
+            if shape is not None and shape_of(shape, name, "batch_norm") != (input[1],):
                 raise ShapeError(
                     f"batch_norm: {name} of shape {tuple(shape)}, expected ({input[1]},), the input's channels"
                 )
@@ -157,13 +161,12 @@ class LocalResponseNormSpec(Spec):
     @classmethod
     def of(cls, input: tuple, size: int) -> LocalResponseNormSpec:
         """Raises ShapeError for an input without channels or a size below 1."""
+        input = shape_of(input, "input", "local_response_norm")
         if len(input) < 3:
             raise ShapeError(
                 f"local_response_norm: input of shape {tuple(input)}, expected (N, C, ...) of 3 dimensions or more"
             )
-        if not is_size(size) or size < 1:
-            raise ShapeError(f"local_response_norm: size={size!r}, expected a positive int")
-        return cls(tuple(input), size)
+        return cls(input, integer(size, "size", "local_response_norm", "a positive int", 1))
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -198,6 +201,10 @@ class ElementwiseSpec(Spec):
     shape: tuple[int, ...]
     reduction: int = 1
 
+    def __post_init__(self) -> None:
+        known(self.op, ("relu", "relu6", "softmax"), "element-wise op")
+        shape_of(self.shape, "input", self.op)
+
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.shape
@@ -223,13 +230,18 @@ class ConcatSpec(Spec):
     @classmethod
     def of(cls, shapes: list[tuple], dim: int) -> ConcatSpec:
         """Raises ShapeError for an empty list, an axis out of range, or shapes that differ elsewhere than on `dim`."""
+        if not isinstance(shapes, (list, tuple)):
+            raise ShapeError(f"concat: shapes {shown(shapes)}, expected a list of shapes")
+        shapes = [shape_of(shape, f"tensor {i}", "concat") for i, shape in enumerate(shapes)]
         if not shapes:
             raise ShapeError("concat: no tensors given, expected at least one")
         rank = len(shapes[0])
         if rank < 1:
             raise ShapeError("concat: a tensor of shape (), expected one dimension or more")
-        if not is_size(dim) or not -rank <= dim < rank:
-            raise ShapeError(f"concat: dim={dim!r}, expected an int from {-rank} to {rank - 1}")
+        expected = f"an int from {-rank} to {rank - 1}"
+        dim = integer(dim, "dim", "concat", expected, -rank)
+        if dim >= rank:
+            raise ShapeError(f"concat: dim={dim}, expected {expected}")
         dim %= rank
         for shape in shapes:
             if len(shape) != rank or any(a != b for i, (a, b) in enumerate(zip(shape, shapes[0])) if i != dim):

@@ -7,7 +7,20 @@ from math import gcd
 from typing import Any
 
 from convatlas.errors import ShapeError
-from convatlas.specs.common import Pair, Spec, at_least, at_most, image, is_size, pair, reads
+from convatlas.specs.arguments import (
+    Pair,
+    at_least,
+    at_most,
+    flag,
+    image,
+    integer,
+    known,
+    output_sizes,
+    pair,
+    shape_of,
+    stride_or,
+)
+from convatlas.specs.common import Spec, reads
 
 
 def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
@@ -58,14 +71,15 @@ class Pool2dSpec(Spec):
         divisor_override: int | None = None,
     ) -> Pool2dSpec:
         """From an input shape (N, C, H, W) and the arguments of F.max_pool2d / F.avg_pool2d. Raises ShapeError."""
-        op = f"{kind}_pool2d"
+        op = f"{known(kind, ('max', 'avg'), 'kind of pooling')}_pool2d"
+        input = shape_of(input, "input", op)
         if len(input) != 4:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
         N, C, H, W = input
         if C < 1 or H < 1 or W < 1:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected C, H and W of at least 1")
         kernel = pair(kernel_size, "kernel_size", op)
-        stride = kernel if stride is None or stride in ((), []) else pair(stride, "stride", op)
+        stride = stride_or(kernel, stride, op)
         padding, dilation = pair(padding, "padding", op), pair(dilation, "dilation", op)
         at_least(kernel, 1, "kernel_size", op)
         at_least(stride, 1, "stride", op)
@@ -73,8 +87,11 @@ class Pool2dSpec(Spec):
         at_least(padding, 0, "padding", op)
         if any(2 * p > k for p, k in zip(padding, kernel)):
             raise ShapeError(f"{op}: padding={padding}, expected at most half of kernel_size={kernel}")
-        if divisor_override is not None and (not is_size(divisor_override) or divisor_override == 0):
-            raise ShapeError(f"{op}: divisor_override={divisor_override!r}, expected an int other than 0")
+        if divisor_override is not None:
+            expected = "an int other than 0"
+            divisor_override = integer(divisor_override, "divisor_override", op, expected)
+            if divisor_override == 0:
+                raise ShapeError(f"{op}: divisor_override=0, expected {expected}")
         spec = cls(
             kind,
             N,
@@ -85,8 +102,8 @@ class Pool2dSpec(Spec):
             stride,
             padding,
             dilation,
-            bool(ceil_mode),
-            bool(count_include_pad),
+            flag(ceil_mode, "ceil_mode", op),
+            flag(count_include_pad, "count_include_pad", op),
             divisor_override,
         )
         if spec.P < 1 or spec.Q < 1:
@@ -171,17 +188,13 @@ class AdaptivePool2dSpec(Spec):
     def of(cls, input: tuple, output_size: Any) -> AdaptivePool2dSpec:
         """From an input shape (N, C, H, W) and an int or a pair, where None keeps that size. Raises ShapeError."""
         op = "adaptive_avg_pool2d"
+        input = shape_of(input, "input", op)
         if len(input) != 4:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
         N, C, H, W = input
         if H < 1 or W < 1:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected H and W of at least 1")
-        sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-        if len(sizes) != 2 or output_size is None or not all(v is None or is_size(v) for v in sizes):
-            raise ShapeError(
-                f"{op}: output_size={output_size!r}, expected an int or a pair of ints (None in a pair keeps a size)"
-            )
-        P, Q = (size if given is None else given for given, size in zip(sizes, (H, W)))
+        P, Q = (size if given is None else given for given, size in zip(output_sizes(output_size, op), (H, W)))
         at_least((P, Q), 0, "output_size", op)
         image((H, W), "an image", op)
         image((P, Q), "an output", op)
