@@ -25,6 +25,10 @@ FEW = 2
 # Ways to divide a reduction; 3 and 9 are for windows of an odd number of steps, 5 for channels of five blocks.
 SPLITS = (1, 2, 3, 4, 5, 8, 9, 15, 16)
 
+# What a thread holds beside the rest where it reads elements one by one: an accumulator is a register, an element that is read
+# has an address and a mask until it is multiplied. More of both than this spilled (cross-compiled for sm_80, sm_90 and sm_100).
+HELD = 48
+
 # What dense kernels tell ptxas: all of a thread's registers are theirs. Left to itself it aims at more blocks an SM than shared
 # memory allows, and spills to get there (72 registers and 16 bytes of stack where 88 and none will do, sm_100).
 MAX_REGISTERS = 255
@@ -92,13 +96,15 @@ def least_time(
     ragged: bool = False,
     accumulators: int = 128,
     max_stages: int = 4,
+    held: int | None = None,
 ) -> TileConfig:
     """The config with the least predicted time for `problems` GEMMs of M x K outputs and C products each.
 
     Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills). A thread holds at most
     `accumulators`; at most 64 where operands pass through registers too (mma on sm_80, fp32), or a residual is added, or the
     last step is masked (`ragged`: BK does not divide the channels); half of that for two of these at once, and half again for
-    three. A masked step of IEEE float32 counts twice.
+    three. A masked step of IEEE float32 counts twice. `held` bounds accumulators and elements of the BM x BK operand together: of
+    kernels that read them one by one, with an address each.
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
@@ -123,7 +129,7 @@ def least_time(
                 continue
             # 8 warps only for the tiles that need them: a smaller one spilled, the compiler aiming at three blocks an SM.
             warps = 8 if BM * BN >= 128 * 128 and max_warps == 8 else 4
-            if BM * BN > budget * 32 * warps:
+            if BM * BN > budget * 32 * warps or (held and BM * (BN + BK) > held * 32 * warps):
                 continue
             blocks, steps = cdiv(M, BM) * cdiv(K, BN) * problems, cdiv(C, BK)
             step = max(BM * BN * BK / rate, (BM + BN) * BK * size / L2_BYTES)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from convatlas.kernels.common.launch import cdiv
 from convatlas.kernels.common.target import Target
-from convatlas.kernels.common.tiles import TileConfig, interpreter_config, step_channels, tile_config
+from convatlas.kernels.common.tiles import HELD, TileConfig, interpreter_config, step_channels, tile_config
 from convatlas.specs import Conv2dSpec
 
 # An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one, so taps and channels are flattened.
 STEM_CHANNELS = 16
+# A multiple of this many channels is read 16 bytes at a time (Triton's specialisation of integers knows multiples of 16 only).
+VECTOR = 16
 # Channels that a pack of groups aims for: 32 halves are 64 bytes, two DRAM sectors of every pixel, and two MMA steps; more
 # would only add zeros to the block-diagonal weights (a pack of G groups multiplies G times what it must).
 PACK_CHANNELS = 32
@@ -41,6 +43,14 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, targ
     warps = 8 if taps == 1 else 4
     # A step lies inside one tap, so BK follows from the channels alone; the tile and the split from all taps.
     BK = step_channels(C, dtype, tf32)
+    held = None
+    if (
+        C % VECTOR
+    ):  # channels are read one by one, those of a pack through a second mask: narrow steps leave more to accumulators
+        packed = packs < spec.groups
+        BK, held = min(BK, 16 if packed else 32), HELD // 2 if packed else HELD
+    # Of a float32 step behind a window's masks ptxas keeps so many operands in registers that 32 accumulators spill on sm_100.
+    unrolled = dtype == "float32" and not tf32 and taps > 1 and target.arch >= 100
     steps = taps * cdiv(C, BK) * BK
     split = 16 if packs == 1 else 1  # the workspace of a split is laid out for one pack
     return tile_config(
@@ -54,8 +64,11 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, targ
         max_warps=warps,
         max_split=split,
         BK=BK,
-        residual=residual,
+        residual=residual
+        or K % VECTOR != 0,  # stored one by one, each accumulator has an address, as beside a residual
         ragged=C % BK != 0,
+        accumulators=16 if unrolled else 128,
+        held=held,
     )
 
 
@@ -63,12 +76,12 @@ def stem_config(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> Til
     """Tiles for the stem kernel: no split (its reduction is short), steps of 32 so that 27 or 147 products pad little.
 
     Its addresses differ element by element and live in registers, so the tile is small and the pipeline short: 128x64 spilled.
+    Where filters are stored one by one as well, the accumulators have addresses too, and both are HELD together over the steps.
     """
     M, K, L = spec.N * spec.P * spec.Q, spec.K, spec.reduction
     if target.unbounded:
         return interpreter_config(M, K, L)
     simt = dtype == "float32" and not tf32  # operands pass through registers as well
     BK = 16 if L <= 16 or simt else 32
-    return tile_config(
-        M, K, L, dtype, tf32, target, max_warps=4, max_split=1, BK=BK, accumulators=16 if simt else 32, max_stages=2
-    )
+    bounds = {"accumulators": 16 if simt else 32, "max_stages": 2, "held": HELD if L > BK and K % VECTOR else None}
+    return tile_config(M, K, L, dtype, tf32, target, max_warps=4, max_split=1, BK=BK, **bounds)

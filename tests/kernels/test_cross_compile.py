@@ -1,8 +1,10 @@
 """The networks' launches, compiled for GPUs that are not here: no spills, tensor cores, 16-byte accesses.
 
+Of random convolutions, which no network need have, CI compiles a few of either backend from a fixed seed.
+
 CI compiles for Hopper the launch configs of all networks in float16, at batch 1 (small tiles, split-K) and 32 (TMA); for Ampere and
 Blackwell, and in the other modes, those of a few networks. With CONVATLAS_EXHAUSTIVE=1 it is every network, mode and batch for
-each architecture.
+each architecture, and 300 random configs of each backend; CONVATLAS_SEED=... draws others.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ import torch
 from convatlas import kernels
 from convatlas.hardware import inventory as inv
 from convatlas.kernels.common.launch import Launch
+from convatlas.kernels.common.target import TARGETS
 
 EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
 ARCHITECTURES = (80, 90, 100)
@@ -103,6 +107,31 @@ def test_the_inventory_reaches_every_kernel() -> None:
 def test_shared_memory_fits(arch: int, mode: str) -> None:
     limit = {80: 163, 90: 227, 100: 227}[arch] * 1024
     assert not (bad := [r for r in compiled(arch, mode) if r["shared"] > limit]), describe(bad)
+
+
+# Of the seed's configs so many that the two take about 25 seconds of a CPU; NVRTC is slow to start and quick to go on.
+RANDOM = {"triton": 300, "cuda": 300} if EXHAUSTIVE else {"triton": 8, "cuda": 3}
+without_cuda_core = pytest.mark.skipif(
+    find_spec("cuda") is None or find_spec("cuda.core") is None, reason="needs cuda-core"
+)
+
+
+@pytest.mark.parametrize("backend", ["triton", pytest.param("cuda", marks=without_cuda_core)])
+def test_random_convolutions_compile_without_spills(backend: str) -> None:
+    """Windows, strides, dilations, groups, channel counts, dtypes and GPUs at random: bounds are of shapes, not of nets."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    seed, count = os.environ.get("CONVATLAS_SEED", "0"), str(RANDOM[backend])
+    command = [sys.executable, "-m", "convatlas.hardware.random_calls", "--backend", backend, "--seed", seed]
+    done = subprocess.run([*command, "--count", count], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    records = json.loads(done.stdout)
+    assert len(records) == RANDOM[backend]
+    bad = [
+        r
+        for r in records
+        if r["stack"] or r["spills"] or r["registers"] > 255 or r["shared"] > TARGETS[f"sm_{r['arch']}"].shared
+    ]
+    assert not bad, "\n".join(f"{r['spec']}: {describe([r])}" for r in bad)
 
 
 def test_an_interpreting_process_refuses_to_compile() -> None:

@@ -1,0 +1,120 @@
+"""Random convolutions, for what must hold of every shape: no spills, no stack, shared memory that fits.
+
+`python -m convatlas.hardware.random_calls --backend triton --seed 0 --count 12` compiles launch configs of random convolutions on
+one process and prints one JSON list, as convatlas.hardware.inventory does for the networks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain, count
+from random import Random
+from typing import Any
+
+from convatlas.hardware.inventory import MODES, config_key, launches_of
+from convatlas.kernels.common.target import TARGETS
+from convatlas.ops.observe import Call
+from convatlas.specs import Conv2dSpec, Epilogue
+from convatlas.specs.common import ACTIVATIONS
+
+ARCHITECTURES = tuple(target.arch for target in TARGETS.values() if not target.unbounded)
+
+
+def random_convolution(random: Random) -> Call:
+    """A convolution with a window, strides, dilations, groups, channel counts and an epilogue that no network need have."""
+    family = random.choice(("few", "narrow", "odd", "even", "depthwise"))
+    groups = 1 if family == "few" else random.choice((1, 1, 1, 2, 3, 4, 8, 32))
+    if family == "depthwise":
+        C = groups = random.randint(1, 300)
+        K = C * random.choice((1, 1, 2, 3))
+    else:
+        ranges = {"few": (1, 15), "narrow": (16, 40), "odd": (16, 300), "even": (32, 512)}
+        step = 32 if family == "even" else 1
+        low, high = ranges[family]
+        C = max(random.randrange(low, high + 1, step) // groups, 1) * groups
+        K = max(random.choice((random.randint(1, 300), C, random.choice((24, 32, 64, 112, 256)))) // groups, 1) * groups
+    R = random.choice((1, 2, 3, 3, 5, 7, 11))
+    S = random.choice((R, R, R, 1, 3, 7))
+    dilation = random.choice((1, 1, 1, 2, 3))
+    size = max(random.choice((7, 14, 28, 56, 112)), dilation * (max(R, S) - 1) + 1)
+    spec = Conv2dSpec.of(
+        (random.choice((1, 8, 32)), C, size, size), (K, C // groups, R, S),
+        random.choice((1, 1, 2, 3, 4)), (R // 2 * dilation, S // 2 * dilation), dilation, groups,
+    )  # fmt: skip
+    epilogue = Epilogue(random.random() < 0.5, random.choice(ACTIVATIONS), random.random() < 0.3)
+    return Call("conv2d", spec, epilogue)
+
+
+# Convolutions that once spilled: filters or channels that no vector covers, in long windows, and float32 behind a long mask.
+SPILLED = (
+    (((32, 12, 112, 112), (24, 12, 7, 7), 3, 3), "float16", 90),
+    (((3, 17, 56, 56), (19, 17, 3, 3), 1, 1), "float16", 80),
+    (((1, 96, 56, 56), (112, 96, 1, 7), 1, (0, 3)), "float32", 100),
+    (((32, 40, 28, 28), (40, 10, 5, 5), 1, 2, 1, 4), "bfloat16", 90),
+)
+
+
+def random_launches(seed: int, launchers: dict[str, Any]) -> Iterator[tuple[Call, str, int, Any]]:
+    """(call, mode, arch, launch) without end: what SPILLED launch, then random convolutions in random modes on random GPUs."""
+    random = Random(seed)
+    known = [
+        (Call("conv2d", Conv2dSpec.of(*shape), Epilogue(True, "relu")), mode, arch) for shape, mode, arch in SPILLED
+    ]
+    drawn = ((random_convolution(random), random.choice(list(MODES)), random.choice(ARCHITECTURES)) for _ in count())
+    for call, mode, arch in chain(known, drawn):
+        for launch in launches_of(call, mode, arch, launchers):
+            yield call, mode, arch, launch
+
+
+def compile_triton(seed: int, configs: int) -> Iterator[dict[str, Any]]:
+    """Records of `configs` different launch configs of the Triton kernels, as inventory.compile_inventory gives them."""
+    from convatlas.hardware.cross_compile import compile_launch
+    from convatlas.kernels.backend import LAUNCHERS
+
+    seen: set[tuple] = set()
+    for call, mode, arch, launch in random_launches(seed, LAUNCHERS):
+        if len(seen) == configs:
+            return
+        if (config := (arch, *config_key(launch, mode))) in seen:
+            continue
+        seen.add(config)
+        compiled = compile_launch(launch, arch)
+        yield {"spec": str(call.spec), "mode": mode, **asdict(compiled), "spills": compiled.spills}
+
+
+def compile_cuda(seed: int, configs: int) -> Iterator[dict[str, Any]]:
+    """Records of `configs` different instantiations of the CUDA C++ kernels, as cuda_inventory.compile_expressions gives them."""
+    from convatlas.hardware.cuda_inventory import compile_expressions
+    from convatlas.kernels.backend_cuda import LAUNCHERS
+
+    seen: set[tuple] = set()
+    for call, mode, arch, launch in random_launches(seed, LAUNCHERS):
+        if len(seen) == configs:
+            return
+        if (name := (arch, launch.source, launch.expression)) in seen:
+            continue
+        seen.add(name)
+        (record,) = compile_expressions(launch.source, [launch.expression], arch)
+        record |= {"kernel": launch.expression, "constants": {}, "shared": launch.shared}
+        spills = record["opcodes"].get("LDL", 0) + record["opcodes"].get("STL", 0)
+        yield {"spec": str(call.spec), "mode": mode, **record, "spills": spills}
+
+
+def main(arguments: list[str]) -> None:
+    """--backend triton or cuda, --seed, --count."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.random_calls", description=__doc__)
+    parser.add_argument("--backend", choices=["triton", "cuda"], default="triton")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=12)
+    given = parser.parse_args(arguments)
+    compiled = compile_cuda if given.backend == "cuda" else compile_triton
+    json.dump(list(compiled(given.seed, given.count)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
