@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import convatlas
+from convatlas.engine.probes import STEP, UNIT, WHOLE, integers, largest_integer
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.observe import Call, observe
 from convatlas.reference.error_bound import check
@@ -191,24 +192,31 @@ def tensor_float(call: Call, output: Tensor) -> bool:
 def run_convolution(
     case: Case, dtype: str, device: str, form: str, data: str, backend: str, out: Tensor | None = None
 ) -> Any:
-    """The case's convolution on random data."""
+    """The case's convolution on random data; "probes" are those of verify: integers whose sums no half precision holds."""
     kind = DTYPES[dtype]
-    x = layout(random(case.input, kind, device, data, 0), form)
+    B = largest_integer(case.weight[1] * case.weight[2] * case.weight[3])
+
+    def draw(shape: tuple, seed: int, largest: int, unit: float) -> Tensor:
+        if data != "probes":
+            return random(shape, kind, device, data, seed)
+        return integers(shape, largest, unit, torch.Generator().manual_seed(seed)).to(device, kind)
+
+    x = layout(draw(case.input, 0, B, 1.0), form)
     # He et al. 2015: products of variance 2 / L keep outputs near 1, so that float16 does not overflow.
-    w = random(case.weight, torch.float32, device, data, 1)
+    w = draw(case.weight, 1, B, UNIT) if data == "probes" else random(case.weight, torch.float32, device, data, 1)
     if data == "normal":
         w = w * (2.0 / (case.weight[1] * case.weight[2] * case.weight[3])) ** 0.5
     w = w.to(kind).contiguous(memory_format=torch.channels_last if form == "nhwc" else torch.contiguous_format)
     if form == "nhwc" and case.weight[1] == 1:  # as nets.folding lays a depthwise filter out: R, S, K
         w = w.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
-    bias = random((case.weight[0],), kind, device, data, 2) if case.bias else None
+    bias = draw((case.weight[0],), 2, WHOLE, STEP) if case.bias else None
     arguments = dict(case.arguments)
     if case.residual:
         shape = torch.nn.functional.conv2d(
             x.to("meta"), w.to("meta"), stride=arguments.get("stride", 1), padding=arguments.get("padding", 0),
             dilation=arguments.get("dilation", 1), groups=arguments.get("groups", 1),
         ).shape  # fmt: skip
-        arguments["residual"] = layout(random(tuple(shape), kind, device, data, 3), form)
+        arguments["residual"] = layout(draw(tuple(shape), 3, WHOLE, STEP), form)
     return convatlas.conv2d(x, w, bias, **arguments, out=out, backend=backend)
 
 

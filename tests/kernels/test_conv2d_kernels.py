@@ -22,8 +22,8 @@ def test_within_the_error_bound(case: Case, form: str, dtype: str, backend: str,
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-def test_float16_is_exact_on_small_integers(case: Case, backend: str, device: str, poisoned: None) -> None:
-    hold(lambda: run_convolution(case, "float16", device, "nhwc", "integers", backend), exact=True)
+def test_float16_is_exact_on_probes(case: Case, backend: str, device: str, poisoned: None) -> None:
+    hold(lambda: run_convolution(case, "float16", device, "nhwc", "probes", backend), exact=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

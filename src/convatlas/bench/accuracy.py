@@ -23,7 +23,7 @@ from torch import Tensor
 
 from convatlas.ops import backend_cudnn
 from convatlas.ops.observe import Call
-from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
+from convatlas.reference.error_bound import DRIFT, TENSOR_CORE_OPS, TF32_CUT, C
 from convatlas.reference.rounding import format_of
 from convatlas.specs import Epilogue, dtype_name
 from convatlas.study.tracing import Layer
@@ -141,15 +141,17 @@ class Judge:
             value = self.expected
             if layer.op in ("residual_add", "batch_norm") and layer.epilogue.activation:
                 value = _computed(layer, wide, replace(layer.epilogue, activation=None))
-            sigma = self._sigma(*_companions(layer, wide, value), dtype_name(first.dtype), tf32)
+            sigma = self._sigma(
+                *_companions(layer, wide, value), dtype_name(first.dtype), tf32, layer.op in TENSOR_CORE_OPS
+            )
             t, squares = C * C / 2, sigma.square()
             T1, Tmax = float(squares.sum(dtype=torch.float64)), float(squares.max())
             T2 = float(squares.square_().sum(dtype=torch.float64))
             self._allowed = sqrt(T1 + 2 * sqrt(T2 * t) + 2 * Tmax * t)
 
-    def _sigma(self, S: Tensor, A: Tensor, L: int, roundings: int, dtype: str, tf32: bool) -> Tensor:
+    def _sigma(self, S: Tensor, A: Tensor, L: int, roundings: int, dtype: str, tf32: bool, products: bool) -> Tensor:
         out, single = format_of(dtype), format_of("float32")
-        tensor_core = tf32 or dtype != "float32"
+        tensor_core = products and (tf32 or dtype != "float32")
         u_acc = single.unit_roundoff * (2 if tensor_core else 1)
         drift, cut = DRIFT * L if tensor_core else 0.0, TF32_CUT if tf32 else 0.0
         eta = out.smallest_subnormal / 2 + L * single.smallest_subnormal / 2

@@ -10,6 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from convatlas.engine.probes import rounds_once
 from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
 from convatlas.nets.paths import module_paths
 from convatlas.ops.backend_numpy import as_array
@@ -46,18 +47,22 @@ class Checker:
     Attributes:
         path: called after an op, tells its module path.
         seen: called with every new LayerCheck, for a progress display.
+        probing: the operands are probes (engine/probes.py): what rounds once must be exact on them.
         checks: what was found, in the order in which the ops ran.
     """
 
     path: Callable[[], str] = lambda: ""
     seen: Callable[[LayerCheck], None] | None = None
+    probing: bool = False
     checks: list[LayerCheck] = field(default_factory=list)
 
     def __call__(self, call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
         start = perf_counter()
         arrays = {name: as_array(x) for name, x in tensors.items()}
         expected = truth(call.op, call.spec, call.epilogue, arrays, call.params)
-        report = error_bound.check(as_array(output), expected, dtype=call.dtype, **precision(call, output.device))
+        exact = self.probing and rounds_once(call.op, call.backend)
+        how = precision(call, output.device)
+        report = error_bound.check(as_array(output), expected, dtype=call.dtype, exact=exact, **how)
         self.checks.append(LayerCheck(self.path(), call, report, perf_counter() - start))
         if self.seen is not None:
             self.seen(self.checks[-1])

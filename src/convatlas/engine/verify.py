@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from convatlas.engine.check import Checker, checking, precision
 from convatlas.engine.device import device_for, interpreted
-from convatlas.engine.single import operands, run
+from convatlas.engine.probes import probes
+from convatlas.engine.single import run
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
@@ -35,7 +36,7 @@ class LayerResult:
 
     Attributes:
         layer: path, op, spec, epilogue.
-        alone: on random operands of its shapes; layers of one shape share it.
+        alone: on random operands of its shapes, where convolutions and linear layers must be exact; layers of one shape share it.
         inside: on what it was given in the net.
     """
 
@@ -132,8 +133,8 @@ def verify(
 ) -> Verification:
     """Runs the net called `name`, with random weights, on `backend` and holds it to the reference.
 
-    Every distinct layer runs on normal random operands, into a buffer full of NaN; then the net runs, each layer checked on
-    what it was given, and its logits are compared with the reference network's.
+    Every distinct layer runs on random operands on which a fault shows (engine/probes.py), into a buffer full of NaN; then
+    the net runs, each layer checked on what it was given, and its logits are compared with the reference network's.
 
     Args:
         size: pixels of the square input; None is the net's own.
@@ -163,7 +164,7 @@ def verify(
     alone = {}
     for i, (key, layer) in enumerate(distinct.items()):
         steps.next(layer.path or layer.op)
-        alone[key] = _alone(layer, operands(layer, kind, device, seed + i), backend)
+        alone[key] = _alone(layer, probes(layer, kind, device, seed + i), backend)
 
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
     moved = copy.deepcopy(net).to(device)
@@ -215,7 +216,7 @@ def random_net(name: str, seed: int) -> nn.Module:
 
 
 def _alone(layer: Layer, tensors: dict[str, Tensor], backend: str) -> Report:
-    checker = Checker()
+    checker = Checker(probing=True)
     with observe(checker):
         run(layer, tensors, backend)
     return checker.checks[0].report
