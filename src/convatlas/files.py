@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EACCES
 from os import PathLike
 from pathlib import Path
 from uuid import uuid4
@@ -24,14 +25,14 @@ def shown(path: str | PathLike[str]) -> str:
 def readable(path: str | PathLike[str], what: str) -> Path:
     """The path, of a regular file that can be opened. Raises InputError: "`what` PATH: no such file", and the like."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # of a device or a pipe, reading might never end
-            raise InputError(f"{what} {shown(path)}: not a file")
-        with open(path, "rb"):
-            return Path(path)
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb"):
+                return Path(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{what} {shown(path)}: no such file") from None
     except (OSError, ValueError) as error:  # no permission, a name too long; a NUL in it
         raise InputError(f"{what} {shown(path)}: {_reason(error)}") from None
+    raise InputError(f"{what} {shown(path)}: not a file")  # of a device or a pipe, reading might never end
 
 
 def check_writable(path: str | PathLike[str], folder: bool = False) -> None:
@@ -41,26 +42,36 @@ def check_writable(path: str | PathLike[str], folder: bool = False) -> None:
     """
     path = Path(path)
     try:
-        exists = path.exists()
-        if folder and exists and not path.is_dir():
+        mode = _mode(path)
+        if mode is not None and folder and not stat.S_ISDIR(mode):
             raise InputError(f"{shown(path)} is no folder")
-        if not folder and path.is_dir():
-            raise InputError(f"{shown(path)} is a folder, expected a file")
-        if not folder and exists and not os.access(path, os.W_OK):
-            raise InputError(f"{shown(path)} cannot be written: permission denied")
-        if exists and not folder and not path.is_file():
-            return  # a device or a pipe
-        os.stat(path) if exists else os.path.lexists(path)
+        if mode is not None and not folder:
+            if stat.S_ISDIR(mode):
+                raise InputError(f"{shown(path)} is a folder, expected a file")
+            if not os.access(path, os.W_OK):
+                raise PermissionError(EACCES, os.strerror(EACCES))
+            if not stat.S_ISREG(mode):
+                return  # a device or a pipe
         above = path if folder else _target(path).parent
-        while not above.exists():
+        while (mode := _mode(above)) is None:
             above = above.parent
-        if not above.is_dir():
+        if not stat.S_ISDIR(mode):
             raise InputError(f"{shown(path)} cannot be written: {shown(above)} is no folder")
         trial = _temporary(above)
         trial.touch(exist_ok=False)
         trial.unlink()
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{shown(path)} cannot be written: {_reason(error)}") from None
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of thing is there; None for nothing."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _reason(error: OSError | ValueError) -> str:

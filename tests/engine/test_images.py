@@ -1,13 +1,14 @@
 """Pictures of every mode become the right input, and what is no picture becomes one line."""
 
 import io
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from convatlas.engine.images import crop_middle, load_image, to_input, to_rgb
+from convatlas.engine.images import FORMATS, crop_middle, load_image, locate, to_input, to_rgb
 from convatlas.errors import InputError
 from convatlas.nets.registry import EFFICIENTNET_LITE, IMAGENET
 
@@ -90,6 +91,43 @@ def test_unreadable_files(tmp_path, kind):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
+def test_formats_for_other_purposes_are_refused_before_anything_decodes_them(tmp_path, monkeypatch):
+    path = save(tmp_path, Image.new("RGB", (4, 3)), "x.eps")
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: pytest.fail("a program was started"))
+    for name in (path, shutil.copy(path, tmp_path / "x.png"), save(tmp_path, Image.new("RGB", (4, 3)), "x.pcx")):
+        with pytest.raises(InputError, match="expected a picture in AVIF, BMP"):
+            load_image(str(name))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_damaged_file_of_any_format_is_a_picture_or_one_line(tmp_path, kind):
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip("Pillow does not write it here")
+    buffer, random = io.BytesIO(), np.random.default_rng(0)
+    noise = random.integers(0, 256, (40, 32, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, kind)
+    path, refused = tmp_path / "x", 0
+    path.write_bytes(buffer.getvalue())
+    assert load_image(str(path)).mode == "RGB"
+    for _ in range(60):
+        data = bytearray(buffer.getvalue())
+        for place in random.integers(0, min(len(data), 200), random.integers(1, 6)):
+            data[place] = random.integers(0, 256)
+        path.write_bytes(data[: random.integers(len(data) // 2, len(data) + 1)])
+        try:
+            assert load_image(str(path)).mode == "RGB"
+        except InputError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 400
+    assert refused
+
+
+def test_a_large_picture_is_no_warning(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert load_image(save(tmp_path, Image.new("1", (15, 10)))).size == (15, 10) and not recwarn
+
+
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     path = save(tmp_path, Image.new("1", (300, 300)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -100,8 +138,18 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_image(str(tmp_path / "gone.png"))
-    with pytest.raises(InputError, match="not a file"):
-        load_image(str(tmp_path))
+    for source in (str(tmp_path), "/dev/zero", "/dev/null"):
+        with pytest.raises(InputError, match="not a file"):
+            load_image(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["a\0b.png", "x" * 300, "d/" * 3000, "a\nb.png", "skimage:\0", "skimage:" + "x" * 3000]
+)
+def test_names_that_no_file_has_are_one_short_line(source):
+    with pytest.raises(InputError) as error:
+        locate(source)
+    assert len(str(error.value)) < 600 and str(error.value).isprintable()
 
 
 def test_bundled_pictures():

@@ -19,8 +19,8 @@ from typing import Any
 
 import convatlas
 from convatlas.bench.results import FORMAT, REHEARSAL, compacted, read, slug
-from convatlas.bench.suite.state import write_text
 from convatlas.errors import ConvAtlasError, InputError
+from convatlas.files import write_text
 
 SUITES = ("layers.json", "networks.json")
 OTHERS = ("tests.json", "profile.json", "tuning.json")

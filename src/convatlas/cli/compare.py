@@ -67,7 +67,11 @@ def command(
     fails, chosen = _words(fail_on, FAIL_ON, "--fail-on"), _words(only, ORDER, "--only")
     from convatlas.bench.comparison import compare_contestants, compare_runs
     from convatlas.bench.results import load
+    from convatlas.bench.suite.state import write_json
+    from convatlas.files import check_writable
 
+    if json is not None and str(json) != "-":
+        check_writable(json)
     first = load(a)
     if b is None:
         names = [name.strip() for name in contestants.split(",")]
@@ -84,7 +88,7 @@ def command(
     else:
         show_text(compared, first, second, () if summary else chosen or ORDER)
         if json is not None:
-            _write(json, document)
+            write_json(json, document)
     reasons = failures(compared, fails)
     for reason in reasons:
         typer.echo(f"convatlas: {reason}", err=True)
@@ -183,16 +187,6 @@ def about(name: str, results: Results) -> dict[str, Any]:
         **when,
         "versions": results.versions,
     }
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    from convatlas.bench.suite.state import write_json
-    from convatlas.errors import InputError
-
-    try:
-        write_json(path, document)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected a file that can be written") from None
 
 
 def micro(seconds: float) -> str:

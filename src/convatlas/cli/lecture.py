@@ -11,6 +11,7 @@ from rich.console import Console
 
 from convatlas.cli import output
 from convatlas.cli.columns import JSON_HELP, Column, show
+from convatlas.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from convatlas.study.lecture.atlas import Atlas
@@ -40,9 +41,11 @@ def command(
     if markdown is not None and (topic is not None or json):
         raise typer.BadParameter("--markdown writes the whole lecture: give no topic and no --json")
     names = lecture.names() if topic is None else [lecture.check(topic)]
-    for folder in (out, markdown.parent if markdown else None):
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise typer.BadParameter(f"{folder} is no folder")
+    if markdown is not None:
+        check_writable(markdown)
+    for folder in (out, markdown.with_suffix("") if markdown else None):
+        if folder is not None:
+            check_writable(folder, folder=True)
     from convatlas.study import stored
     from convatlas.study.lecture.atlas import Atlas
 
@@ -122,13 +125,10 @@ def show_claim(console: Console, claim: Claim, finding: Finding) -> None:
 
 
 def write(atlas: Atlas, path: Path) -> list[Path]:
-    """The document, under a temporary name first, and its pictures in a folder of the same name."""
+    """The document, and its pictures in a folder of the same name."""
     from convatlas.study.lecture.document import document
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(document(atlas, path.stem), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, document(atlas, path.stem))
     return [path, *draw(atlas, path.with_suffix(""), ("svg",))]
 
 

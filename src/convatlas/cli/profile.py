@@ -10,6 +10,7 @@ import typer
 from convatlas.cli import output
 from convatlas.cli.columns import Column, show
 from convatlas.cli.runtime import BACKEND_VARIABLE, one_of
+from convatlas.files import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,8 @@ def command(
     if dtype not in DTYPES:
         raise DtypeError(f"dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     for path in (json, trace):
-        _writable(path)
+        if path is not None:
+            check_writable(path)
     import torch
 
     if not torch.cuda.is_available():
@@ -71,14 +73,6 @@ def command(
     with output.progress("measuring ceilings"):
         ceilings = measure(timer, device)
     run(net, batch, dtype, backend, size, timer, device, ceilings, json, trace, top, ncu)
-
-
-def _writable(path: Path | None) -> None:
-    """Raises InputError before minutes of measuring, not after, where the file cannot be written."""
-    from convatlas.errors import InputError
-
-    if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-        raise InputError(f"{path}, expected a file in a folder that exists")
 
 
 def run(

@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from convatlas.errors import InputError
+from convatlas.files import readable, shown
 from convatlas.nets.registry import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SKIMAGE = "skimage:"
+# Of Pillow's formats those that photographs come in. The rest serve other purposes; EPS would start Ghostscript.
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def locate(source: str) -> Path:
     """The file that `source` means: a path, or scikit-image's bundled "skimage:NAME". Raises InputError when there is none."""
     path = _bundled(source.removeprefix(SKIMAGE)) if source.startswith(SKIMAGE) else Path(source)
-    if not path.exists():
-        raise InputError(f"image {source}: no such file")
-    if not path.is_file():
-        raise InputError(f"image {source}: not a file")
-    return path
+    return readable(path, "image")
 
 
 def load_image(source: str) -> Image.Image:
     """The picture that locate(source) finds, upright and in RGB.
 
-    Any format and mode Pillow reads: grey (8, 16 and 32 bits), palette, CMYK; what is transparent lies on white; the camera's
-    EXIF orientation is applied; of several frames the first. Raises InputError, one line.
+    A picture in one of FORMATS, of any mode: grey (8, 16 and 32 bits), palette, CMYK; what is transparent lies on white; the
+    camera's EXIF orientation is applied; of several frames the first. Raises InputError, one line, also for a picture of more
+    pixels than Pillow takes for an honest one (178,956,970).
     """
     path = locate(source)
+    Image.init()
     try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of half as many pixels, of metadata that is odd
+            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+                image.load()
+                return to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"image {shown(source)}: cannot be read: expected a picture in {', '.join(FORMATS)}"
+        ) from error
+    except Exception as error:  # what Pillow's decoders raise for a damaged file is no closed list
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"image {source}: cannot be read: {line}") from error
+        raise InputError(f"image {shown(source)}: cannot be read: {line}") from error
 
 
 def _bundled(name: str) -> Path:
@@ -56,7 +64,7 @@ def _bundled(name: str) -> Path:
     pictures = {file.stem: file for file in folder.iterdir() if file.suffix in (".png", ".jpg")}
     if name not in pictures:
         raise InputError(
-            f"image {SKIMAGE}{name}: scikit-image brings no such picture, but {', '.join(sorted(pictures))}"
+            f"image {SKIMAGE}{shown(name)}: scikit-image brings no such picture, but {', '.join(sorted(pictures))}"
         )
     return pictures[name]
 

@@ -36,7 +36,7 @@ def update(root: Path) -> list[Path]:
     Raises InputError where the README has no markers, or a result cannot be read.
     """
     from convatlas.bench.page.pictures import draw
-    from convatlas.bench.suite.state import write_text
+    from convatlas.files import write_text
 
     found = reports(root)
     written = []

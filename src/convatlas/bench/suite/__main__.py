@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             _need_gpu()
         from convatlas.bench.suite.report import failed, summary
         from convatlas.bench.suite.runner import Runner
-        from convatlas.bench.suite.state import write_text
+        from convatlas.files import write_text
 
         out = given.out.resolve()
         folder = (given.benchmarks or root() / "benchmarks").resolve()

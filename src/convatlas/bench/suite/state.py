@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from convatlas.errors import InputError
+from convatlas.files import write_text
 
 STATUSES = ("done", "partial", "failed", "skipped", "running")
 STATE = "state.json"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes under a temporary name and renames, so that a reader, or a run that is killed, never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def sweep(folder: Path) -> None:

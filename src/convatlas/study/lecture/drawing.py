@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import xml.etree.ElementTree as xml
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import Bbox
 
+from convatlas.files import whole
 from convatlas.study.numbers import short
 
 # hashsalt and no dates: the same picture is the same file. Text stays text, for search, screen readers and few bytes; Verdana,
@@ -172,14 +172,12 @@ def distance(box: Bbox, point: tuple[float, float]) -> float:
 
 
 def save(drawing: Drawing, folder: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Writes folder/name.svg and .png; each under a temporary name first, so that nobody sees half a picture."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes folder/name.svg and .png, each whole or not at all."""
     written = []
     for kind in formats:
-        path, partial = folder / f"{name}.{kind}", folder / f".{name}.{kind}.partial"
-        partial.write_bytes(svg(drawing) if kind == "svg" else rendered(drawing.figure, kind, Software=None))
-        os.replace(partial, path)
-        written.append(path)
+        written.append(folder / f"{name}.{kind}")
+        with whole(written[-1]) as partial:
+            partial.write_bytes(svg(drawing) if kind == "svg" else rendered(drawing.figure, kind, Software=None))
     return written
 
 
