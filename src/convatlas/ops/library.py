@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from convatlas.errors import DtypeError, ShapeError
-from convatlas.ops import backends
+from convatlas.ops import backends, flop_counter
 from convatlas.ops.layout import address, allocate, is_static, overlap, overlaps_itself
 from convatlas.ops.observe import Call, notify, observed
 from convatlas.ops.transforms import derivative_rule, vmap_rule
@@ -281,12 +281,17 @@ def _register(op: Op) -> None:
     def fake(*values: Any, **keywords: Any) -> Any:
         return _fake(op, bind(values, keywords), None)
 
+    def call_of(values: tuple, keywords: dict) -> Call:
+        keywords.pop("into", None)
+        return op.describe(bind(values, keywords))
+
     _library.define(f"{op.name}({op.schema}, str? backend=None) -> {op.returns}")
     for device in ("CPU", "CUDA"):
         _library.impl(op.name, implementation, device)
     torch.library.register_fake(f"convatlas::{op.name}", fake, lib=_library)
     _library.impl(op.name, derivative_rule(op.name), "Autograd", with_keyset=True)
     torch.library.register_vmap(f"convatlas::{op.name}", vmap_rule(op.name), lib=_library)
+    flop_counter.register(op.name, call_of)
     if op.returns != "Tensor":
         return
 
@@ -300,6 +305,7 @@ def _register(op: Op) -> None:
     _library.define(f"{op.name}_out({op.schema}, str? backend=None, *, Tensor(a!) into) -> ()")
     for device in ("CPU", "CUDA"):
         _library.impl(f"{op.name}_out", implementation_out, device)
+    flop_counter.register(f"{op.name}_out", call_of)
     _library.impl(f"{op.name}_out", derivative_rule(f"{op.name}_out"), "Autograd", with_keyset=True)
     torch.library.register_fake(f"convatlas::{op.name}_out", fake_out, lib=_library)
 
