@@ -77,7 +77,7 @@ def test_a_fault_in_json(run, fault):
 
 def test_native_is_the_default(run, monkeypatch):
     sizes = []
-    monkeypatch.setattr(engine, "verify_all", lambda chosen, size, *rest: sizes.append(size) or [])
+    monkeypatch.setattr(engine, "verify_all", lambda chosen, size, *rest, **more: sizes.append(size) or [])
     assert run()[0] == run("--size", "native")[0] == run("--size", "64")[0] == 0
     assert sizes == [None, None, 64]
 

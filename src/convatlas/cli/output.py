@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 NARROW = 64  # columns below which a table keeps only its name and its numbers
 PIPE_WIDTH = 1000  # wider than any line of ours: a pipe gets whole lines
@@ -59,20 +62,35 @@ def _finite(data: Any) -> Any:
     return data
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A function (what, done, total) that shows progress on stderr while it is a terminal, and nothing elsewhere.
+class Shown:
+    """Progress that is shown: called with (what, done, total); a total of 0 means that it is not known."""
 
-    A total of 0 means that it is not known.
-    """
+    def __init__(self, bar: Progress | None = None, title: str = "") -> None:
+        self.bar = bar
+        self.task = None if bar is None else bar.add_task(title, total=None)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, description=what[:30].ljust(30), completed=done, total=total or None)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """For the time of a line on stdout, which may be the same terminal."""
+        if self.bar is not None:
+            self.bar.stop()
+        yield
+        if self.bar is not None:
+            self.bar.start()
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Shown]:
+    """Shows progress on stderr while it is a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+        yield Shown()
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda what, done, total: bar.update(
-            task, description=what[:30].ljust(30), completed=done, total=total or None
-        )
+        yield Shown(bar, title)

@@ -53,14 +53,19 @@ def command(
         return
     net = info(net).name
     prepare(backend)
-    from convatlas.engine.verify import verify
+    from convatlas.engine.verify import Interrupted, verify
 
-    with output.progress(f"verifying {net}") as show:
-        result = verify(net, size, batch, dtype, backend, show)
+    try:
+        with output.progress(f"verifying {net}") as show:
+            result = verify(net, size, batch, dtype, backend, show)
+    except Interrupted as stop:
+        result = stop.found
     if json:
         output.print_json(as_dict(result, worst))
     else:
         show_text(result, worst)
+    if not result.complete:
+        raise KeyboardInterrupt
     if not result.ok:
         raise typer.Exit(1)
 
@@ -83,6 +88,7 @@ def as_dict(result: Verification, worst: int | None) -> dict[str, Any]:
         "device": result.device,
         "interpreted": result.interpreted,
         "ok": result.ok,
+        "complete": result.complete,
         "first_wrong": None if wrong is None else wrong.layer.path,
         "layers": [
             {
@@ -92,19 +98,12 @@ def as_dict(result: Verification, worst: int | None) -> dict[str, Any]:
                 "epilogue": str(r.layer.epilogue or "none"),
                 "ok": r.ok,
                 "alone": {"worst": r.alone.worst, "rms": r.alone.rms},
-                "in_network": {"worst": r.inside.worst, "rms": r.inside.rms},
+                "in_network": None if r.inside is None else {"worst": r.inside.worst, "rms": r.inside.rms},
                 "detail": r.detail,
             }
             for r in chosen(result, worst)
         ],
-        "logits": {
-            "ok": logits.ok,
-            "rms_error": logits.error,
-            "rms_error_of_rounding_alone": logits.yardstick,
-            "limit": logits.limit,
-            "top1_agrees": logits.agree,
-            "images": logits.images,
-        },
+        "logits": None if logits is None else verify_all.logits_as_dict(logits),
         "seconds": result.seconds,
     }
 
@@ -130,16 +129,22 @@ def show_text(result: Verification, worst: int | None) -> None:
     for r in result.layers:
         if not r.ok:
             console.print(output.plain(f"\n{r.layer.path or r.layer.op}: {r.detail}", "bold red"))
-    top = max(result.layers, key=lambda r: r.worst)
-    wrong = sum(not r.ok for r in result.layers)
+    wrong, logits = sum(not r.ok for r in result.layers), result.logits
     counted = f"{len(result.layers)} layers ({result.distinct} distinct), each alone and in the network"
+    if logits is None:
+        inside = sum(r.inside is not None for r in result.layers)
+        counted = f"of {result.total} layers {len(result.layers)} checked alone and {inside} in the network"
     if wrong:
         console.print(output.plain(f"\n{counted}: {wrong} outside the error bound", "bold red"))
     else:
+        top = max((r.worst for r in result.layers), default=0.0)
         console.print(
-            output.plain(f"\n{counted}: all within the error bound, at most {output.number(top.worst)} of it", "green")
+            output.plain(f"\n{counted}: all within the error bound, at most {output.number(top)} of it", "green")
         )
-    logits = result.logits
+    if logits is None:
+        line = f"interrupted after {result.seconds:.1f} s, NOT verified: the other layers, the logits"
+        console.print(output.plain(line, "bold red"))
+        return
     line = (
         f"logits: rms error {output.number(logits.error)}, allowed {output.number(logits.limit)}; rounding to {result.dtype} "
         f"alone makes {output.number(logits.yardstick)}; top-1 agrees for {logits.agree} of {logits.images}"

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convatlas.engine.check import Checker, checking, precision
+from convatlas.engine.check import Checker, LayerCheck, checking, precision
 from convatlas.engine.device import device_for, interpreted
 from convatlas.engine.probes import probes
 from convatlas.engine.single import run
@@ -37,31 +38,35 @@ class LayerResult:
     Attributes:
         layer: path, op, spec, epilogue.
         alone: on random operands of its shapes, where convolutions and linear layers must be exact; layers of one shape share it.
-        inside: on what it was given in the net.
+        inside: on what it was given in the net; None where the run was interrupted before.
     """
 
     layer: Layer
     alone: Report
-    inside: Report
+    inside: Report | None
+
+    @property
+    def reports(self) -> list[Report]:
+        return [report for report in (self.alone, self.inside) if report is not None]
 
     @property
     def ok(self) -> bool:
-        return self.alone.ok and self.inside.ok
+        return all(report.ok for report in self.reports)
 
     @property
     def worst(self) -> float:
         """The larger of the two error / bound; at most 1 when ok."""
-        return max(self.alone.worst, self.inside.worst)
+        return max(report.worst for report in self.reports)
 
     @property
     def rms(self) -> float:
         """The larger of the two root-mean-square error / bound; at most 1 when ok."""
-        return max(self.alone.rms, self.inside.rms)
+        return max(report.rms for report in self.reports)
 
     @property
     def detail(self) -> str:
         """What is wrong, in one line; empty when ok."""
-        return self.alone.detail or self.inside.detail
+        return next((report.detail for report in self.reports if report.detail), "")
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,10 @@ class Verification:
         name, input_shape, dtype, backend: what was asked.
         device: "cuda" or "cpu".
         interpreted: the kernels ran in Triton's interpreter.
-        layers: in the order in which the net runs them.
+        layers: in the order in which the net runs them; those that were checked, where the run was interrupted.
+        total: layers of the net.
         distinct: different layers among them.
-        logits: the net's outputs.
+        logits: the net's outputs; None where the run was interrupted before.
         seconds: all of it.
     """
 
@@ -108,18 +114,37 @@ class Verification:
     device: str
     interpreted: bool
     layers: list[LayerResult]
+    total: int
     distinct: int
-    logits: Logits
+    logits: Logits | None
     seconds: float
 
     @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.logits is not None
+
+    @property
     def ok(self) -> bool:
-        return self.logits.ok and all(result.ok for result in self.layers)
+        return self.logits is not None and self.logits.ok and all(result.ok for result in self.layers)
 
     @property
     def first_wrong(self) -> LayerResult | None:
         """The first layer of the net outside its bound."""
         return next((result for result in self.layers if not result.ok), None)
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt (Ctrl-C, SIGTERM) that brings along what was found before it.
+
+    Attributes:
+        found: verify's Verification; verify_all's list of NetResults, the last of which may be incomplete.
+        left: of verify_all, the nets that are not done.
+    """
+
+    def __init__(self, found: Any, left: list[str] | None = None) -> None:
+        super().__init__("interrupted")
+        self.found, self.left = found, left or []
 
 
 def verify(
@@ -143,7 +168,8 @@ def verify(
         progress: called with (what, done, of how many).
         seed: of weights and inputs.
 
-    Raises NetError, BackendError, DtypeError, InputError for a size or batch below 1, ShapeError for a size the net cannot take.
+    Raises NetError, BackendError, DtypeError, InputError for a size or batch below 1, ShapeError for a size the net cannot take,
+    Interrupted, a KeyboardInterrupt, with what was found so far.
     """
     start = perf_counter()
     row = info(name)
@@ -161,32 +187,35 @@ def verify(
         distinct.setdefault(layer.key, layer)
     steps = _Steps(len(distinct) + len(layers) + 2, progress)
 
-    alone = {}
-    for i, (key, layer) in enumerate(distinct.items()):
-        steps.next(layer.path or layer.op)
-        alone[key] = _alone(layer, probes(layer, kind, device, seed + i), backend)
+    alone: dict[tuple, Report] = {}
+    checks: list[LayerCheck] = []
 
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
-    moved = copy.deepcopy(net).to(device)
-    with checking(moved, lambda check: steps.next(check.path or check.call.op)) as checks:
-        y = run_net(moved, x.to(device), backend)
-    results = [LayerResult(layer, alone[layer.key], check.report) for layer, check in zip(layers, checks)]
-    steps.next("reference network")
-    rounded = y if backend == "numpy" else run_net(net, x, "numpy")
-    steps.next("reference network in float64")
-    exact = run_net(fold_batch_norms(net, shape).double(), x.double(), "numpy")
-    logits = compare_logits(y, rounded, exact, relative_accumulation([check.call for check in checks], dtype, device))
-    return Verification(
-        name,
-        shape,
-        dtype,
-        backend,
-        device.type,
-        interpreted(backend, device),
-        results,
-        len(distinct),
-        logits,
-        perf_counter() - start,
+    def found(logits: Logits | None) -> Verification:
+        inside = [check.report for check in checks] + [None] * (len(layers) - len(checks))
+        results = [
+            LayerResult(layer, alone[layer.key], one) for layer, one in zip(layers, inside) if layer.key in alone
+        ]
+        where = device.type, interpreted(backend, device)
+        counts = len(layers), len(distinct)
+        return Verification(name, shape, dtype, backend, *where, results, *counts, logits, perf_counter() - start)
+
+    try:
+        for i, (key, layer) in enumerate(distinct.items()):
+            steps.next(layer.path or layer.op)
+            alone[key] = _alone(layer, probes(layer, kind, device, seed + i), backend)
+
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
+        moved = copy.deepcopy(net).to(device)
+        with checking(moved, lambda check: steps.next(check.path or check.call.op)) as checks:
+            y = run_net(moved, x.to(device), backend)
+        steps.next("reference network")
+        rounded = y if backend == "numpy" else run_net(net, x, "numpy")
+        steps.next("reference network in float64")
+        exact = run_net(fold_batch_norms(net, shape).double(), x.double(), "numpy")
+    except KeyboardInterrupt:
+        raise Interrupted(found(None)) from None
+    return found(
+        compare_logits(y, rounded, exact, relative_accumulation([check.call for check in checks], dtype, device))
     )
 
 

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from convatlas.engine.check import Checker, LayerCheck
 from convatlas.engine.device import device_for
-from convatlas.engine.verify import Logits, Progress, compare_logits, random_net, relative_accumulation, run_net
+from convatlas.engine.verify import (
+    Interrupted,
+    Logits,
+    Progress,
+    compare_logits,
+    random_net,
+    relative_accumulation,
+    run_net,
+)
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info, names
 from convatlas.nets.network import smallest_size
@@ -32,7 +40,7 @@ class NetResult:
         name, input_shape: of the net and its images.
         layers: ops that it ran.
         checks: of the layers whose kind no net had run before.
-        logits: its outputs, as compare_logits judges them.
+        logits: its outputs, as compare_logits judges them; None where the run was interrupted before.
         seconds: all of it.
     """
 
@@ -40,12 +48,12 @@ class NetResult:
     input_shape: tuple[int, int, int, int]
     layers: int
     checks: list[LayerCheck]
-    logits: Logits
+    logits: Logits | None
     seconds: float
 
     @property
     def ok(self) -> bool:
-        return self.logits.ok and self.first_wrong is None
+        return self.logits is not None and self.logits.ok and self.first_wrong is None
 
     @property
     def worst(self) -> float:
@@ -87,6 +95,7 @@ def verify_all(
     backend: str = "triton",
     progress: Progress | None = None,
     seed: int = 0,
+    ended: Callable[[NetResult], None] | None = None,
 ) -> list[NetResult]:
     """Runs every net, with random weights, on `backend` and holds it to the reference; one net in memory at a time.
 
@@ -98,15 +107,17 @@ def verify_all(
         size: pixels of the square inputs, or what a net needs at least; None is each net's own.
         batch, dtype, backend, seed: as for verify.
         progress: called with (what, layers run, of how many).
+        ended: called with each net's result as it is there.
 
-    Raises NetError, BackendError, DtypeError, InputError as verify does, before the work starts.
+    Raises NetError, BackendError, DtypeError, InputError as verify does, before the work starts; Interrupted, a
+    KeyboardInterrupt, with what was found so far.
     """
     for what, value in (("size", size), ("batch", batch)):
         if value is not None and value < 1:
             raise InputError(f"verify all: {what}={value}, expected at least 1")
     device_for(backend, dtype)
-    plans = [plan_of(name, size, batch) for name in (names() if chosen is None else chosen)]
-    total, done = sum(plan.steps for plan in plans), 0
+    chosen = names() if chosen is None else chosen
+    total = done = 0
     seen: set[tuple] = set()
 
     def claim(kind: tuple) -> bool:
@@ -120,7 +131,18 @@ def verify_all(
             progress(what, done, total)
         done += 1
 
-    return [verify_net(plan, dtype, backend, seed, claim, tick) for plan in plans]
+    results: list[NetResult] = []
+    try:
+        plans = [plan_of(name, size, batch) for name in chosen]
+        total = sum(plan.steps for plan in plans)
+        for plan in plans:
+            results.append(verify_net(plan, dtype, backend, seed, claim, tick))
+            if ended is not None:
+                ended(results[-1])
+    except KeyboardInterrupt as stop:
+        found = [*results, stop.found] if isinstance(stop, Interrupted) else results
+        raise Interrupted(found, chosen[len(results) :]) from None
+    return results
 
 
 @dataclass(frozen=True)
@@ -148,19 +170,26 @@ def verify_net(plan: Plan, dtype: str, backend: str, seed: int, claim: Claim, ti
     net = random_net(plan.name, seed).to(kind)
     x = torch.randn(plan.shape, generator=torch.Generator().manual_seed(seed)).to(kind)
     net.to(device)
-    with module_paths(net) as path, _poisoned():
-        observer = FirstOfAKind(Checker(path), claim, lambda what: tick(f"{plan.name} {what}"))
-        with observe(observer):
+    checker = Checker()
+    observer = FirstOfAKind(checker, claim, lambda what: tick(f"{plan.name} {what}"))
+
+    def found(logits: Logits | None) -> NetResult:
+        return NetResult(plan.name, plan.shape, len(observer.calls), checker.checks, logits, perf_counter() - start)
+
+    try:
+        with module_paths(net) as checker.path, _poisoned(), observe(observer):
             y = run_net(net, x.to(device), backend)
-    net.to("cpu")
-    tick(f"{plan.name} reference")
-    rounded = y if backend == "numpy" else run_net(net, x, "numpy")
-    tick(f"{plan.name} reference in float64")
-    net = fold_batch_norms(net, plan.shape).double()  # not beside the net it was made from: a VGG is 1 GB in float64
-    exact = run_net(net, x.double(), "numpy")
-    logits = compare_logits(y, rounded, exact, relative_accumulation(observer.calls, dtype, device))
-    checks = observer.checker.checks
-    return NetResult(plan.name, plan.shape, len(observer.calls), checks, logits, perf_counter() - start)
+        net.to("cpu")
+        tick(f"{plan.name} reference")
+        rounded = y if backend == "numpy" else run_net(net, x, "numpy")
+        tick(f"{plan.name} reference in float64")
+        net = fold_batch_norms(
+            net, plan.shape
+        ).double()  # not beside the net it was made from: a VGG is 1 GB in float64
+        exact = run_net(net, x.double(), "numpy")
+    except KeyboardInterrupt:
+        raise Interrupted(found(None)) from None
+    return found(compare_logits(y, rounded, exact, relative_accumulation(observer.calls, dtype, device)))
 
 
 @contextmanager
