@@ -9,7 +9,6 @@ parameters. Sums, shares, receptive fields and verdicts are computed from these.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import astuple
 from dataclasses import fields as fields_of
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from convatlas import specs
+from convatlas.files import write_text
 from convatlas.study.layer import Layer, Node
 from convatlas.study.receptive import fields
 from convatlas.study.summary import Row, Summary
@@ -102,7 +102,5 @@ def computed() -> dict[Key, Summary]:
 
 
 if __name__ == "__main__":
-    partial = PATH.with_suffix(".partial")
-    partial.write_text(dumped(computed()), encoding="utf-8")
-    os.replace(partial, PATH)
+    write_text(PATH, dumped(computed()))
     print(f"wrote {PATH}")
