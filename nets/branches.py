@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convatlas.nets.layers import is_traced
 from convatlas.ops import functional as ops
 
 
@@ -26,7 +27,7 @@ def join(x: Tensor, branches: Sequence[tuple[nn.Module, int]], **keywords: Any) 
     Returns (N, sum of the channels, H, W), channels_last. Raises ShapeError, DtypeError, BackendError.
     """
     modules, channels = zip(*branches)
-    if torch.compiler.is_compiling() or _autocast(x) or _gradient(x, modules):
+    if is_traced(x) or torch.compiler.is_compiling() or _autocast(x) or _gradient(x, modules):
         return ops.concat([module(x, **keywords) for module in modules])
     N, _, H, W = x.shape
     y = torch.empty((N, sum(channels), H, W), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from convatlas.nets.layers import AdaptiveAvgPool2d, Linear
+from convatlas.nets.layers import AdaptiveAvgPool2d, Linear, is_traced
 from convatlas.nets.network import Network
 from convatlas.nets.sequential import FusedSequential
 
@@ -30,7 +30,7 @@ class Classic(Network):
     def logits(self, x: Tensor) -> Tensor:
         """features, pooling unless the map has its size already, classifier."""
         x = self.features(x)
-        if self.avgpool is not None and x.shape[-2:] != (self.avgpool.output_size,) * 2:
+        if self.avgpool is not None and (is_traced(x) or x.shape[-2:] != (self.avgpool.output_size,) * 2):
             x = self.avgpool(x)
         return self.classifier(x.flatten(1))
 

@@ -6,13 +6,15 @@ A block writes `x = self.conv1(x, self.bn1, "relu")`: the convolution, its folde
 from __future__ import annotations
 
 from math import sqrt
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from convatlas.errors import ShapeError
-from convatlas.nets.folding import FoldCache
+from convatlas.nets.folding import FoldCache, fold
 from convatlas.ops import functional as ops
 from convatlas.specs import tf_same_padding
 
@@ -20,6 +22,36 @@ from convatlas.specs import tf_same_padding
 def channels_last(x: Tensor) -> Tensor:
     """x in channels_last memory, the kernels' fast path; every op keeps that format, so a net asks once, for its input."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def is_traced(x: Any) -> bool:
+    """Whether torch.fx traces x symbolically, so that nothing may be asked of its values or its shape."""
+    return isinstance(x, torch.fx.Proxy)
+
+
+def folded_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    statistics: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    eps: float,
+    *geometry: Any,
+    **epilogue: Any,
+) -> Tensor:
+    """convatlas.conv2d with a batch norm of (mean, var, weight, bias) folded into its weights: one node of a torch.fx graph."""
+    names = ("running_mean", "running_var", "weight", "bias")
+    weight, bias = fold(weight, bias, SimpleNamespace(eps=eps, **dict(zip(names, statistics))))
+    return ops.conv2d(x, weight, bias, *geometry, **epilogue)
+
+
+def same_padding(x: Tensor, kernel: Any, stride: Any, dilation: Any) -> Any:
+    """TensorFlow's SAME padding for x: convatlas.specs.tf_same_padding."""
+    return tf_same_padding(tuple(x.shape[-2:]), kernel, stride, dilation)
+
+
+# One node each in a torch.fx graph: what they ask of a tensor's shape is asked when the graph runs.
+for _name in ("channels_last", "folded_conv2d", "same_padding"):
+    torch.fx.wrap(_name)
 
 
 def he_normal(weight: Tensor, gain: float = sqrt(2.0)) -> None:
@@ -72,6 +104,20 @@ class Conv2d(nn.Conv2d):
             y = bn(self._convolve(x, self.weight, self.bias))
             y = _activate(y if residual is None else y + residual, activation)
             return y if out is None else out.copy_(y)
+        if bn is not None and is_traced(x):  # the graph keeps the parameters and folds them when it runs
+            statistics = bn.running_mean, bn.running_var, bn.weight, bn.bias
+            geometry = self.stride, self._pads(x), self.dilation, self.groups
+            return folded_conv2d(
+                x,
+                self.weight,
+                self.bias,
+                statistics,
+                bn.eps,
+                *geometry,
+                activation=activation,
+                residual=residual,
+                out=out,
+            )
         if bn is None:
             weight, bias = self.weight, self.bias
         else:
@@ -84,7 +130,7 @@ class Conv2d(nn.Conv2d):
     def _pads(self, x: Tensor) -> Any:
         if not self.tf_same:
             return self.padding
-        return tf_same_padding(tuple(x.shape[-2:]), self.kernel_size, self.stride, self.dilation)
+        return same_padding(x, self.kernel_size, self.stride, self.dilation)
 
     def train(self, mode: bool = True) -> Conv2d:
         """As torch.nn.Module.train; forgets the folded weights, so a change made through `.data` is seen after it."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextvars import Context
 
+import torch.fx
 from torch import Tensor, nn
 
 from convatlas.errors import ShapeError
 from convatlas.nets.layers import channels_last
 from convatlas.nets.meta import run_on_meta
+
+torch.fx.wrap("channels_last")
 
 LARGEST = 512  # the search for a size that works ends here; every net of the registry takes one that is smaller
 

@@ -8,19 +8,36 @@ or ArgumentError for what is no number, flag or known activation where one is ne
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from convatlas.errors import BackendError, DtypeError, ShapeError
 from convatlas.ops import library
 from convatlas.ops.backends import BACKENDS
-from convatlas.ops.transforms import is_wrapped, require_batch, tensors_in
+from convatlas.ops.transforms import is_wrapped, require_batch, tensors_and_proxies, tensors_in
 from convatlas.specs.arguments import ACTIVATIONS, flag, integer, known, number, output_sizes, pair, shown, stride_or
 from convatlas.specs.common import window_padding
 
 _ops = torch.ops.convatlas
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def _overridable(op: Callable[P, R]) -> Callable[P, R]:
+    """As torch.nn.functional's: torch.fx's proxies and every other type with __torch_function__ see the op as one call."""
+
+    @wraps(op)
+    def public(*args: P.args, **keywords: P.kwargs) -> R:
+        relevant = tuple(tensors_and_proxies((*args, *keywords.values())))
+        if has_torch_function(relevant):
+            return handle_torch_function(public, relevant, *args, **keywords)
+        return op(*args, **keywords)
+
+    return public
 
 
 def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
@@ -76,6 +93,7 @@ def _autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     return [x.to(dtype) if x is not None and x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors]
 
 
+@_overridable
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -123,6 +141,7 @@ def conv2d(
     return _unbatched_call(op, single, args, backend, out)
 
 
+@_overridable
 def linear(
     input: Tensor,
     weight: Tensor,
@@ -142,6 +161,7 @@ def linear(
     return _call("linear", (*_autocast(input, weight, bias), activation), backend, out)
 
 
+@_overridable
 def max_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -177,6 +197,7 @@ def _window(op: str, kernel_size: Any, stride: Any, padding: Any) -> tuple[list[
     return list(kernel), list(stride_or(kernel, stride, op)), list(pair(padding, "padding", op))
 
 
+@_overridable
 def avg_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -201,6 +222,7 @@ def avg_pool2d(
     return _unbatched_call(op, single, args, backend, out)
 
 
+@_overridable
 def adaptive_avg_pool2d(
     input: Tensor, output_size: Any, *, out: Tensor | None = None, backend: str | None = None
 ) -> Tensor:
@@ -215,6 +237,7 @@ def adaptive_avg_pool2d(
     return _unbatched_call(op, single, (input, sizes), backend, out)
 
 
+@_overridable
 def residual_add(
     x: Tensor,
     shortcut: Tensor,
@@ -232,6 +255,7 @@ def residual_add(
     return _call("residual_add", (x, shortcut, activation), backend, out)
 
 
+@_overridable
 def batch_norm(
     input: Tensor,
     running_mean: Tensor,
@@ -262,6 +286,7 @@ def batch_norm(
     return _call(op, args, backend, out)
 
 
+@_overridable
 def local_response_norm(
     input: Tensor,
     size: int,
@@ -284,24 +309,28 @@ def local_response_norm(
     return _call(op, (input, size, *numbers), backend, out)
 
 
+@_overridable
 def softmax(input: Tensor, dim: int = -1, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
     """exp(x - max) / sum(exp(x - max)) along `dim`, as torch.nn.functional.softmax. Raises ShapeError, DtypeError."""
     _check("softmax", input=input, out=out)
     return _call("softmax", (input, integer(dim, "dim", "softmax")), backend, out)
 
 
+@_overridable
 def relu(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
     """max(input, 0); NaN stays NaN, as torch.relu. `out` may be the input itself."""
     _check("relu", input=input, out=out)
     return _call("relu", (input,), backend, out)
 
 
+@_overridable
 def relu6(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
     """min(max(input, 0), 6) (Krizhevsky 2010); NaN stays NaN. `out` may be the input itself."""
     _check("relu6", input=input, out=out)
     return _call("relu6", (input,), backend, out)
 
 
+@_overridable
 def concat(
     tensors: list[Tensor] | tuple[Tensor, ...],
     dim: int = 1,

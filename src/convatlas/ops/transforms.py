@@ -44,6 +44,15 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def tensors_and_proxies(values: Any) -> Iterator[Any]:
+    """What may override an op among its arguments: whatever has __torch_function__, those in lists and tuples one by one."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from tensors_and_proxies(value)
+        elif hasattr(type(value), "__torch_function__"):
+            yield value
+
+
 def derivative_rule(name: str) -> Callable[..., Any]:
     """The kernel of torch.ops.convatlas.<name> for the dispatch key Autograd.
 
