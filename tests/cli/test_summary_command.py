@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 from functools import cache
 
 import pytest
@@ -127,3 +128,62 @@ def test_what_goes_wrong_is_one_line(ask, arguments, says):
     code, out, err = ask(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("convatlas: ") and says in err and err.count("\n") == 1 and "Traceback" not in err
+
+
+MODULE = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+    def forward(self, x):
+        return nn.functional.silu(self.conv(x))
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    path = tmp_path / "summarised_by_a_test.py"
+    path.write_text(MODULE)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    yield f"{path}:Net"
+    sys.modules.pop(path.stem, None)
+
+
+def test_a_users_module_as_text(ask, module):
+    code, out, err = ask("summary", module, "--input", "2x1x8x8")
+    assert (code, err) == (0, "") and f"{module}, 2x1x8x8, float16" in out
+    assert f"MACs: {2 * 36 * 4 * 9:,};" in out
+    assert "warning: run but NOT counted" in out and "silu (1)" in out
+
+
+def test_a_users_module_as_json_and_csv(ask, module):
+    data = json.loads(ask("summary", module, "--input", "2x1x8x8", "--json")[1])
+    assert data["not_counted"] == [{"path": "", "op": "silu", "output_shape": [2, 4, 6, 6]}]
+    assert [layer["run_by"] for layer in data["layers"]] == ["torch"]
+    conv, silu = csv.DictReader(io.StringIO(ask("summary", module, "--input", "2x1x8x8", "--csv")[1]))
+    assert conv["macs"] == "2592" and (silu["run_by"], silu["macs"]) == ("torch, not counted", "")
+
+
+def test_torchvisions_net(ask):
+    pytest.importorskip("torchvision")
+    code, out, err = ask("summary", "torchvision:resnet18")
+    assert (code, err) == (0, "") and "MACs: 1,814,073,344;" in out and "warning" not in out
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--size", "8"), "on an input of 1x3x8x8"),  # 3 channels for 1; the rest is torch's message
+        (("--input", "1x1"), "on an input of 1x1"),
+        (("--input", "1xx8x8"), "'--input'"),
+        (("--input", "0x1x8x8"), "at least 1"),
+        (("--input", "1x1x8x8", "--batch", "2"), "give one of them"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_does_not_fit_a_users_module_is_one_line(ask, module, arguments, says):
+    code, out, err = ask("summary", module, *arguments)
+    assert (code, out) == (2, "") and says in err and err.count("\n") == 1

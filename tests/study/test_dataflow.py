@@ -9,7 +9,7 @@ import convatlas
 from convatlas import nets
 from convatlas.nets.layers import Conv2d, Linear
 from convatlas.study import trace
-from convatlas.study.dataflow import IMAGE, wired
+from convatlas.study.dataflow import IMAGE, UncountedWarning, wired
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet", "alexnet", "mobilenet_v2"])
@@ -52,7 +52,8 @@ class Concat(nn.Module):
 
 
 def test_a_buffer_written_in_parts_comes_from_all_of_them():
-    nodes = wired(Concat(), (1, 3, 4, 4))
+    with pytest.warns(UncountedWarning, match="Concat"):  # dropout
+        nodes = wired(Concat(), (1, 3, 4, 4))
     assert [node.layer.op for node in nodes] == ["conv2d", "conv2d", "concat", "linear"]
     assert nodes[0].sources == nodes[1].sources == ((IMAGE,),)
     assert nodes[2].sources == ((0, 1), (0, 1)) and nodes[3].sources == ((2,),)
@@ -68,10 +69,12 @@ class Normalised(nn.Module):
         return self.conv2(self.conv1(x, self.bn1, "relu"))
 
 
-def test_a_batch_norm_of_torch_hands_on_where_its_input_came_from():
-    first, second = wired(Normalised().train(), (2, 3, 4, 4))
-    assert first.weights == ("conv1.weight",) and second.sources == ((0,),)
-    assert set(second.weights) >= {"bn1.weight", "bn1.bias", "conv2.weight", "conv2.bias"}
+def test_ops_of_torch_stand_between_ours():
+    conv, norm, relu, last = wired(Normalised().train(), (2, 3, 4, 4))
+    assert [n.layer.run_by for n in (conv, norm, relu, last)] == ["convatlas", "torch", "torch", "convatlas"]
+    assert conv.weights == ("conv1.weight",) and (norm.layer.op, norm.layer.path) == ("batch_norm", "bn1")
+    assert set(norm.weights) >= {"bn1.weight", "bn1.bias"} and norm.sources == ((0,),)
+    assert relu.sources == ((1,),) and last.sources == ((2,),) and set(last.weights) == {"conv2.weight", "conv2.bias"}
 
 
 def test_nothing_stays_behind():

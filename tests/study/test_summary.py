@@ -95,6 +95,7 @@ def test_a_row_of_resnet18():
     assert row.as_dict() == {
         "path": "layer2.0.conv1",
         "op": "conv2d",
+        "run_by": "convatlas",
         "input_shape": "1x64x56x56",
         "output_shape": "1x128x28x28",
         "window": "3x3 /2",

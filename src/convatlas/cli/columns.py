@@ -62,7 +62,7 @@ def not_shown(dropped: list[str]) -> str:
 
 
 def print_csv(rows: Sequence[dict[str, Any]]) -> None:
-    """The rows on stdout, their keys as the first line."""
+    """The rows on stdout, the first one's keys as the first line; what a row lacks is empty."""
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

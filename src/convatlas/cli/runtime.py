@@ -25,6 +25,22 @@ def one_of(value: str, known: Sequence[str]) -> str:
     return value
 
 
+def sizes(text: str, what: str = "a size or sizes") -> tuple[int, ...]:
+    """ "1x64x56x56" or "2,1" as numbers; typer.BadParameter, which names the option, for anything else."""
+    parts = text.casefold().replace(",", "x").split("x")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(f"{text!r}, expected {what}, such as 1x64x56x56")
+    return tuple(map(int, parts))
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """ "1x3x224x224" as a shape; typer.BadParameter, which names the option, for anything else."""
+    shape = sizes(text, "sizes of at least 1")
+    if min(shape) < 1:
+        raise typer.BadParameter(f"{text!r}, expected sizes of at least 1, such as 1x3x224x224")
+    return shape
+
+
 Backend = Annotated[str, typer.Option("--backend", envvar=BACKEND_VARIABLE, callback=_known, help=BACKEND_HELP)]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convatlas.cli import output
 from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
+from convatlas.cli.runtime import shape_of
 from convatlas.study.numbers import percent, short
 
 if TYPE_CHECKING:
     from convatlas.study.summary import Row, Summary
 
+NET_HELP = "A network: a name (`convatlas nets`), torchvision:NAME, FILE.py:CLASS or PACKAGE.MODULE:CLASS."
+NOT_COUNTED = "torch, not counted"
 NAMES = {
     "conv2d": "conv",
     "max_pool2d": "max",
@@ -23,34 +26,54 @@ NAMES = {
 }
 
 
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else shape_of(text)
+
+
 def command(
-    net: Annotated[str, typer.Argument(help="The network.")],
+    net: Annotated[str, typer.Argument(help=NET_HELP)],
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Pixels of the square input; default: the network's own.")
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 1,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images at a time; default: 1.")] = None,
+    input: Annotated[
+        str | None,
+        typer.Option("--input", metavar="NxCxHxW", callback=_shape, help="The input's shape, such as 1x1x28x28."),
+    ] = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="float16, bfloat16, float32 or float64: what bytes are counted in.")
     ] = "float16",
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
-    """List a network's layers: shapes, parameters, MACs, FLOPs, bytes, arithmetic intensity, receptive field."""
-    from convatlas.nets.registry import info
+    """List a network's layers: shapes, parameters, MACs, FLOPs, bytes, arithmetic intensity, receptive field.
+
+    Layers that a network leaves to torch count as ours of the same work; what is not counted is named.
+    """
+    from convatlas.nets.resolve import resolve
 
     one_format(json, as_csv)
-    net = info(net).name
-    from convatlas.study.summary import COUNTED, summarise
+    if input is not None and (size is not None or batch is not None):
+        raise typer.BadParameter("with --size or --batch: give one of them", param_hint="'--input'")
+    found = resolve(net)
+    from convatlas.study.summary import COUNTED, summarise_found
 
-    summary = summarise(net, size, batch, dtype)
+    summary = summarise_found(found, input or (batch or 1, 3, *2 * (size or found.size,)), dtype)
     rows = [row.as_dict() for row in summary.rows]
+    missed = [{"path": u.path, "op": u.op, "output_shape": list(u.output_shape)} for u in summary.uncounted]
     if json:
-        head = {"net": net, "input_shape": list(summary.input_shape), "dtype": summary.dtype}
-        output.print_json({**head, "layers": rows, "total": summary.totals(), "counted": list(COUNTED)})
+        head = {"net": summary.name, "input_shape": list(summary.input_shape), "dtype": summary.dtype}
+        total = {"total": summary.totals(), "counted": list(COUNTED), "not_counted": missed}
+        output.print_json({**head, "layers": rows, **total})
     elif as_csv:
-        print_csv(rows)
+        print_csv(rows + [blank(u) for u in missed])
     else:
         show_text(summary, COUNTED)
+
+
+def blank(missed: dict[str, Any]) -> dict[str, Any]:
+    """A line of the CSV for an op that is not counted: its numbers are empty, not zero."""
+    return {**missed, "run_by": NOT_COUNTED, "output_shape": "x".join(map(str, missed["output_shape"]))}
 
 
 def what(row: Row) -> str:
@@ -102,6 +125,8 @@ def show_text(summary: Summary, counted: tuple[str, ...]) -> None:
         "MACs by kind: " + shares(summary),
     )
     console.print(output.plain("\n" + "\n".join(lines)))
+    if summary.warning:
+        console.print(output.plain(f"\nwarning: {summary.warning}", "bold yellow"))
     console.print(output.plain("\ncounted:\n" + "\n".join(f"- {line}" for line in counted)))
     if dropped:
         console.print(output.plain("\n" + not_shown(dropped)))

@@ -11,6 +11,7 @@ _LAZY = {
     "Layer": "layer",
     "Node": "layer",
     "Summary": "summary",
+    "UncountedWarning": "dataflow",
     "summarise": "summary",
     "summarise_net": "summary",
     "trace": "tracing",

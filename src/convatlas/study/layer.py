@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from convatlas.specs import Epilogue, Spec
 
 IMAGE = -1
+OURS, TORCHS = "convatlas", "torch"
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,11 @@ class Layer:
 
     Attributes:
         path: of the module that runs it, such as "layer1.0.conv1"; "" for an op of the net's own forward.
-        op: its public name, such as "conv2d".
+        op: its public name, such as "conv2d"; torch's name for an op that we do not have.
         spec: shapes and shape arithmetic.
         epilogue: what is fused behind it, or None for an op that has no epilogue.
         params: parameters that are no part of a shape (eps, alpha, beta, k, dim).
+        run_by: "convatlas" for an op of ours, "torch" for one that the net left to torch.
     """
 
     path: str
@@ -27,10 +31,11 @@ class Layer:
     spec: Spec
     epilogue: Epilogue | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    run_by: str = OURS
 
     @property
     def key(self) -> tuple:
-        """Equal for layers that do the same work on other data: all of a layer but its path."""
+        """Equal for layers that do the same work on other data: all of a layer but its path and who runs it."""
         return self.op, self.spec, self.epilogue, tuple(sorted(self.params.items()))
 
 
@@ -48,3 +53,23 @@ class Node:
     layer: Layer
     sources: tuple[tuple[int, ...], ...]
     weights: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Uncounted:
+    """One op of torch that a net ran and that no number of ours holds: there is no spec for it.
+
+    Attributes:
+        path: as Layer's.
+        op: torch's name, such as "silu".
+        output_shape: of its first result.
+    """
+
+    path: str
+    op: str
+    output_shape: tuple[int, ...]
+
+
+def by_name(uncounted: Iterable[Uncounted]) -> str:
+    """ "silu (16), mul (8)": names of what was not counted and how often each ran, the most frequent first."""
+    return ", ".join(f"{name} ({n})" for name, n in Counter(one.op for one in uncounted).most_common())

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from convatlas import specs
 from convatlas.files import write_text
-from convatlas.study.layer import Layer, Node
+from convatlas.study.layer import Layer, Node, Uncounted
 from convatlas.study.receptive import fields
 from convatlas.study.summary import Row, Summary
 
@@ -41,22 +41,27 @@ def load(path: Path = PATH) -> dict[Key, Summary]:
     return {(key := Key(*item[:4], _tuples(item[4]))): _summary(key, layers, *item[5:]) for item in held["summaries"]}
 
 
-def _layer(op: str, kind: str, values: list[Any], epilogue: list[Any] | None, params: dict[str, Any]) -> Layer:
+def _layer(
+    op: str, kind: str, values: list[Any], epilogue: list[Any] | None, params: dict[str, Any], run_by: str
+) -> Layer:
     spec = getattr(specs, kind)(*_tuples(values))
-    return Layer("", op, spec, None if epilogue is None else specs.Epilogue(*epilogue), params)
+    return Layer("", op, spec, None if epilogue is None else specs.Epilogue(*epilogue), params, run_by)
 
 
-def _summary(key: Key, layers: list[Layer], shape: list[int], parameters: int, rows: list[list[Any]]) -> Summary:
+def _summary(
+    key: Key, layers: list[Layer], shape: list[int], parameters: int, rows: list[list[Any]], uncounted: list[list[Any]]
+) -> Summary:
     nodes, counts = [], []
     for path, place, sources, count in rows:
-        layer = layers[place]
-        nodes.append(Node(Layer(path, layer.op, layer.spec, layer.epilogue, layer.params), _tuples(sources), ()))
+        nodes.append(Node(replace(layers[place], path=path), _tuples(sources), ()))
         counts.append(count)
     made = (
         Row(node.layer, count, node.layer.spec.bytes(key.dtype, node.layer.epilogue), seen, node.sources)
         for node, count, seen in zip(nodes, counts, fields(nodes))
     )
-    return Summary(key.name, tuple(shape), key.dtype, tuple(made), parameters)
+    return Summary(
+        key.name, tuple(shape), key.dtype, tuple(made), parameters, tuple(Uncounted(*_tuples(u)) for u in uncounted)
+    )
 
 
 def _tuples(value: Any) -> Any:
@@ -72,14 +77,14 @@ def dumped(summaries: Mapping[Key, Summary]) -> str:
             [row.layer.path, places.setdefault(_dumps(_parts(row.layer)), len(places)), row.sources, row.parameters]
             for row in s.rows
         ]
-        lines.append(_dumps([*key, s.input_shape, s.parameters, rows]))
+        lines.append(_dumps([*key, s.input_shape, s.parameters, rows, [astuple(u) for u in s.uncounted]]))
     return '{"layers":[\n' + ",\n".join(places) + '\n],"summaries":[\n' + ",\n".join(lines) + "\n]}\n"
 
 
 def _parts(layer: Layer) -> list[Any]:
     spec, epilogue = layer.spec, layer.epilogue
     values = [getattr(spec, field.name) for field in fields_of(spec)]
-    return [layer.op, type(spec).__name__, values, astuple(epilogue) if epilogue else None, layer.params]
+    return [layer.op, type(spec).__name__, values, astuple(epilogue) if epilogue else None, layer.params, layer.run_by]
 
 
 def _dumps(value: Any) -> str:

@@ -8,21 +8,23 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from convatlas.errors import ShapeError
+from convatlas.errors import ConvAtlasError, NetError, ShapeError
 from convatlas.nets import create, info
 from convatlas.specs import Conv2dSpec, LinearSpec, Pool2dSpec, dtype_name, itemsize
-from convatlas.study.layer import IMAGE, Layer, Node
+from convatlas.study.layer import IMAGE, Layer, Node, Uncounted, by_name
 from convatlas.study.receptive import Fields, fields
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from convatlas.nets.resolve import Found
 
 KINDS = ("1x1", "3x3", "depthwise", "fc", "other")
 
 COUNTED = (
     "parameters: learned numbers as the state_dict has them, those of a folded batch norm (weight, bias) with their convolution, "
     "shared ones once; no running statistics",
-    "MACs: of convolutions and linear layers, products with padding's zeros included; 1 MAC = 2 FLOPs",
+    "MACs: of convolutions, linear layers and torch's other products, those with padding's zeros included; 1 MAC = 2 FLOPs",
     "FLOPs: 2 a MAC, and those of pooling, normalisation and additions of their own; what is fused behind a layer (bias, residual, "
     "activation) is not counted",
     "bytes: compulsory, each input, weight and output once, with the operands fused behind it; intensity: FLOPs a byte",
@@ -82,7 +84,7 @@ class Row:
         if isinstance(self.spec, LinearSpec):
             return "fc"
         if not isinstance(self.spec, Conv2dSpec):
-            return ""
+            return "other" if self.macs else ""
         if self.spec.kind == "depthwise":
             return "depthwise"
         window = f"{self.spec.R}x{self.spec.S}"
@@ -113,6 +115,7 @@ class Row:
         return {
             "path": self.path,
             "op": self.layer.op,
+            "run_by": self.layer.run_by,
             "input_shape": "x".join(map(str, shape or spec.output_shape)),
             "output_shape": "x".join(map(str, spec.output_shape)),
             "window": self.window,
@@ -137,13 +140,22 @@ class Summary:
         input_shape, dtype: what it was traced with.
         rows: in the order in which they run.
         parameters: of the whole net, whether they are used in this mode or not.
+        uncounted: what the net ran besides, that no spec describes: ops of torch, element by element most of them.
     """
 
     name: str
-    input_shape: tuple[int, int, int, int]
+    input_shape: tuple[int, ...]
     dtype: str
     rows: tuple[Row, ...] = field(repr=False)
     parameters: int
+    uncounted: tuple[Uncounted, ...] = field(default=(), repr=False)
+
+    @property
+    def warning(self) -> str:
+        """A line that names what is in no number of this summary; "" where all that ran is counted."""
+        if not self.uncounted:
+            return ""
+        return f"run but NOT counted, convatlas has no spec for it: {by_name(self.uncounted)}"
 
     @property
     def macs(self) -> int:
@@ -245,16 +257,36 @@ def summarise(
     return summarise_net(net.train(train), (batch, 3, side, side), dtype, row.name)
 
 
-def summarise_net(net: nn.Module, input_shape: tuple[int, ...], dtype: str, name: str = "") -> Summary:
-    """The summary of a net built on convatlas ops, in the mode that it is in. Raises as study.trace."""
+def summarise_found(found: Found, input_shape: tuple[int, ...], dtype: str) -> Summary:
+    """The summary of what nets.resolve found, which may be anybody's net: whatever it raises becomes a NetError of one line."""
     import torch
 
-    from convatlas.study.dataflow import wired
+    try:
+        with torch.device("meta"):
+            net = found.build()
+        return summarise_net(net, input_shape, dtype, found.name)
+    except ConvAtlasError:
+        raise
+    except Exception as error:
+        shape = "x".join(map(str, input_shape))
+        lines = str(error).strip().splitlines() or [""]
+        raise NetError(f"{found.name} on an input of {shape}: {type(error).__name__}: {lines[0]}") from error
+
+
+def summarise_net(net: nn.Module, input_shape: tuple[int, ...], dtype: str, name: str = "") -> Summary:
+    """The summary of any net, of our ops, of torch's or of both, in the mode that it is in.
+
+    What no spec describes is named in the summary's `uncounted`. Raises as study.trace.
+    """
+    import torch
+
+    from convatlas.study.dataflow import observed_run
 
     sizes = {name: p.numel() for name, p in net.named_parameters()}
     dtype = dtype_name(dtype)
-    rows = rows_of(wired(net, input_shape, getattr(torch, dtype)), sizes, dtype)
-    return Summary(name or type(net).__name__, tuple(input_shape), dtype, rows, sum(sizes.values()))
+    nodes, uncounted = observed_run(net, input_shape, getattr(torch, dtype))
+    rows = rows_of(nodes, sizes, dtype)
+    return Summary(name or type(net).__name__, tuple(input_shape), dtype, rows, sum(sizes.values()), tuple(uncounted))
 
 
 def rows_of(nodes: Sequence[Node], sizes: dict[str, int], dtype: str) -> tuple[Row, ...]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from convatlas.nets.meta import run_on_meta
-from convatlas.nets.paths import module_paths
-from convatlas.ops.observe import Call, observe
+from convatlas.study.dataflow import wired
 from convatlas.study.layer import Layer
 
 
@@ -15,18 +13,12 @@ def trace(net: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | Non
     """The ops `net` runs on an input of `input_shape`, in order, in the mode (train or eval) that it is in.
 
     Args:
-        net: built on convatlas ops; what it does with other ops is not listed.
+        net: any torch.nn.Module. Ops of ours are listed as they run; those that it leaves to torch as ours of the same work
+            (torch's names, study.torch_ops), with run_by "torch".
         input_shape: (N, C, H, W).
         dtype: of the input and the net's floating-point tensors, for nets whose layers depend on it; None keeps the net's.
 
+    Warns with UncountedWarning, by name, of ops of torch that are in no list because no spec describes them.
     Raises ShapeError where a layer does not fit its input, NetError for a net that cannot run on the meta device.
     """
-    layers: list[Layer] = []
-    with module_paths(net) as path:
-
-        def seen(call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
-            layers.append(Layer(path(), call.op, call.spec, call.epilogue, call.params))
-
-        with observe(seen):
-            run_on_meta(net, tuple(input_shape), dtype)
-    return layers
+    return [node.layer for node in wired(net, input_shape, dtype)]
