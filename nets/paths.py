@@ -11,19 +11,29 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 
+def _names(net: nn.Module) -> dict[int, str]:
+    return {id(module): name for name, module in net.named_modules()}
+
+
 @contextmanager
-def module_paths(net: nn.Module) -> Iterator[Callable[[], str]]:
+def module_paths(net: nn.Module | None) -> Iterator[Callable[[], str]]:
     """Inside the `with` block, the function it yields tells the path of the innermost module of `net` that is running.
 
-    A path is a name of net.named_modules(), such as "layer1.0.conv1"; "" is the net itself, or nothing. Only the thread that
-    entered counts. The hooks are PyTorch's global ones: the net is not touched, and none stays behind.
+    A path is a name of net.named_modules(), such as "layer1.0.conv1"; "" is the net itself, or nothing. Without a net it is the
+    outermost module that is running at the time. Only the thread that entered counts. The hooks are PyTorch's global ones: the
+    net is not touched, and none stays behind.
     """
-    names = {id(module): name for name, module in net.named_modules()}
+    names: dict[int, str] = {} if net is None else _names(net)
     thread = threading.get_ident()
     running: list[str] = []
 
     def entering(module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == thread and id(module) in names:
+        if threading.get_ident() != thread:
+            return
+        if net is None and not running:
+            names.clear()
+            names.update(_names(module))
+        if id(module) in names:
             running.append(names[id(module)])
 
     def leaving(module: nn.Module, args: Any, output: Any) -> None:

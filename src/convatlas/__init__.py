@@ -9,7 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeError, InputError, NetError, ShapeError
+from convatlas.errors import (
+    ArgumentError,
+    BackendError,
+    CheckError,
+    ConvAtlasError,
+    DtypeError,
+    InputError,
+    NetError,
+    ShapeError,
+)
 
 __version__ = "0.1.0"
 
@@ -31,6 +40,7 @@ _LAZY = {
         ),
         "convatlas.ops.functional",
     ),
+    "checking": "convatlas.engine.check",
     "use_backend": "convatlas.ops.backends",
 }
 _SUBMODULES = ("engine", "hardware", "kernels", "nets", "ops", "reference", "specs", "study")
@@ -38,6 +48,7 @@ _SUBMODULES = ("engine", "hardware", "kernels", "nets", "ops", "reference", "spe
 __all__ = [
     "ArgumentError",
     "BackendError",
+    "CheckError",
     "ConvAtlasError",
     "DtypeError",
     "InputError",

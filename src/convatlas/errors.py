@@ -21,6 +21,10 @@ class BackendError(ConvAtlasError, RuntimeError):
     """A backend that cannot run here, with what would make it run."""
 
 
+class CheckError(ConvAtlasError, AssertionError):
+    """An output outside the reference's error bound, found by convatlas.checking."""
+
+
 class NetError(ConvAtlasError, ValueError):
     """An unknown network, or weights that do not fit one."""
 

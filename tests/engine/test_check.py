@@ -50,7 +50,7 @@ def test_a_right_net_passes(net, x, backend, dtype):
     device = device_for(backend)
     net.to(device, kind)
     seen = []
-    with torch.no_grad(), convatlas.use_backend(backend), checking(net, seen.append) as checks:
+    with torch.no_grad(), convatlas.use_backend(backend), checking(net, seen=seen.append) as checks:
         net(x.to(device, kind))
     assert [check.path for check in checks] == PATHS and seen == checks
     assert all(check.report.ok and check.call.backend == backend and check.seconds > 0 for check in checks)
@@ -60,7 +60,7 @@ def test_a_right_net_passes(net, x, backend, dtype):
 @pytest.mark.parametrize("by", [0.01, math.nan, math.inf], ids=str)
 def test_one_wrong_element_is_found(net, x, plant, by):
     plant(1, by)
-    with torch.no_grad(), checking(net) as checks:
+    with torch.no_grad(), checking(net, raises=False) as checks:
         net(x)
     wrong = [check for check in checks if not check.report.ok]
     assert [check.path for check in wrong] == ["inner.0"]
@@ -70,7 +70,7 @@ def test_one_wrong_element_is_found(net, x, plant, by):
 
 def test_a_nan_that_belongs_there_passes(net, x):
     x[0, 0, 5, 5] = math.nan
-    with torch.no_grad(), checking(net) as checks:
+    with torch.no_grad(), checking(net, raises=False) as checks:
         net(x)
     assert all(check.report.ok for check in checks) and len(checks) == len(PATHS)
 
@@ -122,3 +122,48 @@ def test_how_each_backend_rounds():
     assert precision(replace(CONV, backend="numpy"), torch.device("cpu")) == {"accumulate": "float64"}
     assert precision(replace(CONV, backend="cudnn"), torch.device("cuda"))["stores"] == 3
     assert precision(CONV, torch.device("cpu"))["stores"] == 1
+
+
+def test_the_public_check_raises_where_it_is_wrong(net, x, plant):
+    plant(1)
+    after = []
+    wrong = pytest.raises(convatlas.CheckError, match=r"inner\.0 .*y\[1, 7, 4, 4\].* x the bound")
+    with wrong, torch.no_grad(), convatlas.checking() as report:
+        net(x)
+        after.append("not reached")
+    assert not after and [check.path for check in report] == PATHS[:3] and not report.ok
+
+
+def test_the_public_check_collects_on_request(net, x, plant):
+    plant(1)
+    with torch.no_grad(), convatlas.checking(raises=False) as report:
+        net(x)
+    assert [check.path for check in report] == PATHS and [check.path for check in report.wrong] == ["inner.0"]
+    assert not report.ok and report.worst == report.wrong[0].report.worst > 1
+    text = str(report).splitlines()
+    assert len(text) == len(PATHS) + 1 and "y[1, 7, 4, 4]" in text[2] and text[-1].endswith("1 outside their bounds")
+
+
+def test_paths_without_a_net_are_of_the_outermost_module(net, x):
+    """One net after another, a part of one, and no module at all."""
+    with torch.no_grad(), convatlas.checking() as report:
+        y = net.pool(net.conv(x))
+        net.inner(y)
+        nn.Sequential(nn.Identity(), net)(x)
+        convatlas.relu(x)
+    assert [check.path for check in report] == ["", "", "0", "1", *(f"1.{path}" for path in PATHS), ""]
+    assert report.ok and 0 < report.worst <= 1 and str(report).endswith("all within their bounds")
+
+
+def test_shapes_alone_are_not_checked():
+    with convatlas.checking() as report:
+        convatlas.relu(torch.empty(3, device="meta"))
+    assert list(report) == [] and report.ok and report.worst == 0.0 and str(report) == "no op of convatlas ran"
+
+
+def test_nothing_is_checked_after_the_block(x, plant):
+    with convatlas.checking() as report:
+        convatlas.relu(x)
+    plant(0, op="relu")
+    convatlas.relu(x)
+    assert len(report) == 1 and report.ok

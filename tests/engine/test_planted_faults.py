@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from convatlas.engine import verify as engine
+from convatlas.engine.check import check_alone
 from convatlas.engine.probes import largest_integer, probes
 from convatlas.ops import backends
 from convatlas.ops.backend_numpy import as_array
@@ -214,7 +214,9 @@ def judged(name: str, dtype: str, fault: Callable, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(backends, "runner", lambda backend: run)
     kind = getattr(torch, dtype)
-    report = engine._alone(LAYERS[name], probes(LAYERS[name], kind, torch.device("cpu"), 0), "triton")
+    report = check_alone(
+        LAYERS[name], probes(LAYERS[name], kind, torch.device("cpu"), 0), "triton", probing=True
+    ).report
     return report if applies else None
 
 

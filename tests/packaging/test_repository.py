@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from convatlas.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("src/convatlas", "kernels", "nets", "reference", "tests", "benchmarks", "docs")
 LINES = 450
@@ -142,7 +144,35 @@ def test_readme_example_runs(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     error, *printed = result.stdout.splitlines()
     assert float(error) < 1e-4
-    assert printed == re.findall(r"^print\(spec.*\)  # (.*)$", code, flags=re.MULTILINE)
+    expected = re.findall(r"^print\((?:spec|len).*\)  # (.*)$", code, flags=re.MULTILINE)
+    assert len(expected) == 3 and printed == expected
+
+
+def test_the_example_of_checking_prints_what_it_says() -> None:
+    """docs/numerics.md: the indented lines from "import torch" to the print run; what follows is what they print."""
+    section = (ROOT / "docs/numerics.md").read_text().split("## Checking your own code")[1].split("\n## ")[0]
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ") or not line]
+    code = "\n".join(lines[lines.index("import torch") :]).strip()
+    code, printed = code.split("\n\nTrue", 1)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (result.stdout.strip(), result.stderr) == (f"True{printed}".strip(), "")
+
+
+def commands_in_readme(command: str) -> list[str]:
+    """The lines of README's list of commands that can run as they stand: no placeholder in capitals, no [option]."""
+    lines = re.findall(rf"^(convatlas {command}\b.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return [line for line in lines if not re.search(r"\[|\b[A-Z]{3,}\b|mymodule", line)]
+
+
+def test_readme_commands_on_one_op_and_on_torchvision_run(capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("torchvision")
+    lines = commands_in_readme("verify conv") + commands_in_readme("summary torchvision")
+    assert len(lines) == 2
+    for line in lines:
+        quick = ["--backend", "numpy"] if "verify" in line else []
+        assert main([*line.split()[1:], *quick]) == 0
+    out = capsys.readouterr().out
+    assert "all within the error bound" in out and "MACs: 4,089,184,256;" in out
 
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

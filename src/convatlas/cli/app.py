@@ -7,15 +7,17 @@ from typing import Annotated
 import typer
 
 from convatlas import __version__
-from convatlas.cli import classify, compare, doctor, lecture, nets, profile, summary, verify
+from convatlas.cli import classify, compare, doctor, lecture, nets, profile, summary, verify, verify_op
 
 app = typer.Typer(
+    cls=verify_op.Root,
     help="An atlas of convolutional networks on GPU hardware: hand-written kernels, the nets built of them, and their proof.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("classify")(classify.command)
 app.command("verify")(verify.command)
+verify_op.register(app)
 app.command("nets")(nets.command)
 app.command("summary")(summary.command)
 app.command("lecture")(lecture.command)

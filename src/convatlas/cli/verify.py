@@ -26,7 +26,7 @@ def _pixels(text: str) -> int | None:
 
 
 def command(
-    net: Annotated[str, typer.Argument(help='The network, or "all" of them.')],
+    net: Annotated[str, typer.Argument(help='The network, "all" of them, or an op (see above).')],
     size: Annotated[
         str, typer.Option("--size", callback=_pixels, help="Pixels of the square input, or native, the network's own.")
     ] = NATIVE,
@@ -41,6 +41,10 @@ def command(
     """Run every layer on random inputs, then the whole network, and compare with the NumPy reference.
 
     With "all", run every network on random images, check each kind of layer where it first occurs, and each network's logits.
+
+    With an op, check it alone on shapes that you give: `convatlas verify conv --input 1x64x56x56 --weight 64x64x3x3 --padding 1`.
+    Each op has its own --help: conv, linear, max_pool2d, avg_pool2d, adaptive_avg_pool2d, residual_add, batch_norm,
+    local_response_norm, softmax, relu, relu6, concat.
     """
     from convatlas.nets.registry import info
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.engine.probes import rounds_once
+from convatlas.engine.single import Tensors, run
+from convatlas.errors import CheckError
 from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
 from convatlas.nets.paths import module_paths
 from convatlas.ops.backend_numpy import as_array
@@ -18,6 +20,7 @@ from convatlas.ops.observe import Call, observe
 from convatlas.reference import error_bound
 from convatlas.reference.error_bound import Report
 from convatlas.reference.truth import truth
+from convatlas.study.layer import Layer
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,32 @@ class LayerCheck:
         return f"{self.path or self.call.op} ({self.call.spec}): {self.report.detail or 'within its bound'}"
 
 
+class Checks(list[LayerCheck]):
+    """The LayerChecks of what ran, in that order; as text a line each, the worst share of a bound, and the verdict."""
+
+    @property
+    def ok(self) -> bool:
+        """Every output is within its bound; also when nothing ran, which the text says."""
+        return all(check.report.ok for check in self)
+
+    @property
+    def wrong(self) -> list[LayerCheck]:
+        """Those outside their bound."""
+        return [check for check in self if not check.report.ok]
+
+    @property
+    def worst(self) -> float:
+        """The largest share of a bound that an error takes: at most 1 when all is well, 0.0 when nothing ran."""
+        return max((check.report.worst for check in self), default=0.0)
+
+    def __str__(self) -> str:
+        if not self:
+            return "no op of convatlas ran"
+        lines = [f"{check.report.worst:10.3g}  {check}" for check in self]
+        verdict = f"{len(self.wrong)} outside their bounds" if self.wrong else "all within their bounds"
+        return "\n".join([*lines, f"{self.worst:10.3g}  the worst of {len(self)}: {verdict}"])
+
+
 @dataclass
 class Checker:
     """An observer for convatlas.ops.observe that appends a LayerCheck for every op.
@@ -48,15 +77,19 @@ class Checker:
         path: called after an op, tells its module path.
         seen: called with every new LayerCheck, for a progress display.
         probing: the operands are probes (engine/probes.py): what rounds once must be exact on them.
+        raises: raise CheckError at an output outside its bound.
         checks: what was found, in the order in which the ops ran.
     """
 
     path: Callable[[], str] = lambda: ""
     seen: Callable[[LayerCheck], None] | None = None
     probing: bool = False
-    checks: list[LayerCheck] = field(default_factory=list)
+    raises: bool = False
+    checks: Checks = field(default_factory=Checks)
 
     def __call__(self, call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
+        if call.backend == "meta":  # shapes alone, of torch.compile or the meta device: there is nothing to check
+            return
         start = perf_counter()
         arrays = {name: as_array(x) for name, x in tensors.items()}
         expected = truth(call.op, call.spec, call.epilogue, arrays, call.params)
@@ -66,6 +99,8 @@ class Checker:
         self.checks.append(LayerCheck(self.path(), call, report, perf_counter() - start))
         if self.seen is not None:
             self.seen(self.checks[-1])
+        if self.raises and not report.ok:
+            raise CheckError(str(self.checks[-1]))
 
 
 def precision(call: Call, device: torch.device) -> dict:
@@ -81,9 +116,32 @@ def precision(call: Call, device: torch.device) -> dict:
 
 
 @contextmanager
-def checking(net: nn.Module, seen: Callable[[LayerCheck], None] | None = None) -> Iterator[list[LayerCheck]]:
-    """Checks every op that runs inside the `with` block; yields the list that the LayerChecks are appended to."""
+def checking(
+    net: nn.Module | None = None, *, raises: bool = True, seen: Callable[[LayerCheck], None] | None = None
+) -> Iterator[Checks]:
+    """Holds the output of every op of convatlas that runs inside the `with` block to the reference's error bound.
+
+        with convatlas.checking() as report:
+            y = net(x)
+        print(report.worst, report)
+
+    Args:
+        net: whose modules' names the paths are; None takes the outermost module that is running.
+        raises: raise CheckError as soon as an output is outside its bound, where it is computed; False collects.
+        seen: called with every LayerCheck as it is made.
+
+    Yields the Checks, which grow while the block runs. The reference computes in NumPy, in float64: expect seconds where the op
+    takes milliseconds. Only this thread's ops are seen, and none that run inside a captured CUDA graph.
+    """
     with module_paths(net) as path:
-        checker = Checker(path, seen)
+        checker = Checker(path, seen, raises=raises)
         with observe(checker):
             yield checker.checks
+
+
+def check_alone(layer: Layer, tensors: Tensors, backend: str, probing: bool = False) -> LayerCheck:
+    """The check of one layer by itself, on operands that engine.single made, or engine.probes (`probing`)."""
+    checker = Checker(probing=probing)
+    with observe(checker):
+        run(layer, tensors, backend)
+    return checker.checks[0]

@@ -100,7 +100,7 @@ def classify(
         torch.no_grad(),
         use_backend(backend),
         _without_tf32(),
-        checking(net, seen) if check else nullcontext(None) as checks,
+        checking(net, raises=False, seen=seen) if check else nullcontext(None) as checks,
     ):
         probabilities = as_array(_probabilities(net, x.to(device)))[0]
     order = np.argsort(-probabilities, kind="stable")[:top]

@@ -14,10 +14,17 @@ from convatlas.study.tracing import Layer
 Tensors = dict[str, Tensor]
 
 
-def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int, drawn_on: str = "cpu") -> Tensors:
+def operands(
+    layer: Layer,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    drawn_on: str = "cpu",
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Tensors:
     """Normal numbers under the op's operand names; weights scaled by sqrt(2/L) (He et al. 2015), so that outputs are O(1).
 
-    Four-dimensional ones are channels_last in memory, as in a net. The same seed gives the same numbers on every device,
+    Four-dimensional ones are of `memory_format`, channels_last as in a net. The same seed gives the same numbers on every device,
     unless they are drawn on it: `drawn_on` the device itself is quicker for gigabytes.
     """
     generator = torch.Generator(drawn_on).manual_seed(seed)
@@ -25,7 +32,7 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int, 
 
     def normal(shape: tuple, scale: float = 1.0) -> Tensor:
         x = (torch.randn(shape, generator=generator, device=drawn_on) * scale).to(device, dtype)
-        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
 
     if layer.op == "concat":
         return {str(i): normal(shape) for i, shape in enumerate(spec.shapes)}
@@ -49,10 +56,10 @@ def operands(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int, 
 
 
 def run(layer: Layer, tensors: Tensors, backend: str) -> Tensor:
-    """The op on `tensors`, into an `out` that was full of NaN: an element that no kernel writes stays one."""
+    """The op on `tensors`, into an `out` of the first one's format that was full of NaN: what no kernel writes stays one."""
     first = next(iter(tensors.values()))
     out = torch.full(layer.spec.output_shape, torch.nan, dtype=first.dtype, device=first.device)
-    if out.dim() == 4:
+    if out.dim() == 4 and (first.dim() != 4 or first.is_contiguous(memory_format=torch.channels_last)):
         out = out.contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), use_backend(backend):
         call(layer, tensors, out)

@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convatlas.engine.check import Checker, LayerCheck, checking, precision
+from convatlas.engine.check import LayerCheck, check_alone, checking, precision
 from convatlas.engine.device import device_for, interpreted
 from convatlas.engine.probes import probes
-from convatlas.engine.single import run
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import Call
 from convatlas.reference.error_bound import TF32_CUT, Report
 from convatlas.reference.rounding import FORMATS
 from convatlas.study.tracing import Layer, trace
@@ -202,11 +201,11 @@ def verify(
     try:
         for i, (key, layer) in enumerate(distinct.items()):
             steps.next(layer.path or layer.op)
-            alone[key] = _alone(layer, probes(layer, kind, device, seed + i), backend)
+            alone[key] = check_alone(layer, probes(layer, kind, device, seed + i), backend, probing=True).report
 
         x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
         moved = copy.deepcopy(net).to(device)
-        with checking(moved, lambda check: steps.next(check.path or check.call.op)) as checks:
+        with checking(moved, raises=False, seen=lambda c: steps.next(c.path or c.call.op)) as checks:
             y = run_net(moved, x.to(device), backend)
         steps.next("reference network")
         rounded = y if backend == "numpy" else run_net(net, x, "numpy")
@@ -242,13 +241,6 @@ def random_net(name: str, seed: int) -> nn.Module:
                 module.running_var.uniform_(0.8, 1.25, generator=generator)
                 module.bias.normal_(0, 0.1, generator=generator)
     return net
-
-
-def _alone(layer: Layer, tensors: dict[str, Tensor], backend: str) -> Report:
-    checker = Checker(probing=True)
-    with observe(checker):
-        run(layer, tensors, backend)
-    return checker.checks[0].report
 
 
 def run_net(net: nn.Module, x: Tensor, backend: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from convatlas.errors import ConvAtlasWarning
 from convatlas.nets.meta import run_on_meta
 from convatlas.nets.paths import module_paths
 from convatlas.ops.observe import Call, observe
@@ -28,7 +29,7 @@ from convatlas.study.layer import IMAGE, TORCHS, Layer, Node, Uncounted, by_name
 from convatlas.study.torch_ops import describe, is_free, is_new, name_of
 
 
-class UncountedWarning(UserWarning):
+class UncountedWarning(ConvAtlasWarning):
     """A net ran ops of torch that no spec describes: they are in no list and no sum."""
 
 
