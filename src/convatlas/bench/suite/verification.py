@@ -20,8 +20,8 @@ PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 TOOLS = ("memcheck", "racecheck")
 SANITIZER_SECONDS = 42.0  # each; a kernel takes 10 to 100 times as long under it
 # One case a kernel and backend: small integers, whose float16 results must be exact.
-SUBSET = "test_float16_is_exact_on_small_integers and (cuda-3x3- or cuda-1x1- or cuda-stem-7x7- or cuda-depthwise-3x3-)"
-REHEARSED = "test_float16_is_exact_on_small_integers and (cpu-1x1- or cpu-3x3-) and triton"
+SUBSET = "test_float16_is_exact_on_probes and (cuda-3x3- or cuda-1x1- or cuda-stem-7x7- or cuda-depthwise-3x3-)"
+REHEARSED = "test_float16_is_exact_on_probes and (cpu-1x1- or cpu-3x3-) and triton"
 KERNELS = "tests/kernels/test_conv2d_kernels.py"
 MOST_FAILURES = 200
 QUIET = ("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:benchmark")
