@@ -7,6 +7,7 @@
 #   PYTEST_FLAGS  passed to every pytest, such as "-k pool -x"                                       (none)
 #   BENCH_SECONDS after which `make bench` begins no further case; the most wanted come first             (240)
 #   WORKERS       test processes; each computes with THREADS threads                                 (auto: one a core; 1)
+#   MINUTES, SEED how long `make fuzz` tries calls, and where it begins                              (10; from the clock)
 #   OUT, GPU_MINUTES, STAGE, REHEARSE: of `make gpu`, said there                                     (out/gpu, 8, all, no)
 
 PYTHON ?= python3
@@ -16,6 +17,8 @@ PYTEST_FLAGS ?=
 WORKERS ?= auto
 THREADS ?= 1
 BENCH_SECONDS ?= 240
+MINUTES ?= 10
+SEED ?=
 OUT ?= out/gpu
 GPU_MINUTES ?= 8
 STAGE ?=
@@ -31,7 +34,7 @@ LINKS := src/convatlas/kernels src/convatlas/nets src/convatlas/reference
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint format dev gpu results performance docs clean distclean
+.PHONY: help demo test fuzz bench lint format dev gpu results performance docs clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +46,9 @@ demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights,
 # loadgroup: tests marked xdist_group share costly work (compiled kernels, a built wheel) and stay in one process.
 test: $(VENV)/.test ## run all tests, in parallel, without a GPU
 	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
+
+fuzz: $(VENV)/.test ## try random calls, right and wrong ones, for MINUTES=10 (SEED=...); a failure is a line of Python
+	$(SINGLE) PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.test ## in under five minutes: on a GPU layers and networks against cuDNN, else what a CPU can measure and predict
 	$(SINGLE) $(BIN)/python -m pytest benchmarks -q --seconds $(BENCH_SECONDS) $(PYTEST_FLAGS)
@@ -78,7 +84,7 @@ docs: $(VENV)/.test ## trace all networks anew, write the lecture, and the READM
 	$(BIN)/python docs/refresh.py $(BLOCKS)
 
 clean: ## remove build products, caches and the links of `make dev`
-	rm -rf build dist out *.egg-info src/*.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage $(LINKS)
+	rm -rf build dist out *.egg-info src/*.egg-info .pytest_cache .ruff_cache .benchmarks .coverage $(LINKS)
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the virtual environment too

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 
 import torch
 
@@ -12,18 +11,6 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
-
-# A GPU machine that nothing can be installed on may lack hypothesis: what needs it is left out, and said to be.
-collect_ignore = (
-    ["kernels/test_kernel_fuzz.py", "ops/test_like_torch.py", "reference/test_reference_fuzz.py"]
-    if find_spec("hypothesis") is None
-    else []
-)
-
-
-def pytest_report_header() -> list[str]:
-    """Names the modules that are left out."""
-    return [f"left out, hypothesis is not installed: {', '.join(collect_ignore)}"] if collect_ignore else []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,130 @@
+"""Each op as torch.nn.functional has it, with our additions (epilogue, asymmetric padding) by further calls of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What torch says where it lacks memory or 32-bit counters rather than finding an argument wrong.
+OPERANDS = ("input", "weight", "bias", "residual", "x", "shortcut", "running_mean", "running_var")
+UNABLE = (
+    "memory",
+    "overflow",
+    "out of range",
+    "too large",
+    "too many",
+    "must fit",
+    "storage size",
+    "numel",
+    "not implemented for",
+    "view size is not compatible",
+    "internal assert",
+)
+
+
+def _finish(y: Tensor, activation: Any, residual: Any = None) -> Tensor:
+    if residual is not None:
+        if residual.shape != y.shape:
+            raise ValueError("a residual does not broadcast")
+        y = y + residual
+    if activation not in (None, "relu", "relu6"):
+        raise ValueError("an unknown activation")
+    return y if activation is None else getattr(F, activation)(y)
+
+
+def _conv2d(
+    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, activation=None, residual=None
+):  # fmt: skip
+    if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
+        (top, bottom), (left, right) = padding
+        if min(top, bottom, left, right) < 0:
+            raise ValueError("negative padding")
+        input, padding = F.pad(input, (left, right, top, bottom)), 0
+    return _finish(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, residual)
+
+
+def _linear(input, weight, bias=None, activation=None):
+    return _finish(F.linear(input, weight, bias), activation)
+
+
+def _residual_add(x, shortcut, activation=None):
+    return _finish(x, activation, shortcut)
+
+
+def _batch_norm(
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, activation=None
+):  # fmt: skip
+    y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _finish(y, activation)
+
+
+OPS: dict[str, Callable[..., Any]] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "max_pool2d": F.max_pool2d,
+    "avg_pool2d": F.avg_pool2d,
+    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "residual_add": _residual_add,
+    "batch_norm": _batch_norm,
+    "local_response_norm": F.local_response_norm,
+    "softmax": lambda input, dim=-1: F.softmax(input, dim),
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "concat": lambda tensors, dim=1: torch.cat(tensors, dim),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What torch made of a call: a result, or why there is none, and whether that is for lack of means."""
+
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def refused(self) -> bool:
+        return self.error is not None and not self.unable
+
+    @property
+    def unable(self) -> bool:
+        words = str(self.error).lower()
+        return isinstance(self.error, (MemoryError, OverflowError)) or any(word in words for word in UNABLE)
+
+
+def operands(args: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the arguments, by name; a number that came as a tensor is none."""
+    found = {name: x for name, x in args.items() if name in OPERANDS and isinstance(x, Tensor)}
+    many = args.get("tensors")
+    if isinstance(many, (list, tuple)):
+        found.update((str(i), x) for i, x in enumerate(many) if isinstance(x, Tensor))
+    return found
+
+
+def widened(value: Any) -> Any:
+    """float64 in place of shorter floats; an expanded tensor stays expanded."""
+    if isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+        return [widened(v) for v in value]
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    if value.is_meta:
+        return value.double()
+    once = value
+    for d, step in enumerate(value.stride()):
+        if step == 0 and value.shape[d] > 1:
+            once = once.narrow(d, 0, 1)
+    return once.double().expand(value.shape)
+
+
+def answer(op: str, args: dict[str, Any]) -> Answer:
+    """torch's answer in float64; in the dtypes given where they differ, so that torch sees that they do."""
+    one = len({x.dtype for x in operands(args).values()}) == 1
+    try:
+        with torch.no_grad():
+            return Answer(OPS[op](**{k: widened(v) if one else v for k, v in args.items()}))
+    except Exception as error:  # torch's own may be of any kind: local_response_norm(size=0) divides by zero
+        return Answer(error=error)
