@@ -48,12 +48,12 @@ def tma_launches() -> dict[tuple, Launch]:
     for _, _, launch in inventory(90, ["float16"], every_code=True):
         if launch.kernel.__name__ not in ("conv2d_tma_kernel", "conv2d_rows_kernel", "stem_pack_kernel"):
             continue
-        at = launch.constants
+        at = launch.flat
         pixels = at["TN"] * at["TH"] * at["TW"] if "TN" in at else 0
         marks = {
             "stays": at.get("RESIDENT", 0) > 0,
             "split": at.get("SPLIT", 1) > 1,
-            "residual": launch.arguments.get("residual") is not None,
+            "residual": launch.residual,
             "one row": "TN" in at and at["TN"] * at["TH"] == 1,
         }
         variant = ", ".join(name for name, there in marks.items() if there) or "-"

@@ -1,7 +1,8 @@
-"""Hand-written GPU kernels, one folder an op: a launcher in __init__.py, launch configs in configs.py, kernels in triton_*.py.
+"""Hand-written GPU kernels, one folder an op, and common/ for what ops share.
 
-A launcher is a pure function `launches(call, tensors, out, target) -> list[Launch]`: it chooses a config and says what to
-launch, on real tensors or on meta tensors, so that every launch can be run, interpreted, or cross-compiled for a GPU that is
+In each folder: kernels in triton.py (or triton_<variant>.py) and <op>.cu, launch configs in configs.py, launchers in
+launch_triton.py and launch_cuda.py. A launcher is a pure function from a Problem to a list of launches. It chooses a config and
+says what to launch, on real tensors or on meta tensors, so that every launch can be run, interpreted, or compiled for a GPU that is
 not here.
 """
 

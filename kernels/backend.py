@@ -1,37 +1,64 @@
-"""Backend "triton": from a Call to the launches of its kernels, and their execution."""
+"""Backends "triton" and "cuda": from a Call to the launches of its kernels, and their execution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from convatlas.kernels.common.launch import Launch, execute
-from convatlas.kernels.common.target import Target, current
-from convatlas.kernels.conv2d import launch_triton as conv2d
-from convatlas.kernels.elementwise import launch_triton as elementwise
-from convatlas.kernels.gemm import launch_triton as gemm
-from convatlas.kernels.norm import launch_triton as norm
-from convatlas.kernels.pool import launch_triton as pool
-from convatlas.kernels.softmax import launch_triton as softmax
-from convatlas.ops.observe import Call
+from convatlas.call import Call
+from convatlas.kernels.common.launch import require_countable, viewable
+from convatlas.kernels.common.problem import Problem
+from convatlas.kernels.common.target import current
+from convatlas.layout import allocate
 
-LAUNCHERS: dict[str, Callable[[Call, dict[str, Tensor], Tensor, Target], list[Launch]]] = {
-    "conv2d": conv2d.launches,
-    "linear": gemm.linear_launches,
-    "max_pool2d": pool.max_launches,
-    "avg_pool2d": pool.avg_launches,
-    "adaptive_avg_pool2d": pool.adaptive_launches,
-    "residual_add": elementwise.residual_launches,
-    "batch_norm": norm.batch_norm_launches,
-    "local_response_norm": norm.local_response_norm_launches,
-    "softmax": softmax.launches,
-    "relu": elementwise.activation_launches,
-    "relu6": elementwise.activation_launches,
-    "concat": elementwise.concat_launches,
+# The folder of each op. Its launcher for a backend is the function named like the op in launch_<backend>.py there.
+ROOMS = {
+    "conv2d": "conv2d",
+    "linear": "gemm",
+    "max_pool2d": "pool",
+    "avg_pool2d": "pool",
+    "adaptive_avg_pool2d": "pool",
+    "residual_add": "elementwise",
+    "batch_norm": "norm",
+    "local_response_norm": "norm",
+    "softmax": "softmax",
+    "relu": "elementwise",
+    "relu6": "elementwise",
+    "concat": "elementwise",
 }
+
+# Operands that kernels read as vectors of adjacent elements.
+VECTORS = ("bias", "weight", "running_mean", "running_var")
+
+
+@cache
+def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
+    """The function that lists the launches of an op's problems; its module is imported when first asked for."""
+    return getattr(import_module(f"convatlas.kernels.{ROOMS[op]}.launch_{backend}"), op)
 
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-    """Computes `call` on the tensors' GPU, or in the interpreter."""
-    return execute(call, tensors, out, LAUNCHERS, current(next(iter(tensors.values()))))
+    """Computes `call` by its backend: on the tensors' GPU, or on a CPU in the interpreter (triton) or the host build (cuda).
+
+    Kernels take the strides of images and matrices, expanded ones included. Of vectors (bias, batch norm's numbers) they expect
+    adjacent elements, and get a copy where they are not: a few kilobytes. Raises ShapeError for more pixels than 32 bits count.
+    """
+    require_countable(call)
+    first = next(iter(tensors.values()))
+    tensors = {name: x.contiguous() if name in VECTORS and x.dim() == 1 else x for name, x in tensors.items()}
+    result = allocate(call.spec.output_shape, first) if out is None else out
+    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
+    extra = {}
+    if call.params.get("return_indices"):
+        extra["indices"] = allocate(call.spec.output_shape, first, torch.int64)
+    problem = Problem.of(call, {**tensors, **extra}, y, current(first, call.backend))
+    for launch in launcher(call.backend, call.op)(problem):
+        launch.run()
+    if y is not result:
+        result.copy_(y)
+    return (result, *extra.values()) if extra else result

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 import convatlas
+from convatlas.call import Call
 from convatlas.engine.probes import STEP, UNIT, WHOLE, integers, largest_integer
+from convatlas.kernels.common.precision import tf32
 from convatlas.ops.backend_numpy import as_array
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import observe
 from convatlas.reference.error_bound import check
 from convatlas.reference.truth import truth
 
@@ -170,8 +172,7 @@ def hold(run: Callable[[], Any], *, exact: bool = False) -> Call:
     def compare(call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
         arrays = {name: as_array(x) for name, x in tensors.items()}
         expected = truth(call.op, call.spec, call.epilogue, arrays, call.params)
-        tf32 = tensor_float(call, output)
-        report = check(as_array(output), expected, dtype=call.dtype, tf32=tf32, exact=exact)
+        report = check(as_array(output), expected, dtype=call.dtype, tf32=tensor_float(call, output), exact=exact)
         assert report.ok, report.detail
         seen.append(call)
 
@@ -183,10 +184,7 @@ def hold(run: Callable[[], Any], *, exact: bool = False) -> Call:
 
 def tensor_float(call: Call, output: Tensor) -> bool:
     """Whether the op may have multiplied in TF32: float32 on a GPU, where torch's setting for the op allows it."""
-    if not output.is_cuda or call.dtype != "float32":
-        return False
-    setting = {"conv2d": torch.backends.cudnn.conv, "linear": torch.backends.cuda.matmul}.get(call.op)
-    return setting is not None and setting.fp32_precision == "tf32"
+    return output.is_cuda and tf32(call)
 
 
 def run_convolution(

@@ -1,4 +1,7 @@
-"""Functions that kernels share on the device: activation, rounding stores, index arithmetic, tile order."""
+"""Functions that kernels share on the device: what a program owns, activation, rounding, and how a tile is stored.
+
+The tuples that they take (Image, Epilogue, Tile, Block, Mode) are those of arguments.py.
+"""
 
 import triton
 import triton.language as tl
@@ -60,6 +63,14 @@ def unravel(m, P, Q, WIDE: tl.constexpr):
 
 
 @triton.jit
+def wide(i, WIDE: tl.constexpr):
+    """An index in 64 bits where offsets need them."""
+    if WIDE:
+        i = i.to(tl.int64)
+    return i
+
+
+@triton.jit
 def tile_order(pid, tiles_m, tiles_k, GROUP: tl.constexpr):
     """Program number -> (row tile, column tile), GROUP row tiles at a time: programs that run together share operands in L2.
 
@@ -72,10 +83,47 @@ def tile_order(pid, tiles_m, tiles_k, GROUP: tl.constexpr):
 
 
 @triton.jit
-def finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION: tl.constexpr, INTERPRET: tl.constexpr):
-    """The epilogue: activation(acc + bias + residual), in float32."""
-    if bias is not None:
-        acc += widen(tl.load(bias + k, mask=k_mask, other=0.0), INTERPRET)[None, :]
-    if residual is not None:
-        acc += widen(tl.load(residual + res_offset, mask=mask, other=0.0), INTERPRET)
-    return activate(acc, ACTIVATION)
+def block_of(M, C, P, Q, block, WIDE: tl.constexpr):
+    """The pixels and channels of a bandwidth-bound program: n, p, q, m < M, channel, channel < C.
+
+    Channel blocks vary fastest: programs that run together read whole pixels.
+    """
+    tiles_c = tl.cdiv(C, block.BC)
+    pid = tl.program_id(0)
+    m = pid // tiles_c * block.BM + tl.arange(0, block.BM)
+    c = pid % tiles_c * block.BC + tl.arange(0, block.BC)
+    n, p, q = unravel(m, P, Q, WIDE)
+    return n, p, q, m < M, c, c < C
+
+
+@triton.jit
+def row_of(x, n, h, w):
+    """Offset of pixel (n, h, w) of an image, its channel 0."""
+    return n * x.n + h * x.h + w * x.w
+
+
+@triton.jit
+def store_block(y, n, p, q, c, value, mask, mode):
+    """Stores value[pixel, channel], rounded to y's dtype."""
+    offset = row_of(y, n, p, q)[:, None] + wide(c, mode.WIDE)[None, :] * y.c
+    tl.store(y.ptr + offset, cast(value, y.ptr.dtype.element_ty, mode.INTERPRET), mask=mask)
+
+
+@triton.jit
+def store_tile(y, y_row, residual_row, k, k_mask, mask, acc, epilogue, mode):
+    """y = activation(acc + bias + residual), in float32 and rounded once. The rows are offsets of pixels, k the filters."""
+    column = wide(k, mode.WIDE)
+    if epilogue.bias is not None:
+        acc += widen(tl.load(epilogue.bias + k, mask=k_mask, other=0.0), mode.INTERPRET)[None, :]
+    if epilogue.residual.ptr is not None:
+        place = residual_row[:, None] + column[None, :] * epilogue.residual.c
+        acc += widen(tl.load(epilogue.residual.ptr + place, mask=mask, other=0.0), mode.INTERPRET)
+    out = cast(activate(acc, mode.ACTIVATION), y.ptr.dtype.element_ty, mode.INTERPRET)
+    tl.store(y.ptr + y_row[:, None] + column[None, :] * y.c, out, mask=mask)
+
+
+@triton.jit
+def store_partial(partial, row, k, K, mask, acc):
+    """A split's sums, into row split*M + m of the float32 workspace (SPLIT, M, K); the reduction does the epilogue."""
+    place = row.to(tl.int64)[:, None] * K + k[None, :]
+    tl.store(partial.ptr + place, acc, mask=mask)

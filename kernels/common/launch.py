@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from threading import RLock
 from typing import Any
@@ -13,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.errors import ShapeError
-from convatlas.ops.backends import interpreting
-from convatlas.ops.layout import allocate
-from convatlas.ops.observe import Call
+from convatlas.kernels.common.interpreter import interpreting
 from convatlas.specs.arguments import LARGEST
 
 # Triton's interpreter keeps the program that it runs in global variables, so one launch at a time runs in it. A process is forked
@@ -27,9 +27,6 @@ if hasattr(os, "register_at_fork"):
         before=_interpreter.acquire, after_in_parent=_interpreter.release, after_in_child=_interpreter.release
     )
 
-# Operands that kernels read as vectors of adjacent elements.
-VECTORS = ("bias", "weight", "running_mean", "running_var")
-
 
 @dataclass(frozen=True)
 class Launch:
@@ -38,8 +35,9 @@ class Launch:
     Attributes:
         kernel: the @triton.jit function.
         grid: programs along each axis.
-        arguments: what is known at run time only: tensors, integers, floats; None for an operand that is absent.
-        constants: the tl.constexpr parameters.
+        arguments: what is known at run time only: tensors, integers, floats, and named tuples of them; None for an operand that is
+            absent.
+        constants: compile-time constants, and named tuples of them.
         num_warps: warps of 32 threads a program.
         num_stages: depth of the software pipeline of its innermost loop.
         max_registers: a thread's, told to ptxas; None leaves the number to it.
@@ -59,14 +57,61 @@ class Launch:
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Constants by name, those within a tuple under the name that they have there."""
+        named: dict[str, Any] = {}
+        for name, value in self.constants.items():
+            named.update(value._asdict() if isinstance(value, tuple) else {name: value})
+        return named
+
+    @property
+    def residual(self) -> bool:
+        """Whether its epilogue adds a residual."""
+        epilogue = self.arguments.get("epilogue")
+        return epilogue is not None and epilogue.residual.ptr is not None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments."""
+        values = (v for value in self.arguments.values() for v in leaves(value))
+        return [value for value in values if isinstance(value, Tensor)]
+
     def run(self) -> None:
         """Launches on the current stream of the tensors' device, or interprets, a thread at a time; nothing for an empty grid."""
         if prod(self.grid) == 0:
             return
-        device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
+        device = self.tensors[0].device
         on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with on_device, _interpreter if interpreting() else nullcontext():
-            self.kernel[self.grid](**self.arguments, **self.constants, **self.options)
+            constants = {name: fixed(value) for name, value in self.constants.items()}
+            self.kernel[self.grid](**self.arguments, **constants, **self.options)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The elements of nested tuples; anything else is its own only leaf."""
+    if isinstance(value, tuple):
+        for element in value:
+            yield from leaves(element)
+    else:
+        yield value
+
+
+def fixed(value: Any) -> Any:
+    """A tuple of constants with each marked as one for Triton; a constant by itself is marked by the kernel's signature."""
+    return type(value)(*map(_constant(), value)) if isinstance(value, tuple) else value
+
+
+@cache
+def _constant() -> type:
+    """Triton's constexpr; in the interpreter, where loops count in Python's integers, one that an int can be divided by."""
+    from triton.language import constexpr
+
+    class Constant(constexpr):
+        def __rmod__(self, other: int) -> constexpr:
+            return constexpr(other % self.value)
+
+    return Constant if interpreting() else constexpr
 
 
 def cdiv(a: int, b: int) -> int:
@@ -102,13 +147,6 @@ def require_countable(call: Call) -> None:
             f"{call.op}: {names} = {'*'.join(map(str, sizes))} = {prod(sizes)} output pixels, expected at most {LARGEST}: "
             "split the batch"
         )
-
-
-def strides(prefix: str, x: Tensor | None, axes: str) -> dict[str, int]:
-    """A 4-D NCHW tensor's element strides as kernel arguments, prefix_n, prefix_c, ... for the letters in `axes`."""
-    values = (0, 0, 0, 0) if x is None else x.stride()
-    named = dict(zip("nchw", values))
-    return {f"{prefix}_{axis}": named[axis] for axis in axes}
 
 
 def channels_adjacent(x: Tensor) -> Tensor:
@@ -170,26 +208,3 @@ def viewable(op: str, out: Tensor) -> bool:
         return RESHAPED[op](out) is not None
     except RuntimeError:
         return False
-
-
-def execute(
-    call: Call, tensors: dict[str, Tensor], out: Tensor | None, launchers: dict[str, Callable], target: Any
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Runs the launches of `call` on operands of any strides, expanded ones included; returns its result, in `out` if given.
-
-    Kernels take the strides of images and matrices. Of vectors (bias, batch norm's numbers) they expect adjacent elements, and get
-    a copy where they are not: a few kilobytes.
-    """
-    require_countable(call)
-    first = next(iter(tensors.values()))
-    tensors = {name: x.contiguous() if name in VECTORS and x.dim() == 1 else x for name, x in tensors.items()}
-    result = allocate(call.spec.output_shape, first) if out is None else out
-    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
-    extra = ()
-    if call.params.get("return_indices"):
-        extra = (allocate(call.spec.output_shape, first, torch.int64),)
-    for launch in launchers[call.op](call, tensors, y, target, *extra):
-        launch.run()
-    if y is not result:
-        result.copy_(y)
-    return (result, *extra) if extra else result

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from convatlas.ops.observe import Call
+from convatlas.call import Call
+
+# What torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 set, by the op that obeys it as torch's own does.
+SETTINGS = {"conv2d": torch.backends.cudnn.conv, "linear": torch.backends.cuda.matmul}
 
 
-def conv_tf32(call: Call) -> bool:
-    """torch.backends.cudnn.conv.fp32_precision (which torch.backends.cudnn.allow_tf32 sets), as F.conv2d obeys it."""
-    return call.dtype == "float32" and torch.backends.cudnn.conv.fp32_precision == "tf32"
-
-
-def matmul_tf32(call: Call) -> bool:
-    """torch.backends.cuda.matmul.fp32_precision (which allow_tf32 sets), as F.linear obeys it."""
-    return call.dtype == "float32" and torch.backends.cuda.matmul.fp32_precision == "tf32"
+def tf32(call: Call) -> bool:
+    """Whether torch's setting for the call's op lets float32 products round their operands to TF32."""
+    return call.dtype == "float32" and call.op in SETTINGS and SETTINGS[call.op].fp32_precision == "tf32"

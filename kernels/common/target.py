@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from convatlas.ops.backends import interpreting
+from convatlas.kernels.common.interpreter import interpreting
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ def of_device(index: int) -> Target:
     return Target(arch, properties.multi_processor_count, family.half_fma, shared)
 
 
-def current(x: torch.Tensor) -> Target:
-    """The target that kernels on `x` run on: its GPU, or the interpreter where Triton was imported in interpreter mode."""
-    if interpreting() or not x.is_cuda:
+def current(x: torch.Tensor, backend: str) -> Target:
+    """The target that a backend's kernels on `x` run on: its GPU, unless Triton was imported in interpreter mode.
+
+    On a CPU Triton's interpreter, and for the host build of the CUDA kernels an H100, whose very launches it runs.
+    """
+    if backend == "triton" and (interpreting() or not x.is_cuda):
         return TARGETS["interpreter"]
-    return of_device(x.device.index)
+    return of_device(x.device.index) if x.is_cuda else TARGETS["sm_90"]

@@ -1,38 +1,44 @@
-"""Launcher of the few-channel convolution (conv2d/stem.cu): an image's 3 channels, in half precision."""
+"""Launcher of conv2d: depthwise, the few-channel kernel (stem.cu, an image's 3 channels in half precision), or the GEMM."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, dtype_name, reciprocal, vectors
-from convatlas.kernels.common.launch import cdiv, is_wide, strides
+from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, reciprocal, strides, vectors, window
+from convatlas.kernels.common.launch import cdiv, channels_adjacent, is_wide
+from convatlas.kernels.depthwise.launch_cuda import depthwise
+from convatlas.kernels.gemm.launch_cuda import gemm
 
 if TYPE_CHECKING:
-    from convatlas.kernels.common.target import Target
-    from convatlas.ops.observe import Call
+    from convatlas.kernels.common.problem import Problem
 
 TILE_H, TILE_W, THREADS, WARPS = 8, 16, 128, 4  # stem.cu's
 CHANNELS = 4  # a pixel of the patch
 BLOCKS_PER_SM = 4  # of 128 threads with up to 128 registers each
 
 
-def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch] | None:
+# Below this many channels an NCHW input is gathered in place: an image's copy would cost more than its gather.
+FEW_CHANNELS = 16
+
+
+def conv2d(p: Problem) -> list[CudaLaunch]:
+    """A convolution of any kind, with its epilogue."""
+    if p.spec.kind == "depthwise":
+        return depthwise(p)
+    if few := stem(p):
+        return few
+    x = p["input"] if p.spec.C < FEW_CHANNELS else channels_adjacent(p["input"])
+    # (K, R, S, C): the weight's own memory when it is channels_last.
+    return gemm(p, x, p["weight"].permute(0, 2, 3, 1).contiguous())
+
+
+def stem(p: Problem) -> list[CudaLaunch] | None:
     """One launch for an input in any memory format; None for a layer that the kernel does not take.
 
     Blocks are as many as the SMs hold at once: each loads the filters once and then walks over tiles.
     """
-    spec, x, w, bias = call.spec, tensors["input"], tensors["weight"], tensors.get("bias")
-    T = TYPES[dtype_name(x)]
-    if (
-        T == "float"
-        or spec.groups != 1
-        or spec.C > CHANNELS
-        or spec.C == 0
-        or "residual" in tensors
-        or not vectors(out)
-    ):
+    spec, x, w, bias, out, T = p.spec, p["input"], p["weight"], p.get("bias"), p.out, TYPES[p.dtype]
+    if T == "float" or spec.groups != 1 or spec.C > CHANNELS or spec.C == 0 or p.epilogue.residual or not vectors(out):
         return None
     BN = 32 if spec.K <= 32 else 64
     steps = cdiv(spec.R * spec.S, 4)
@@ -44,18 +50,16 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
     )
     tiles_h, tiles_w = cdiv(spec.P, TILE_H), cdiv(spec.Q, TILE_W)
     tiles = spec.N * tiles_h * tiles_w
-    if shared > target.shared // 2 or tiles >= 1 << 30 or is_wide(x[:1]):
+    if shared > p.target.shared // 2 or tiles >= 1 << 30 or is_wide(x[:1]):
         return None
-    (top, _), (left, _) = spec.padding
     arguments = dict(
         x=x, w=w, bias=bias, y=out, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, K=spec.K,
-        R=spec.R, S=spec.S, stride_h=spec.stride[0], stride_w=spec.stride[1], dilation_h=spec.dilation[0],
-        dilation_w=spec.dilation[1], top=top, left=left, **strides("x", x, "nchw"),
+        **window(spec), **strides("x", x, "nchw"),
         w_k=w.stride(0), w_c=w.stride(1), w_r=w.stride(2), w_s=w.stride(3), **strides("y", out, "nhw"),
-        activation=ACTIVATIONS[call.epilogue.activation], tiles=tiles, tiles_h=tiles_h, tiles_w=tiles_w, steps=steps,
+        activation=ACTIVATIONS[p.activation], tiles=tiles, tiles_h=tiles_h, tiles_w=tiles_w, steps=steps,
         patch_h=patch_h, patch_w=patch_w, by_tiles_h=reciprocal(tiles_h), by_tiles_w=reciprocal(tiles_w),
         by_taps=reciprocal(4 * steps), by_S=reciprocal(spec.S), by_patch_w=reciprocal(patch_w),
     )  # fmt: skip
-    grid = (min(tiles, BLOCKS_PER_SM * target.sms), cdiv(spec.K, BN))
+    grid = (min(tiles, BLOCKS_PER_SM * p.target.sms), cdiv(spec.K, BN))
     template = (T, str(spec.C), str(BN))
     return [CudaLaunch("conv2d/stem.cu", "conv2d_stem", template, grid, THREADS, arguments, shared, True)]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from convatlas.kernels.common.launch import Launch, cdiv, is_wide, power_of_two, strides
-from convatlas.kernels.common.target import Target
+from convatlas.kernels.common.arguments import Box, epilogue, image, mode, window
+from convatlas.kernels.common.launch import Launch, cdiv, is_wide, power_of_two
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.tiles import MAX_REGISTERS
 from convatlas.kernels.conv2d.configs_tma import box
 from convatlas.kernels.conv2d.triton_rows import conv2d_rows_kernel, stem_pack_kernel
-from convatlas.specs import Conv2dSpec, dtype_name
+from convatlas.specs import Conv2dSpec
 
 # A packed row of a window is at most one swizzle of shared memory, and its start a multiple of 16 bytes.
 SWIZZLE, ALIGNMENT = 128, 16
@@ -50,67 +50,59 @@ def packing(spec: Conv2dSpec, dtype: str) -> Packing | None:
     return Packing(CP, WINDOW, cdiv(spec.H, spec.stride[0]) * spec.stride[0], columns + columns % 2)
 
 
-def fits(spec: Conv2dSpec, dtype: str, tf32: bool, target: Target) -> bool:
+def fits(p: Problem) -> bool:
     """Whether packing the image is possible, and pays."""
-    if target.unbounded or target.arch < 90 or (dtype == "float32" and not tf32):
+    spec, target = p.spec, p.target
+    if target.unbounded or target.arch < 90 or p.simt:
         return False
     pays = spec.R * spec.S >= TAPS and spec.K >= 32 and spec.N * spec.P * spec.Q >= PIXELS
-    return pays and packing(spec, dtype) is not None
+    return pays and packing(spec, p.dtype) is not None
 
 
-def launches(
-    spec: Conv2dSpec,
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    out: Tensor,
-    activation: str | None,
-    tf32: bool,
-    target: Target,
-    pixels: int | None = None,
-    num_stages: int = 4,
-) -> list[Launch]:
-    """Packs x (N, C, H, W) and w (K, C, R, S), whatever their strides, and convolves; `pixels` a program, and its pipeline."""
-    p = packing(spec, dtype_name(x.dtype))
-    (top, _), (left, _) = spec.padding
+def launches(p: Problem, pixels: int | None = None, num_stages: int = 4) -> list[Launch]:
+    """Packs the input (N, C, H, W) and the weight (K, C, R, S), whatever their strides, and convolves.
+
+    pixels, num_stages: how many pixels a program takes, and its pipeline, instead of what is chosen.
+    """
+    spec, x, w, out, packed_as = p.spec, p["input"], p["weight"], p.out, packing(p.spec, p.dtype)
+    CP, WINDOW, ROWS, COLUMNS = packed_as.CP, packed_as.WINDOW, packed_as.ROWS, packed_as.COLUMNS
     N, C, H, W = x.shape
     SH, SW = spec.stride
-    z = torch.empty((N, p.ROWS, p.COLUMNS, p.CP), dtype=x.dtype, device=x.device)
-    packed = torch.empty((spec.K, spec.R * p.WINDOW), dtype=x.dtype, device=x.device)
-    total, rows = N * p.ROWS * p.COLUMNS, spec.K * spec.R * (p.WINDOW // p.CP)
+    z = torch.empty((N, ROWS, COLUMNS, CP), dtype=x.dtype, device=x.device)
+    packed = torch.empty((spec.K, spec.R * WINDOW), dtype=x.dtype, device=x.device)
+    total, rows = N * ROWS * COLUMNS, spec.K * spec.R * (WINDOW // CP)
     BLOCK = 256
-    window = dict(C=C, R=spec.R, S=spec.S, CP=p.CP, WINDOW=p.WINDOW)
     pack = Launch(
         stem_pack_kernel,
         (cdiv(total, BLOCK) + cdiv(rows, BLOCK),),
         dict(
-            x=x, w=w, z=z, packed=packed, pixels=total, filters=spec.K, H=H, W=W, ROWS=p.ROWS, COLUMNS=p.COLUMNS,
-            **strides("x", x, "nchw"), **dict(zip(("w_k", "w_c", "w_r", "w_s"), w.stride())),
+            x=image(x), w=image(w), z=z, packed=packed, pixels=total, filters=spec.K, H=H, W=W, ROWS=ROWS, COLUMNS=COLUMNS
         ),
-        dict(LEFT=left, **window, BLOCK=BLOCK, WIDE=is_wide(x, z)),
+        dict(
+            LEFT=spec.padding[1][0], C=C, R=spec.R, S=spec.S, CP=CP, WINDOW=WINDOW, BLOCK=BLOCK, WIDE=is_wide(x, z)
+        ),
     )  # fmt: skip
     BN = min(128, max(64, power_of_two(spec.K)))
     if pixels is None:  # 256 pixels spilled beside 128 filters, and in float32
-        pixels = 256 if BN == 64 and x.element_size() == 2 and N * spec.P * spec.Q >= MANY * 256 * target.sms else 128
+        many = N * spec.P * spec.Q >= MANY * 256 * p.target.sms
+        pixels = 256 if BN == 64 and x.element_size() == 2 and many else 128
     TN, TH, TW = box(N, spec.P, spec.Q, pixels)
-    line = p.COLUMNS * p.CP
-    image = TensorDescriptor(
+    line = COLUMNS * CP
+    overlapping = TensorDescriptor(
         z,
-        [N, p.ROWS // SH, SH, spec.Q, p.WINDOW],
-        [p.ROWS * line, SH * line, line, SW * p.CP, 1],
-        [TN, TH, 1, TW, p.WINDOW],
+        [N, ROWS // SH, SH, spec.Q, WINDOW],
+        [ROWS * line, SH * line, line, SW * CP, 1],
+        [TN, TH, 1, TW, WINDOW],
     )
     tiles = cdiv(N, TN), cdiv(spec.P, TH), cdiv(spec.Q, TW)
     arguments = dict(
-        rows=image, filters=TensorDescriptor(packed, list(packed.shape), [packed.shape[1], 1], [BN, p.WINDOW]),
-        z=z, w=packed, bias=bias, residual=residual, y=out, N=N, P=spec.P, Q=spec.Q, K=spec.K,
-        ROWS=p.ROWS, COLUMNS=p.COLUMNS, tiles_p=tiles[1], tiles_q=tiles[2],
-        **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
+        rows=overlapping, filters=TensorDescriptor(packed, list(packed.shape), [packed.shape[1], 1], [BN, WINDOW]),
+        z=z, w=packed, epilogue=epilogue(p), y=image(out), N=N, P=spec.P, Q=spec.Q, K=spec.K, ROWS=ROWS, COLUMNS=COLUMNS,
+        tiles_p=tiles[1], tiles_q=tiles[2],
     )  # fmt: skip
     constants = dict(
-        TOP=top, **window, STRIDE_H=SH, STRIDE_W=SW, ACTIVATION=activation, TN=TN, TH=TH, TW=TW, BN=BN,
-        PRECISION="tf32" if tf32 else "ieee", WIDE=is_wide(z, out, residual), INTERPRET=target.interpreted,
+        window=window(spec), box=Box(TN, TH, TW, BN, WINDOW), mode=mode(p, z, out, p.get("residual")),
+        C=C, CP=CP, WINDOW=WINDOW,
     )  # fmt: skip
     grid = (tiles[0] * tiles[1] * tiles[2] * cdiv(spec.K, BN),)
     warps = 8 if pixels * BN > 128 * 128 else 4

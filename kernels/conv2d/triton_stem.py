@@ -8,82 +8,37 @@ usually comes as NCHW, and a copy would cost more than its gather.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, finish, operand, tile_order, unravel
+from convatlas.kernels.common.device import operand, row_of, store_tile, tile_order, unravel
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
-def conv2d_stem_kernel(
-    x,
-    w,
-    bias,
-    residual,
-    y,
-    M,
-    H,
-    W,
-    P,
-    Q,
-    K,
-    x_n,
-    x_c,
-    x_h,
-    x_w,
-    y_n,
-    y_c,
-    y_h,
-    y_w,
-    res_n,
-    res_c,
-    res_h,
-    res_w,
-    C: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    DILATION_H: tl.constexpr,
-    DILATION_W: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
-    tile_m, tile_k = tile_order(tl.program_id(0), tl.cdiv(M, BM), tl.cdiv(K, BN), GROUP)
-    m = tile_m * BM + tl.arange(0, BM)
-    k = tile_k * BN + tl.arange(0, BN)
+def conv2d_stem_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, tile, mode, C: tl.constexpr):
+    tile_m, tile_k = tile_order(tl.program_id(0), tl.cdiv(M, tile.BM), tl.cdiv(K, tile.BN), tile.GROUP)
+    m = tile_m * tile.BM + tl.arange(0, tile.BM)
+    k = tile_k * tile.BN + tl.arange(0, tile.BN)
     m_mask = m < M
     k_mask = k < K
-    n, p, q = unravel(m, P, Q, WIDE)
-    h = p * STRIDE_H - TOP
-    v = q * STRIDE_W - LEFT
-    origin = n * x_n + h * x_h + v * x_w
+    n, p, q = unravel(m, P, Q, mode.WIDE)
+    h = p * window.STRIDE_H - window.TOP
+    v = q * window.STRIDE_W - window.LEFT
+    origin = row_of(x, n, h, v)
 
-    acc = tl.zeros((BM, BN), tl.float32)
-    for step in range(0, R * S * C, BK):
-        j = step + tl.arange(0, BK)
-        j_mask = j < R * S * C
+    acc = tl.zeros((tile.BM, tile.BN), tl.float32)
+    for step in range(0, window.R * window.S * C, tile.BK):
+        j = step + tl.arange(0, tile.BK)
+        j_mask = j < window.R * window.S * C
         c = j % C
         tap = j // C
-        dh = tap // S * DILATION_H
-        dw = tap % S * DILATION_W
+        dh = tap // window.S * window.DILATION_H
+        dw = tap % window.S * window.DILATION_W
         at_h = h[:, None] + dh[None, :]
         at_w = v[:, None] + dw[None, :]
         inside = (at_h >= 0) & (at_h < H) & (at_w >= 0) & (at_w < W)
-        a_place = x + origin[:, None] + (dh * x_h + dw * x_w + c * x_c)[None, :]
+        a_place = x.ptr + origin[:, None] + (dh * x.h + dw * x.w + c * x.c)[None, :]
         a = tl.load(a_place, mask=inside & m_mask[:, None] & j_mask[None, :], other=0.0)
-        b_place = w + k[None, :] * (R * S * C) + j[:, None]
+        b_place = w + k[None, :] * (window.R * window.S * C) + j[:, None]
         b = tl.load(b_place, mask=k_mask[None, :] & j_mask[:, None], other=0.0)
-        acc = tl.dot(operand(a, INTERPRET), operand(b, INTERPRET), acc, input_precision=PRECISION)
+        acc = tl.dot(operand(a, mode.INTERPRET), operand(b, mode.INTERPRET), acc, input_precision=mode.PRECISION)
 
     mask = m_mask[:, None] & k_mask[None, :]
-    column = k.to(tl.int64) if WIDE else k
-    res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-    out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
-    offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
-    tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)
+    store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)

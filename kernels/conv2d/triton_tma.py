@@ -19,7 +19,7 @@ strides multiples of 16 bytes, boxes of at most 256 elements a side).
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, finish, operand
+from convatlas.kernels.common.device import operand, row_of, store_partial, store_tile, wide
 
 # Added before a division and taken off after it: a negative offset must round down, and Triton's division truncates.
 BIAS = tl.constexpr(1 << 12)
@@ -33,236 +33,82 @@ def phase(first, offset, STRIDE: tl.constexpr):
 
 
 @triton.jit
-def _tile(
-    tile,
-    x,
-    w,
-    bias,
-    residual,
-    y,
-    N,
-    P,
-    Q,
-    K,
-    tiles_p,
-    tiles_q,
-    y_n,
-    y_c,
-    y_h,
-    y_w,
-    res_n,
-    res_c,
-    res_h,
-    res_w,
-    C: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    DILATION_H: tl.constexpr,
-    DILATION_W: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SPLIT: tl.constexpr,
-    TN: tl.constexpr,
-    TH: tl.constexpr,
-    TW: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
-    """Tile number `tile` of y. Tiles of filters are innermost: programs that run together read the same pixels."""
-    tiles_k = tl.cdiv(K, BN)
-    k0 = tile % tiles_k * BN
-    rest = tile // tiles_k
-    q0 = rest % tiles_q * TW
+def corner(number, tiles_p, tiles_q, K, box):
+    """Tile number -> its first filter, column and row, and the tile along images (and splits): filters vary fastest.
+
+    Programs that run together read the same pixels.
+    """
+    tiles_k = tl.cdiv(K, box.BN)
+    k0 = number % tiles_k * box.BN
+    rest = number // tiles_k
+    q0 = rest % tiles_q * box.TW
     rest = rest // tiles_q
-    p0 = rest % tiles_p * TH
-    rest = rest // tiles_p
-    tiles_n = tl.cdiv(N, TN)
-    n0 = rest % tiles_n * TN
+    return k0, q0, rest % tiles_p * box.TH, rest // tiles_p
+
+
+@triton.jit
+def inside(n0, p0, q0, k0, N, P, Q, K, box):
+    """The pixels and filters of the tile whose corner is given: n, p, q, whether they lie in the output, k, k < K."""
+    m = tl.arange(0, box.TN * box.TH * box.TW)
+    k = k0 + tl.arange(0, box.BN)
+    n = n0 + m // (box.TH * box.TW)
+    p = p0 + m // box.TW % box.TH
+    q = q0 + m % box.TW
+    return n, p, q, (n < N) & (p < P) & (q < Q), k, k < K
+
+
+@triton.jit
+def _tile(number, x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, window, box, mode, C: tl.constexpr):
+    """Tile number `number` of y."""
+    k0, q0, p0, rest = corner(number, tiles_p, tiles_q, K, box)
+    tiles_n = tl.cdiv(N, box.TN)
+    n0 = rest % tiles_n * box.TN
     split = rest // tiles_n
 
     # wgmma takes its second operand from shared memory only, and there Triton (3.6 to 3.8) folds the reshape of a loaded box away.
     # A reshaped first operand it loads into registers, which it overwrites while the wgmma still reads them (wrong results with 8
     # warps, seen on an H100). So the pixels are the second operand, unless the box is one row and needs no reshape.
-    ROW: tl.constexpr = TN * TH == 1
-    acc = tl.zeros((TW, BN), tl.float32) if ROW else tl.zeros((BN, TN * TH * TW), tl.float32)
-    for i in range(R * S * (C // BK) // SPLIT):
-        step = i * SPLIT + split
-        tap = step // (C // BK)
-        c = step % (C // BK) * BK
-        h, phase_h = phase(p0, tap // S * DILATION_H - TOP, STRIDE_H)
-        v, phase_w = phase(q0, tap % S * DILATION_W - LEFT, STRIDE_W)
+    ROW: tl.constexpr = box.TN * box.TH == 1
+    acc = tl.zeros((box.TW, box.BN), tl.float32) if ROW else tl.zeros((box.BN, box.TN * box.TH * box.TW), tl.float32)
+    for i in range(window.R * window.S * (C // box.BK) // box.SPLIT):
+        step = i * box.SPLIT + split
+        tap = step // (C // box.BK)
+        c = step % (C // box.BK) * box.BK
+        h, phase_h = phase(p0, tap // window.S * window.DILATION_H - window.TOP, window.STRIDE_H)
+        v, phase_w = phase(q0, tap % window.S * window.DILATION_W - window.LEFT, window.STRIDE_W)
         a = x.load([n0, h, phase_h, v, phase_w * C + c])
         b = w.load([k0, tap * C + c])
-        a = operand(a.reshape(TN * TH * TW, BK), INTERPRET)
-        b = operand(b, INTERPRET)
+        a = operand(a.reshape(box.TN * box.TH * box.TW, box.BK), mode.INTERPRET)
+        b = operand(b, mode.INTERPRET)
         if ROW:
-            acc = tl.dot(a, b.T, acc, input_precision=PRECISION)
+            acc = tl.dot(a, b.T, acc, input_precision=mode.PRECISION)
         else:
-            acc = tl.dot(b, a.T, acc, input_precision=PRECISION)
+            acc = tl.dot(b, a.T, acc, input_precision=mode.PRECISION)
     if not ROW:
         acc = acc.T
 
-    m = tl.arange(0, TN * TH * TW)
-    k = k0 + tl.arange(0, BN)
-    n = n0 + m // (TH * TW)
-    p = p0 + m // TW % TH
-    q = q0 + m % TW
-    k_mask = k < K
-    mask = ((n < N) & (p < P) & (q < Q))[:, None] & k_mask[None, :]
-    column = k
-    if WIDE:
-        n = n.to(tl.int64)
-        p = p.to(tl.int64)
-        q = q.to(tl.int64)
-        column = k.to(tl.int64)
-    if SPLIT > 1:  # y is the float32 workspace [SPLIT, M, K]; the reduction does the epilogue
-        place = (((split * N + n) * P + p) * Q + q).to(tl.int64)[:, None] * K + k[None, :]
-        tl.store(y + place, acc, mask=mask)
+    n, p, q, m_mask, k, k_mask = inside(n0, p0, q0, k0, N, P, Q, K, box)
+    mask = m_mask[:, None] & k_mask[None, :]
+    n, p, q = wide(n, mode.WIDE), wide(p, mode.WIDE), wide(q, mode.WIDE)
+    if box.SPLIT > 1:
+        store_partial(y, ((split * N + n) * P + p) * Q + q, k, K, mask, acc)
     else:
-        res_offset = (n * res_n + p * res_h + q * res_w)[:, None] + column[None, :] * res_c
-        out = finish(acc, bias, residual, k, k_mask, res_offset, mask, ACTIVATION, INTERPRET)
-        offset = (n * y_n + p * y_h + q * y_w)[:, None] + column[None, :] * y_c
-        tl.store(y + offset, cast(out, y.dtype.element_ty, INTERPRET), mask=mask)
+        store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
 
 
 @triton.jit(do_not_specialize=["N", "P", "Q", "tiles_p", "tiles_q", "tiles"])
 def conv2d_tma_kernel(
-    x,
-    w,
-    bias,
-    residual,
-    y,
-    N,
-    P,
-    Q,
-    K,
-    tiles_p,
-    tiles_q,
-    tiles,
-    y_n,
-    y_c,
-    y_h,
-    y_w,
-    res_n,
-    res_c,
-    res_h,
-    res_w,
-    C: tl.constexpr,
-    TOP: tl.constexpr,
-    LEFT: tl.constexpr,
-    R: tl.constexpr,
-    S: tl.constexpr,
-    STRIDE_H: tl.constexpr,
-    STRIDE_W: tl.constexpr,
-    DILATION_H: tl.constexpr,
-    DILATION_W: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    SPLIT: tl.constexpr,
-    TN: tl.constexpr,
-    TH: tl.constexpr,
-    TW: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-    RESIDENT: tl.constexpr,
-    TILES: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-):
+    x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, tiles, window, box, mode,
+    C: tl.constexpr, RESIDENT: tl.constexpr, TILES: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
     if RESIDENT > 0:
         # One loop over the steps of all tiles of this program (flatten): the next tile's loads are on their way while one is
         # stored. The interpreter gets its bounds as constants, as in gemm_kernel, and adds the program's number to them; a tile
         # past the last has no pixel in the image.
-        pid = tl.program_id(0)
-        first, end, step = (0, TILES, PROGRAMS) if INTERPRET else (pid, tiles, tl.num_programs(0))
+        first, end, step = (0, TILES, PROGRAMS) if mode.INTERPRET else (pid, tiles, tl.num_programs(0))
         for at in tl.range(first, end, step, flatten=True):
-            _tile(
-                at + pid if INTERPRET else at,
-                x,
-                w,
-                bias,
-                residual,
-                y,
-                N,
-                P,
-                Q,
-                K,
-                tiles_p,
-                tiles_q,
-                y_n,
-                y_c,
-                y_h,
-                y_w,
-                res_n,
-                res_c,
-                res_h,
-                res_w,
-                C,
-                TOP,
-                LEFT,
-                R,
-                S,
-                STRIDE_H,
-                STRIDE_W,
-                DILATION_H,
-                DILATION_W,
-                ACTIVATION,
-                SPLIT,
-                TN,
-                TH,
-                TW,
-                BN,
-                BK,
-                PRECISION,
-                WIDE,
-                INTERPRET,
-            )
+            number = at + pid if mode.INTERPRET else at
+            _tile(number, x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, window, box, mode, C)
     else:
-        _tile(
-            tl.program_id(0),
-            x,
-            w,
-            bias,
-            residual,
-            y,
-            N,
-            P,
-            Q,
-            K,
-            tiles_p,
-            tiles_q,
-            y_n,
-            y_c,
-            y_h,
-            y_w,
-            res_n,
-            res_c,
-            res_h,
-            res_w,
-            C,
-            TOP,
-            LEFT,
-            R,
-            S,
-            STRIDE_H,
-            STRIDE_W,
-            DILATION_H,
-            DILATION_W,
-            ACTIVATION,
-            SPLIT,
-            TN,
-            TH,
-            TW,
-            BN,
-            BK,
-            PRECISION,
-            WIDE,
-            INTERPRET,
-        )
+        _tile(pid, x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, window, box, mode, C)

@@ -13,7 +13,7 @@ struct DepthwiseParams {
     i64 activation;
     i64 lanes, groups;   // tile kernel: vectors of channels that a block takes, and such groups in K
     i64 by_lanes, by_groups;
-    i64 channels_first;  // any kernel: neighbouring threads take neighbouring channels, else pixels
+    i64 channels_last;  // any kernel: neighbouring threads take neighbouring channels, else pixels
 };
 
 template <typename T, int VEC>
@@ -114,9 +114,9 @@ __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_ti
 template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_any(const DepthwiseParams p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.K / VEC, pixels = p.N * p.P * p.Q;
     if (i >= chunks * pixels) return;
-    const i64 outer = quotient64(i, p.channels_first ? chunks : pixels), inner = i - outer * (p.channels_first ? chunks : pixels);
-    const i64 pixel = p.channels_first ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
-    const int k = int(p.channels_first ? inner : outer) * VEC;
+    const i64 outer = quotient64(i, p.channels_last ? chunks : pixels), inner = i - outer * (p.channels_last ? chunks : pixels);
+    const i64 pixel = p.channels_last ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
+    const int k = int(p.channels_last ? inner : outer) * VEC;
     const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
     const int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     const int multiplier = int(p.K / p.C);  // 1 where VEC > 1

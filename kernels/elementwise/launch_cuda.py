@@ -10,13 +10,12 @@ from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch,
 from convatlas.kernels.common.launch import cdiv, merge
 
 if TYPE_CHECKING:
-    from convatlas.kernels.common.target import Target
-    from convatlas.ops.observe import Call
+    from convatlas.kernels.common.problem import Problem
 
 THREADS = 256
 
 
-def elementwise_launch(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None) -> CudaLaunch:
+def elementwise(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None) -> CudaLaunch:
     """y = activation(x + shortcut) as one launch. More than four separate runs of dimensions are made fewer by a copy."""
     second = x if shortcut is None else shortcut
     sizes, strides = merge(tuple(y.shape), y.stride(), x.stride(), second.stride(), y.stride())
@@ -39,21 +38,23 @@ def elementwise_launch(x: Tensor, shortcut: Tensor | None, y: Tensor, activation
     )  # fmt: skip
 
 
-def activation_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """relu and relu6."""
-    return [elementwise_launch(tensors["input"], None, out, call.op)]
+def relu(p: Problem) -> list[CudaLaunch]:
+    """relu and relu6, which are named as the activations are."""
+    return [elementwise(p["input"], None, p.out, p.op)]
 
 
-def residual_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+relu6 = relu
+
+
+def residual_add(p: Problem) -> list[CudaLaunch]:
     """y = activation(x + shortcut); y may be x or shortcut."""
-    return [elementwise_launch(tensors["x"], tensors["shortcut"], out, call.epilogue.activation)]
+    return [elementwise(p["x"], p["shortcut"], p.out, p.activation)]
 
 
-def concat_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+def concat(p: Problem) -> list[CudaLaunch]:
     """One copy per tensor into its slice of out."""
-    launches, start = [], 0
-    for x in tensors.values():
-        size = x.shape[call.spec.dim]
-        launches.append(elementwise_launch(x, None, out.narrow(call.spec.dim, start, size), None))
-        start += size
+    launches, start, dim = [], 0, p.spec.dim
+    for x in p.operands.values():
+        launches.append(elementwise(x, None, p.out.narrow(dim, start, x.shape[dim]), None))
+        start += x.shape[dim]
     return launches

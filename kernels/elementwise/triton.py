@@ -7,46 +7,22 @@ long vector (RANK 1) and a channel slice is rows of contiguous channels.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, cast, widen
+from convatlas.kernels.common.device import activate, cast, wide, widen
+
+
+@triton.jit
+def at(x, i0, i1, i2, i3):
+    """Offset of element (i0, i1, i2, i3)."""
+    return i0 * x.d0 + i1 * x.d1 + i2 * x.d2 + i3 * x.d3
 
 
 # `count` is specialised: only where 16 divides it is the mask the same for a thread's 8 halves, and its access 16 bytes wide.
 @triton.jit(do_not_specialize=["D1", "D2"])
-def elementwise_kernel(
-    x,
-    shortcut,
-    y,
-    count,
-    D1,
-    D2,
-    D3,
-    x_0,
-    x_1,
-    x_2,
-    x_3,
-    s_0,
-    s_1,
-    s_2,
-    s_3,
-    y_0,
-    y_1,
-    y_2,
-    y_3,
-    RANK: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
-    first = tl.program_id(0)
-    if WIDE:
-        first = first.to(tl.int64)
-    i = first * BLOCK + tl.arange(0, BLOCK)
+def elementwise_kernel(x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constexpr, BLOCK: tl.constexpr):
+    i = wide(tl.program_id(0), mode.WIDE) * BLOCK + tl.arange(0, BLOCK)
     mask = i < count
     if RANK == 1:
-        x_at = i * x_3
-        s_at = i * s_3
-        y_at = i * y_3
+        x_at, s_at, y_at = i * x.d3, i * shortcut.d3, i * y.d3
     else:
         i3 = i % D3
         rest = i // D3
@@ -54,10 +30,9 @@ def elementwise_kernel(
         rest = rest // D2
         i1 = rest % D1
         i0 = rest // D1
-        x_at = i0 * x_0 + i1 * x_1 + i2 * x_2 + i3 * x_3
-        s_at = i0 * s_0 + i1 * s_1 + i2 * s_2 + i3 * s_3
-        y_at = i0 * y_0 + i1 * y_1 + i2 * y_2 + i3 * y_3
-    value = widen(tl.load(x + x_at, mask=mask, other=0.0), INTERPRET)
-    if shortcut is not None:
-        value += widen(tl.load(shortcut + s_at, mask=mask, other=0.0), INTERPRET)
-    tl.store(y + y_at, cast(activate(value, ACTIVATION), y.dtype.element_ty, INTERPRET), mask=mask)
+        x_at, s_at, y_at = at(x, i0, i1, i2, i3), at(shortcut, i0, i1, i2, i3), at(y, i0, i1, i2, i3)
+    value = widen(tl.load(x.ptr + x_at, mask=mask, other=0.0), mode.INTERPRET)
+    if shortcut.ptr is not None:
+        value += widen(tl.load(shortcut.ptr + s_at, mask=mask, other=0.0), mode.INTERPRET)
+    out = cast(activate(value, mode.ACTIVATION), y.ptr.dtype.element_ty, mode.INTERPRET)
+    tl.store(y.ptr + y_at, out, mask=mask)

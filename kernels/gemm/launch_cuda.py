@@ -1,4 +1,4 @@
-"""Launchers of everything that is a GEMM: dense, grouped, pointwise and few-channel convolutions, and linear layers."""
+"""Launchers of everything that is a GEMM: dense, grouped and pointwise convolutions, and linear layers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from convatlas.kernels.common.cuda.launch import (
     CudaLaunch,
     aligned,
     chunk,
-    dtype_name,
     reciprocal,
+    strides,
     vectors,
+    window,
 )
-from convatlas.kernels.common.launch import cdiv, channels_adjacent, strides
-from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
-from convatlas.kernels.conv2d import launch_cuda as stem
-from convatlas.kernels.depthwise import launch_cuda as depthwise
+from convatlas.kernels.common.launch import cdiv
+from convatlas.specs import Conv2dSpec
 
 if TYPE_CHECKING:
+    from convatlas.kernels.common.problem import Problem
     from convatlas.kernels.common.target import Target
-    from convatlas.ops.observe import Call
 
 SOURCE = "gemm/implicit_gemm.cu"
 # Steps in flight: two arrive while one is multiplied, which with two or three blocks an SM covers DRAM's latency. Where a block has
@@ -33,8 +32,6 @@ SOURCE = "gemm/implicit_gemm.cu"
 STAGES, DEEP = 3, 6
 STEP_CHUNKS = 8
 GROUP_ROWS = 8  # implicit_gemm.cu's: row tiles of a band
-# Below this many channels an NCHW input is gathered in place: an image's copy would cost more than its gather.
-FEW_CHANNELS = 16
 # Channels that a pack of groups aims for: 32 halves are two MMA steps; more would only add zeros to the block-diagonal weights.
 PACK_CHANNELS = 32
 GEMV_ROWS = 8
@@ -116,86 +113,40 @@ def pack_for(groups: int, C: int, K: int) -> int:
     return max(fits, default=1)
 
 
-def conv_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """A convolution of any kind, with its epilogue."""
-    spec = call.spec
-    if spec.kind == "depthwise":
-        return depthwise.launches(call, tensors, out, target)
-    if few := stem.launches(call, tensors, out, target):
-        return few
-    x = tensors["input"]
-    if spec.C >= FEW_CHANNELS:
-        x = channels_adjacent(x)
-    w = (
-        tensors["weight"].permute(0, 2, 3, 1).contiguous()
-    )  # (K, R, S, C): the weight's own memory when it is channels_last
-    (top, _), (left, _) = spec.padding
-    window = dict(
-        R=spec.R, S=spec.S, stride_h=spec.stride[0], stride_w=spec.stride[1],
-        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], top=top, left=left,
-    )  # fmt: skip
-    tf32 = tensor_float(x, conv_tf32(call))
-    return _gemm(
-        x,
-        w,
-        tensors.get("bias"),
-        tensors.get("residual"),
-        out,
-        window,
-        spec.groups,
-        call.epilogue.activation,
-        tf32,
-        target,
-    )
-
-
-def linear_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
+def linear(p: Problem) -> list[CudaLaunch]:
     """(..., C) x (K, C) -> (..., K): a GEMV for up to 8 rows, else the GEMM with rows as images of one pixel."""
-    M, K, C = call.spec.gemm
-    x, y, w = tensors["input"].reshape(M, C), out.view(M, K), tensors["weight"].contiguous()
-    bias, activation = tensors.get("bias"), call.epilogue.activation
+    M, K, C = p.spec.gemm
+    x, y, w = p["input"].reshape(M, C), p.out.view(M, K), p["weight"].contiguous()
     if M <= GEMV_ROWS:
-        return [_gemv(x, w, bias, y, activation)]
-    window = dict(R=1, S=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0)
-    x, y = x[:, :, None, None], y[:, :, None, None]
-    return _gemm(
-        x, w[:, None, None, :], bias, None, y, window, 1, activation, tensor_float(x, matmul_tf32(call)), target
-    )
+        return [gemv(p, x, w, y)]
+    spec = Conv2dSpec(M, C, 1, 1, K, 1, 1)
+    return gemm(p.seen_as(spec, y[:, :, None, None]), x[:, :, None, None], w[:, None, None, :])
 
 
-def tensor_float(x: Tensor, allowed: bool) -> bool:
+def tensor_float(p: Problem) -> bool:
     """TF32 is for GPUs: on a CPU float32 is float32, whatever torch's settings for CUDA say."""
-    return allowed and x.dtype == torch.float32 and x.device.type != "cpu"
+    return p.tf32 and p.out.device.type != "cpu"
 
 
-def _gemv(x: Tensor, w: Tensor, bias: Tensor | None, y: Tensor, activation: str | None) -> CudaLaunch:
-    (M, C), K, n = x.shape, w.shape[0], chunk(x)
+def gemv(p: Problem, x: Tensor, w: Tensor, y: Tensor) -> CudaLaunch:
+    """x (M, C), w (K, C) contiguous, y (M, K): a warp a filter, which streams its weights once for all rows."""
+    (M, C), K, n, bias = x.shape, w.shape[0], chunk(x), p.get("bias")
     whole = C % n == 0 and x.stride(1) == 1 and (M == 1 or x.stride(0) % n == 0) and aligned(x, w)
     arguments = dict(
         x=x, w=w, bias=bias, y=y, M=M, C=C, K=K,
-        x_m=x.stride(0), x_c=x.stride(1), y_m=y.stride(0), y_k=y.stride(1), activation=ACTIVATIONS[activation],
+        x_m=x.stride(0), x_c=x.stride(1), y_m=y.stride(0), y_k=y.stride(1), activation=ACTIVATIONS[p.activation],
     )  # fmt: skip
-    template = (TYPES[dtype_name(x)], str(n if whole else 1), "1" if M == 1 else str(GEMV_ROWS))
+    template = (TYPES[p.dtype], str(n if whole else 1), "1" if M == 1 else str(GEMV_ROWS))
     grid = (cdiv(K, 8) if M else 0,)
     return CudaLaunch("gemm/gemv.cu", "gemv", template, grid, 256, arguments, 0, True)
 
 
-def _gemm(
-    x: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    out: Tensor,
-    window: dict[str, int],
-    groups: int,
-    activation: str | None,
-    tf32: bool,
-    target: Target,
-) -> list[CudaLaunch]:
-    """x (N, C, H, W), w (K, R, S, C/groups) contiguous, out and residual (N, K, P, Q)."""
+def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
+    """x (N, C, H, W), w (K, R, S, C/groups) contiguous, p.out and the residual (N, K, P, Q)."""
+    out, residual, bias, target, groups = p.out, p.get("residual"), p.get("bias"), p.target, p.spec.groups
     N, _, P, Q = out.shape
-    group_k, group_c, n, T = w.shape[0] // groups, w.shape[3], chunk(x), TYPES[dtype_name(x)]
-    tensor_core = T != "float" or tf32
+    group_k, group_c, n, T = w.shape[0] // groups, w.shape[3], chunk(x), TYPES[p.dtype]
+    tensor_core = T != "float" or tensor_float(p)
     together = pack_for(groups, group_c, group_k)
     C, K = group_c * together, group_k * together
     whole = vectors(x) and C % n == 0
@@ -216,11 +167,11 @@ def _gemm(
     partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None
     arguments: dict[str, Any] = dict(
         x=x, w=w, bias=bias, residual=residual, y=out, partial=partial,
-        M=M, H=x.shape[2], W=x.shape[3], P=P, Q=Q, **window, C=C, K=K, group_c=group_c, group_k=group_k, pack=together,
+        M=M, H=x.shape[2], W=x.shape[3], P=P, Q=Q, **window(p.spec), C=C, K=K, group_c=group_c, group_k=group_k, pack=together,
         **strides("x", x, "nchw"), **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
-        activation=ACTIVATIONS[activation], split=split, steps=steps,
+        activation=ACTIVATIONS[p.activation], split=split, steps=steps,
         vector_store=int(K % n == 0 and (split > 1 or vectors(out, residual))), vector_bias=int(aligned(bias)),
-        by_P=reciprocal(P), by_Q=reciprocal(Q), by_C=reciprocal(C), by_S=reciprocal(window["S"]),
+        by_P=reciprocal(P), by_Q=reciprocal(Q), by_C=reciprocal(C), by_S=reciprocal(p.spec.S),
         by_group_k=reciprocal(group_k), by_width=reciprocal(GROUP_ROWS * cdiv(K, tile.BN)),
     )  # fmt: skip
     template = (

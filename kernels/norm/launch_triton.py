@@ -1,38 +1,36 @@
-"""Normalisation: batch norm at inference (where it is not folded into a convolution) and local response normalisation."""
+"""Launchers of batch norm at inference (where it is not folded into a convolution) and local response normalisation."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
+from convatlas.kernels.common.arguments import Block, image, mode
 from convatlas.kernels.common.blocks import block_config
-from convatlas.kernels.common.launch import Launch, as_image, cdiv, is_wide, strides
-from convatlas.kernels.common.target import Target
+from convatlas.kernels.common.launch import Launch, as_image, cdiv
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.norm.triton import batch_norm_kernel, local_response_norm_kernel
-from convatlas.ops.observe import Call
 
 
-def _launch(kernel, call: Call, x: Tensor, y: Tensor, extra: dict, constants: dict, target: Target) -> Launch:
+def _launch(kernel: Any, p: Problem, extra: dict[str, Any], **constants: Any) -> Launch:
+    x, y = as_image(p["input"]), as_image(p.out)
     N, C, H, W = y.shape
     M = N * H * W
-    config = block_config(M, C, y.stride(1) == 1, target)
-    arguments = dict(x=x, y=y, M=M, H=H, W=W, C=C, **strides("x", x, "nchw"), **strides("y", y, "nchw"), **extra)
-    constants = dict(**constants, BM=config.BM, BC=config.BC, WIDE=is_wide(x, y), INTERPRET=target.interpreted)
+    config = block_config(M, C, y.stride(1) == 1, p.target)
+    arguments = dict(x=image(x), y=image(y), M=M, H=H, W=W, C=C, **extra)
+    constants = dict(block=Block(config.BM, config.BC), mode=mode(p, x, y), **constants)
     return Launch(kernel, (cdiv(M, config.BM) * cdiv(C, config.BC),), arguments, constants, config.num_warps)
 
 
-def batch_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+def batch_norm(p: Problem) -> list[Launch]:
     """One pass over the input."""
     names = {"mean": "running_mean", "var": "running_var", "weight": "weight", "bias": "bias"}
-    extra = dict(**{field: tensors.get(name) for field, name in names.items()}, eps=call.params["eps"])
-    constants = dict(ACTIVATION=call.epilogue.activation)
-    return [_launch(batch_norm_kernel, call, as_image(tensors["input"]), as_image(out), extra, constants, target)]
+    vectors = {name: p.get(given) for name, given in names.items()}
+    return [_launch(batch_norm_kernel, p, {**vectors, "eps": p.params["eps"]})]
 
 
-def local_response_norm_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
+def local_response_norm(p: Problem) -> list[Launch]:
     """One pass; the window's channels come from L1."""
-    (before, after), beta = call.spec.reach, call.params["beta"]
-    extra = dict(beta=beta, k=call.params["k"], scale=call.params["alpha"] / call.spec.size)
+    (before, after), beta = p.spec.reach, p.params["beta"]
+    extra = dict(beta=beta, k=p.params["k"], scale=p.params["alpha"] / p.spec.size)
     kind = "zero" if beta == 0 else "fraction" if beta % 1 else "odd" if beta % 2 else "even"
-    constants = dict(BEFORE=before, AFTER=after, BETA=kind)
-    x, y = as_image(tensors["input"]), as_image(out)
-    return [_launch(local_response_norm_kernel, call, x, y, extra, constants, target)]
+    return [_launch(local_response_norm_kernel, p, extra, BEFORE=before, AFTER=after, BETA=kind)]

@@ -7,7 +7,7 @@ struct NormParams {
     i64 N, C, H, W;
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
     i64 before, after, activation;  // channels of the window before and after its own
-    i64 channels_first;  // neighbouring threads take neighbouring channels, else pixels
+    i64 channels_last;  // neighbouring threads take neighbouring channels, else pixels
     double eps, scale, beta, k;  // scale = alpha / size
 };
 
@@ -19,8 +19,8 @@ struct Place {
 };
 template <int VEC> __device__ __forceinline__ Place place(const NormParams &p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC, pixels = p.N * p.H * p.W;
-    const i64 pixel = p.channels_first ? i / chunks : i % pixels;
-    const int c = int(p.channels_first ? i % chunks : i / pixels) * VEC;
+    const i64 pixel = p.channels_last ? i / chunks : i % pixels;
+    const int c = int(p.channels_last ? i % chunks : i / pixels) * VEC;
     return {pixel / p.W / p.H, int(pixel / p.W % p.H), int(pixel % p.W), c, i < chunks * pixels};
 }
 

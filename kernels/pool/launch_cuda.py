@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, chunk, dtype_name, reciprocal, vectors
+from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, chunk, reciprocal, strides, vectors
 from convatlas.kernels.common.cuda.tiling import tiling
-from convatlas.kernels.common.launch import cdiv, power_of_two, strides
+from convatlas.kernels.common.launch import cdiv, power_of_two
 
 if TYPE_CHECKING:
-    from convatlas.kernels.common.target import Target
-    from convatlas.ops.observe import Call
+    from convatlas.kernels.common.problem import Problem
 
 THREADS = 256
 MEAN_THREADS = 128
@@ -22,20 +19,20 @@ TILED = ((3, 2), (3, 1))
 SEPARATE = ((2, 2),)
 
 
-def _arguments(call: Call, x: Tensor, out: Tensor, indices: Tensor | None = None, **more: int) -> dict[str, Any]:
-    spec = call.spec
+def _arguments(p: Problem, **more: int) -> dict[str, Any]:
+    spec, x = p.spec, p["input"]
     window = dict(
         R=0, S=0, r0=0, r1=0, s0=0, s1=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0,
         count_include_pad=1, divisor=0, lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0,
     )  # fmt: skip
     return dict(
-        x=x, y=out, indices=indices, N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
-        **strides("x", x, "nchw"), **strides("y", out, "nchw"), channels_first=int(x.stride(1) == 1), **{**window, **more},
+        x=x, y=p.out, indices=p.get("indices"), N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
+        **strides("x", x, "nchw"), **strides("y", p.out, "nchw"), channels_last=int(x.stride(1) == 1), **{**window, **more},
     )  # fmt: skip
 
 
-def _window(call: Call) -> dict[str, int]:
-    s = call.spec
+def _window(p: Problem) -> dict[str, int]:
+    s = p.spec
     (r0, r1), (s0, s1) = s.live(0), s.live(1)
     return dict(
         R=s.R, S=s.S, r0=r0, r1=r1, s0=s0, s1=s1, stride_h=s.stride[0], stride_w=s.stride[1],
@@ -44,21 +41,22 @@ def _window(call: Call) -> dict[str, int]:
     )  # fmt: skip
 
 
-def _any(kind: str, arguments: dict[str, Any], indices: bool = False) -> list[CudaLaunch]:
-    x, out = arguments["x"], arguments["y"]
-    VEC = chunk(x) if vectors(x, out) and not indices else 1
-    template = (TYPES[dtype_name(x)], str(VEC), kind, "true" if indices else "false")
-    return [CudaLaunch(SOURCE, "pool_any", template, (cdiv(out.numel() // VEC, THREADS),), THREADS, arguments)]
+def _any(kind: str, p: Problem, arguments: dict[str, Any]) -> list[CudaLaunch]:
+    indices = "indices" in p.operands
+    VEC = chunk(p.out) if vectors(p["input"], p.out) and not indices else 1
+    template = (TYPES[p.dtype], str(VEC), kind, "true" if indices else "false")
+    return [CudaLaunch(SOURCE, "pool_any", template, (cdiv(p.out.numel() // VEC, THREADS),), THREADS, arguments)]
 
 
-def _windows(kind: str, call: Call, x: Tensor, out: Tensor, indices: Tensor | None, target: Target) -> list[CudaLaunch]:
-    spec, arguments = call.spec, _arguments(call, x, out, indices, **_window(call))
+def _windows(kind: str, p: Problem) -> list[CudaLaunch]:
+    spec, x, out = p.spec, p["input"], p.out
+    arguments = _arguments(p, **_window(p))
     shape, square = (spec.S, spec.stride[1]), spec.R == spec.S and spec.stride[0] == spec.stride[1]
-    if indices is not None or spec.dilation != (1, 1) or not square or not vectors(x, out):
-        return _any(kind, arguments, indices is not None)
+    if "indices" in p.operands or spec.dilation != (1, 1) or not square or not vectors(x, out):
+        return _any(kind, p, arguments)
     n = chunk(x)
-    template = (TYPES[dtype_name(x)], str(n), kind, *map(str, shape))
-    if shape in TILED and (tiles := tiling(spec, x, spec.C // n, spec.stride[0], target)):
+    template = (TYPES[p.dtype], str(n), kind, *map(str, shape))
+    if shape in TILED and (tiles := tiling(spec, x, spec.C // n, spec.stride[0], p.target)):
         template += (str(tiles.height),)
         shared, arguments = tiles.shared(spec.R, spec.stride[0]), arguments | tiles.arguments
         return [CudaLaunch(SOURCE, "pool_tile", template, tiles.grid, tiles.threads, arguments, shared, True)]
@@ -68,33 +66,31 @@ def _windows(kind: str, call: Call, x: Tensor, out: Tensor, indices: Tensor | No
             groups=spec.C // n, by_groups=reciprocal(spec.C // n), by_P=reciprocal(spec.P), by_Q=reciprocal(spec.Q)
         )
         return [CudaLaunch(SOURCE, "pool_window", template, (cdiv(count, THREADS),), THREADS, arguments)]
-    return _any(kind, arguments)
+    return _any(kind, p, arguments)
 
 
-def max_launches(
-    call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target, indices: Tensor | None = None
-) -> list[CudaLaunch]:
-    """max_pool2d; `indices`, of out's shape and strides, gets each maximum's position."""
-    return _windows("MAX", call, tensors["input"], out, indices, target)
+def max_pool2d(p: Problem) -> list[CudaLaunch]:
+    """Operand "indices", of out's shape and strides, gets each maximum's position where it is given."""
+    return _windows("MAX", p)
 
 
-def avg_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """avg_pool2d."""
-    return _windows("AVERAGE", call, tensors["input"], out, None, target)
+def avg_pool2d(p: Problem) -> list[CudaLaunch]:
+    """One window an output pixel."""
+    return _windows("AVERAGE", p)
 
 
-def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[CudaLaunch]:
-    """adaptive_avg_pool2d: the mean kernel for one output pixel, else one window a pixel."""
-    spec, x = call.spec, tensors["input"]
-    arguments = _arguments(call, x, out)
+def adaptive_avg_pool2d(p: Problem) -> list[CudaLaunch]:
+    """The mean kernel for one output pixel, else one window a pixel."""
+    spec, x = p.spec, p["input"]
+    arguments = _arguments(p)
     # The grid's second dimension counts images, up to 65535.
     if not spec.P == spec.Q == 1 or spec.N > 65535:
-        return _any("ADAPTIVE", arguments)
-    VEC = chunk(x) if vectors(x, out) else 1
+        return _any("ADAPTIVE", p, arguments)
+    VEC = chunk(x) if vectors(x, p.out) else 1
     chunks = spec.C // VEC
     # 8 vectors of channels are 128 bytes of a pixel, and 16 threads share the pixels of each.
     lanes = min(power_of_two(chunks), 8)
     arguments |= dict(lanes=lanes, by_W=reciprocal(spec.W))
     grid = (cdiv(chunks, lanes), spec.N)
-    template, shared = (TYPES[dtype_name(x)], str(VEC)), 4 * MEAN_THREADS * VEC
+    template, shared = (TYPES[p.dtype], str(VEC)), 4 * MEAN_THREADS * VEC
     return [CudaLaunch(SOURCE, "pool_mean", template, grid, MEAN_THREADS, arguments, shared, True)]

@@ -1,76 +1,76 @@
-"""Pooling: max, average, adaptive average and, as its own kernel, global average (every network's last pooling)."""
+"""Launchers of max, average, adaptive average and, as its own kernel, global average pooling (every network's last)."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any, NamedTuple
 
+from convatlas.kernels.common.arguments import Block, Window, image, mode
 from convatlas.kernels.common.blocks import block_config
-from convatlas.kernels.common.launch import Launch, cdiv, is_wide, power_of_two, strides
-from convatlas.kernels.common.target import Target
+from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.pool.triton import (
     adaptive_pool_kernel,
     avg_pool_kernel,
     global_pool_kernel,
     max_pool_kernel,
 )
-from convatlas.ops.observe import Call
 
 
-def _common(call: Call, x: Tensor, out: Tensor, target: Target) -> tuple[dict, dict, tuple[int], int]:
-    spec = call.spec
-    M = spec.N * spec.P * spec.Q
-    config = block_config(M, spec.C, out.stride(1) == 1, target)
-    arguments = dict(
-        x=x, y=out, M=M, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, C=spec.C,
-        **strides("x", x, "nchw"), **strides("y", out, "nchw"),
-    )  # fmt: skip
-    constants = dict(BM=config.BM, BC=config.BC, WIDE=is_wide(x, out), INTERPRET=target.interpreted)
-    return arguments, constants, (cdiv(M, config.BM) * cdiv(spec.C, config.BC),), config.num_warps
-
-
-def _window(call: Call) -> dict[str, int]:
-    spec = call.spec
-    (R0, R1), (S0, S1) = spec.live(0), spec.live(1)
-    return dict(
-        R0=R0, R1=R1, S0=S0, S1=S1, TOP=spec.padding[0], LEFT=spec.padding[1],
-        STRIDE_H=spec.stride[0], STRIDE_W=spec.stride[1],
-    )  # fmt: skip
-
-
-def max_launches(
-    call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target, indices: Tensor | None = None
+def _launch(
+    kernel: Any, p: Problem, extra: dict[str, Any], registers: int | None = None, **constants: Any
 ) -> list[Launch]:
-    """max_pool2d; `indices`, of out's shape and strides, gets each maximum's position."""
-    spec = call.spec
-    arguments, constants, grid, warps = _common(call, tensors["input"], out, target)
-    arguments.update(indices=indices)
-    constants.update(**_window(call), DILATION_H=spec.dilation[0], DILATION_W=spec.dilation[1])
+    spec, x, out = p.spec, p["input"], p.out
+    M = spec.N * spec.P * spec.Q
+    config = block_config(M, spec.C, out.stride(1) == 1, p.target)
+    arguments = dict(x=image(x), y=image(out), M=M, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, C=spec.C, **extra)
+    constants = dict(block=Block(config.BM, config.BC), mode=mode(p, x, out), **constants)
+    grid = (cdiv(M, config.BM) * cdiv(spec.C, config.BC),)
+    return [Launch(kernel, grid, arguments, constants, config.num_warps, max_registers=registers)]
+
+
+class Live(NamedTuple):
+    """Rows R0 .. R1 - 1 and columns S0 .. S1 - 1 of the window: those that lie inside the image for any output at all."""
+
+    R0: int
+    R1: int
+    S0: int
+    S1: int
+
+
+def _window(p: Problem) -> dict[str, Any]:
+    s = p.spec
+    return dict(window=Window(s.R, s.S, *s.stride, *s.dilation, *s.padding), live=Live(*s.live(0), *s.live(1)))
+
+
+def max_pool2d(p: Problem) -> list[Launch]:
+    """Operand "indices", of out's shape and strides, gets each maximum's position where it is given."""
     # Left to itself ptxas gives a float32 window 40 registers, and spills 8 bytes to get there.
-    registers = 96 if out.element_size() == 4 else None
-    return [Launch(max_pool_kernel, grid, arguments, constants, warps, max_registers=registers)]
+    registers = 96 if p.out.element_size() == 4 else None
+    return _launch(max_pool_kernel, p, dict(indices=p.get("indices")), registers, **_window(p))
 
 
-def avg_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
-    """avg_pool2d."""
-    spec = call.spec
-    arguments, constants, grid, warps = _common(call, tensors["input"], out, target)
-    divisor = float(spec.divisor_override or 0)
-    constants.update(**_window(call), R=spec.R, S=spec.S, COUNT_INCLUDE_PAD=spec.count_include_pad, DIVISOR=divisor)
-    return [Launch(avg_pool_kernel, grid, arguments, constants, warps)]
+def avg_pool2d(p: Problem) -> list[Launch]:
+    """One window an output pixel."""
+    count, divisor = p.spec.count_include_pad, float(p.spec.divisor_override or 0)
+    return _launch(avg_pool_kernel, p, {}, **_window(p), COUNT_INCLUDE_PAD=count, DIVISOR=divisor)
 
 
-def adaptive_launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target) -> list[Launch]:
-    """adaptive_avg_pool2d: the global kernel for one output pixel, else one window a pixel."""
-    spec, x = call.spec, tensors["input"]
+def adaptive_avg_pool2d(p: Problem) -> list[Launch]:
+    """The global kernel for one output pixel, else one window a pixel."""
+    spec = p.spec
     if spec.P == spec.Q == 1:
-        # One program reads all pixels of BC channels: few channels each, so that an image's C/BC programs spread over SMs.
-        BC = min(power_of_two(spec.C), 512 if target.unbounded else 64 if x.stride(1) == 1 else 1)
-        pixels = power_of_two(spec.H * spec.W)
-        BM = min(pixels, 2048 if target.unbounded else max(2048 // BC, 1))
-        arguments = dict(x=x, y=out, W=spec.W, C=spec.C, **strides("x", x, "nchw"), **strides("y", out, "nc"))
-        constants = dict(PIXELS=spec.H * spec.W, BM=BM, BC=BC, WIDE=is_wide(x, out), INTERPRET=target.interpreted)
-        return [Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)]
-    arguments, constants, grid, warps = _common(call, x, out, target)
+        return [_global(p)]
     long = max((spec.P + 1) * spec.H + spec.P, (spec.Q + 1) * spec.W + spec.Q) >= 2**31
-    constants.update(R=spec.largest(0), S=spec.largest(1), LONG=long)
-    return [Launch(adaptive_pool_kernel, grid, arguments, constants, warps)]
+    return _launch(adaptive_pool_kernel, p, {}, window=Window(spec.largest(0), spec.largest(1)), LONG=long)
+
+
+def _global(p: Problem) -> Launch:
+    """One program reads all pixels of BC channels: few channels each, so that an image's C/BC programs spread over SMs."""
+    spec, x, unbounded = p.spec, p["input"], p.target.unbounded
+    BC = min(power_of_two(spec.C), 512 if unbounded else 64 if x.stride(1) == 1 else 1)
+    pixels = power_of_two(spec.H * spec.W)
+    BM = min(pixels, 2048 if unbounded else max(2048 // BC, 1))
+    y = image(p.out)._replace(h=0, w=0)
+    arguments = dict(x=image(x), y=y, W=spec.W, C=spec.C)
+    constants = dict(block=Block(BM, BC), mode=mode(p, x, p.out), PIXELS=spec.H * spec.W)
+    return Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)

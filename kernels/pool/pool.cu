@@ -12,7 +12,7 @@ struct PoolParams {
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
     i64 r0, r1, s0, s1;              // rows and columns of the window that lie inside the image for any output at all
     i64 count_include_pad, divisor;  // divisor 0: count the pixels
-    i64 channels_first;              // neighbouring threads take neighbouring channels, else pixels
+    i64 channels_last;              // neighbouring threads take neighbouring channels, else pixels
     i64 lanes, groups;               // vectors of channels that a block takes (tile, mean), and groups of them in C
     i64 by_lanes, by_groups, by_P, by_Q, by_W;
 };
@@ -125,9 +125,9 @@ template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_
 template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC, pixels = p.N * p.P * p.Q;
     if (i >= chunks * pixels) return;
-    const i64 outer = quotient64(i, p.channels_first ? chunks : pixels), inner = i - outer * (p.channels_first ? chunks : pixels);
-    const i64 pixel = p.channels_first ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
-    const int c = int(p.channels_first ? inner : outer) * VEC;
+    const i64 outer = quotient64(i, p.channels_last ? chunks : pixels), inner = i - outer * (p.channels_last ? chunks : pixels);
+    const i64 pixel = p.channels_last ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
+    const int c = int(p.channels_last ? inner : outer) * VEC;
     const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
     int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     int rows = int(p.r1), columns = int(p.s1);
@@ -172,10 +172,10 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
 constexpr int MEAN_THREADS = 128, MEAN_LOADS = 4;
 template <typename T, int VEC> __global__ void __launch_bounds__(MEAN_THREADS) pool_mean(const PoolParams p) {
     const int lanes = int(p.lanes), shares = MEAN_THREADS / lanes;  // powers of two
-    const int log = 31 - count_leading_zeros(p.channels_first ? lanes : shares), outer = int(threadIdx.x) >> log;
+    const int log = 31 - count_leading_zeros(p.channels_last ? lanes : shares), outer = int(threadIdx.x) >> log;
     const int inner = int(threadIdx.x) - (outer << log);
     // In NCHW neighbouring pixels are adjacent in memory, and so must be the threads that read them.
-    const int lane = p.channels_first ? inner : outer, share = p.channels_first ? outer : inner;
+    const int lane = p.channels_last ? inner : outer, share = p.channels_last ? outer : inner;
     const int first = int(blockIdx.x) * lanes * VEC, c = first + lane * VEC, pixels = int(p.H * p.W);
     const T *x = static_cast<const T *>(p.x) + blockIdx.y * p.x_n + c * p.x_c;
     float sum[VEC] = {};

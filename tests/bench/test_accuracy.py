@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from convatlas.bench.accuracy import Judge, exact_float32, float32_products
+from convatlas.call import Call
 from convatlas.engine.single import operands
 from convatlas.ops import backend_cudnn
-from convatlas.ops.observe import Call
 from convatlas.specs import (
     AdaptivePool2dSpec,
     Conv2dSpec,

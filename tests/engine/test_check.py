@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import convatlas
+from convatlas.call import Call
 from convatlas.engine.check import Checker, checking, precision
 from convatlas.engine.device import device_for
 from convatlas.nets.layers import AdaptiveAvgPool2d, Conv2d, Linear, MaxPool2d
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import observe
 from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec
 
 

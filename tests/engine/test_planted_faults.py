@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.engine.check import check_alone
 from convatlas.engine.probes import largest_integer, probes
 from convatlas.ops import backends
 from convatlas.ops.backend_numpy import as_array
-from convatlas.ops.observe import Call
 from convatlas.reference import round_to
 from convatlas.reference.evaluate import evaluate
 from convatlas.specs import (

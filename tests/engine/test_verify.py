@@ -9,7 +9,7 @@ import torch
 import convatlas
 from convatlas.engine.verify import compare_logits, verify
 from convatlas.errors import BackendError, DtypeError, InputError, NetError
-from convatlas.ops import backends
+from convatlas.kernels.common.interpreter import interpreting
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -17,7 +17,7 @@ def test_a_small_resnet_on_the_triton_kernels(dtype):
     result = verify("resnet18", 32, 2, dtype)
     assert result.ok and result.first_wrong is None
     assert (len(result.layers), result.distinct, result.input_shape) == (23, 18, (2, 3, 32, 32))
-    assert result.interpreted is backends.interpreting()
+    assert result.interpreted is interpreting()
     assert all(0 <= layer.worst <= 1 and 0 <= layer.rms <= 1 and layer.detail == "" for layer in result.layers)
     assert 0 < result.logits.error <= result.logits.limit and result.logits.images == 2
 

@@ -14,7 +14,7 @@ import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
 
 from convatlas.errors import BackendError
-from convatlas.kernels import backend_cuda as backend
+from convatlas.kernels import backend
 from convatlas.kernels.common.cuda import host, source
 from convatlas.kernels.common.cuda.launch import CudaLaunch, reciprocal
 from convatlas.kernels.common.target import TARGETS
@@ -43,7 +43,7 @@ STEMS = [
 
 @pytest.fixture(params=["sm_80", "sm_90", "sm_100"])
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(backend, "current", lambda x: TARGETS[request.param])
+    monkeypatch.setattr(backend, "current", lambda x, name: TARGETS[request.param])
     return request.param
 
 
@@ -61,7 +61,7 @@ def test_split_reductions(case: Case, target: str, poisoned: None) -> None:
 def test_stems(case: Case, dtype: str, form: str, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """One block for all tiles, so that it walks from tile to tile; inputs in any memory format, outputs in channels_last."""
     monkeypatch.setattr(stem, "BLOCKS_PER_SM", 1)
-    monkeypatch.setattr(backend, "current", lambda x: replace(TARGETS["sm_90"], sms=1))
+    monkeypatch.setattr(backend, "current", lambda x, backend: replace(TARGETS["sm_90"], sms=1))
     ran = []
     monkeypatch.setattr(CudaLaunch, "run", lambda self, run=CudaLaunch.run: (ran.append(self), run(self)))
     shape = Conv2dSpec.of(
@@ -83,7 +83,7 @@ def test_the_split_cases_split(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.id in {"depthwise-3x3", "depthwise-7x7"}], ids=str)
 def test_tall_tiles(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """The tiles of 8 rows that a large depthwise layer gets, on a small one, whose last tiles reach over both edges."""
-    monkeypatch.setattr(backend, "current", lambda x: replace(TARGETS["sm_90"], sms=0))
+    monkeypatch.setattr(backend, "current", lambda x, backend: replace(TARGETS["sm_90"], sms=0))
     heights = []
     monkeypatch.setattr(
         CudaLaunch, "run", lambda self, run=CudaLaunch.run: (heights.append(self.template[-1]), run(self))
@@ -94,7 +94,7 @@ def test_tall_tiles(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None)
 
 @pytest.mark.parametrize("case", [c for c in POOLS if c.id == "avg-3x3"], ids=str)
 def test_tall_tiles_in_pools(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
-    monkeypatch.setattr(backend, "current", lambda x: replace(TARGETS["sm_90"], sms=0))
+    monkeypatch.setattr(backend, "current", lambda x, backend: replace(TARGETS["sm_90"], sms=0))
     hold(lambda: run_pool(case, "float16", "cpu", "nhwc", "normal", "cuda"))
 
 
@@ -124,7 +124,7 @@ def _tiles(tensor_core: bool) -> dict:
 @pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if "depthwise" not in c.id], ids=str)
 def test_tf32(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """The TF32 kernels, which only a GPU's launcher picks, rounded as cvt.rna.tf32 rounds."""
-    monkeypatch.setattr(dense, "tensor_float", lambda x, allowed: x.dtype == torch.float32)
+    monkeypatch.setattr(dense, "tensor_float", lambda p: p.dtype == "float32")
     monkeypatch.setattr("kernel_cases.tensor_float", lambda call, output: True)
     hold(lambda: run_convolution(case, "float32", "cpu", "nhwc", "normal", "cuda"))
 

@@ -9,12 +9,11 @@ import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
 
 import convatlas
+from convatlas.call import Call
 from convatlas.errors import ShapeError
 from convatlas.kernels import backend as triton_backend
-from convatlas.kernels.backend import LAUNCHERS
-from convatlas.kernels.backend_cuda import LAUNCHERS as CUDA_LAUNCHERS
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS
-from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
 
 pytestmark = pytest.mark.interpreter
@@ -35,7 +34,7 @@ EVERY, SOME = "sm_90", ["sm_80", "sm_100"]
 
 @pytest.fixture(params=[EVERY, *SOME])
 def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(triton_backend, "current", lambda x: replace(TARGETS[request.param], interpreted=True))
+    monkeypatch.setattr(triton_backend, "current", lambda x, backend: replace(TARGETS[request.param], interpreted=True))
     return request.param
 
 
@@ -67,7 +66,8 @@ def test_the_split_cases_split(case: Case, target: str) -> None:
     tensors = {"input": torch.empty(case.input, device="meta"), "weight": torch.empty(case.weight, device="meta")}
     call = Call("conv2d", spec, Epilogue(), dtype="float16")
     out = torch.empty(spec.output_shape, device="meta")
-    names = [launch.kernel.__name__ for launch in LAUNCHERS["conv2d"](call, tensors, out, TARGETS[target])]
+    launches = triton_backend.launcher("triton", "conv2d")(Problem.of(call, tensors, out, TARGETS[target]))
+    names = [launch.kernel.__name__ for launch in launches]
     assert names[1:] == ["splitk_reduce_kernel"]
     once, twice = (run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton") for _ in range(2))
     assert torch.equal(once, twice)
@@ -91,9 +91,9 @@ def test_offsets_beyond_32_bits_in_convolutions(weight: tuple, groups: int, back
     hold(lambda: convatlas.conv2d(x, w, padding=weight[2] // 2, groups=groups, out=out, backend=backend))
 
 
-@pytest.mark.parametrize("launchers", [LAUNCHERS, CUDA_LAUNCHERS], ids=["triton", "cuda"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("weight, groups", [((8, 8, 3, 3), 1), ((8, 8, 1, 1), 1), ((8, 1, 3, 3), 8)], ids=str)
-def test_pixels_that_32_bits_cannot_count(launchers: dict, weight: tuple, groups: int) -> None:
+def test_pixels_that_32_bits_cannot_count(backend: str, weight: tuple, groups: int) -> None:
     """Told, not wrapped around; on the meta device, where so many take no memory."""
     spec = Conv2dSpec.of((2**17, 8, 128, 128), weight, padding=weight[2] // 2, groups=groups)
     x, w, y = (
@@ -102,7 +102,7 @@ def test_pixels_that_32_bits_cannot_count(launchers: dict, weight: tuple, groups
     x, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, y))
     call = Call("conv2d", spec, Epilogue(), dtype="float16")
     with pytest.raises(ShapeError, match=r"N\*P\*Q = 131072\*128\*128 = 2147483648 output pixels, expected at most"):
-        launchers["conv2d"](call, {"input": x, "weight": w}, y, TARGETS["sm_90"])
+        triton_backend.launcher(backend, "conv2d")(Problem.of(call, {"input": x, "weight": w}, y, TARGETS["sm_90"]))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,14 +10,14 @@ import torch
 from kernel_cases import Case, conv, hold, run_convolution
 
 import convatlas
+from convatlas.call import Call
 from convatlas.kernels import backend as triton_backend
-from convatlas.kernels.backend import LAUNCHERS
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS
 from convatlas.kernels.conv2d import configs_tma as configs
 from convatlas.kernels.conv2d import launch_triton_rows as rows
 from convatlas.kernels.conv2d import launch_triton_tma as tma
 from convatlas.kernels.conv2d.configs_tma import box, tma_config
-from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
 
 H100 = TARGETS["sm_90"]
@@ -47,15 +47,15 @@ def on_h100(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
     monkeypatch.setattr(tma, "FLOPS", 0)
     monkeypatch.setattr(rows, "PIXELS", 0)
-    monkeypatch.setattr(triton_backend, "current", lambda x: replace(H100, interpreted=True))
-    launch = triton_backend.LAUNCHERS["conv2d"]
+    monkeypatch.setattr(triton_backend, "current", lambda x, backend: replace(H100, interpreted=True))
+    launcher = triton_backend.launcher
 
-    def named(*arguments: object) -> list:
-        launches = launch(*arguments)
+    def named(problem: Problem) -> list:
+        launches = launcher("triton", problem.op)(problem)
         ran.extend(each.kernel.__name__ for each in launches)
         return launches
 
-    monkeypatch.setitem(triton_backend.LAUNCHERS, "conv2d", named)
+    monkeypatch.setattr(triton_backend, "launcher", lambda backend, op: named)
     return ran
 
 
@@ -82,7 +82,7 @@ def test_programs_that_take_tile_after_tile(
 ) -> None:
     """Where tiles are more than the programs that the SMs hold: here one SM, and one program on it."""
     monkeypatch.setattr(configs, "PERSISTENT", ((64, 64, 4, 4, 1), (128, 64, 4, 4, 1)))
-    monkeypatch.setattr(triton_backend, "current", lambda x: replace(H100, interpreted=True, sms=1))
+    monkeypatch.setattr(triton_backend, "current", lambda x, backend: replace(H100, interpreted=True, sms=1))
     hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton"))
     spec = Conv2dSpec.of(
         case.input,
@@ -145,9 +145,8 @@ def launched(case: tuple, dtype: str = "float16", arch: str = "sm_90", **argumen
         "weight": torch.empty(spec.weight_shape, **make, memory_format=last),
     }
     out = torch.empty(spec.output_shape, **make, memory_format=last)
-    return LAUNCHERS["conv2d"](Call("conv2d", spec, Epilogue(), dtype=dtype), tensors, out, TARGETS[arch])[
-        0
-    ].kernel.__name__
+    problem = Problem.of(Call("conv2d", spec, Epilogue(), dtype=dtype), tensors, out, TARGETS[arch])
+    return triton_backend.launcher("triton", "conv2d")(problem)[0].kernel.__name__
 
 
 BIG, FILTERS = (32, 64, 56, 56), (64, 64, 3, 3)

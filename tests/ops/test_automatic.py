@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from convatlas.call import Call
 from convatlas.ops import automatic, backends
-from convatlas.ops.observe import Call
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec
 
 X, BIG, IMAGES = (2, 32, 14, 14), (32, 32, 112, 112), (32, 3, 224, 224)

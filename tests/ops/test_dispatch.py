@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import convatlas
-from convatlas.ops.observe import Call, observe
+from convatlas.call import Call
+from convatlas.ops.observe import observe
 
 cpu_only = pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of a machine without a GPU")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import convatlas
-from convatlas.ops import layout
+from convatlas import layout
 
 BUFFER = torch.zeros(1000)
 

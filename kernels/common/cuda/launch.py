@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from convatlas.kernels.common.cuda.source import pack
+from convatlas.specs import Conv2dSpec
 
 TYPES = {"float32": "float", "float16": "half_t", "bfloat16": "bf16_t"}
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
@@ -69,6 +70,22 @@ def reciprocal(d: int) -> int:
     d = max(d, 1)
     shift = (d - 1).bit_length()
     return (-(-(1 << (32 + shift)) // d) << 6) | shift
+
+
+def strides(prefix: str, x: Tensor | None, axes: str) -> dict[str, int]:
+    """A 4-D NCHW tensor's element strides as kernel arguments, prefix_n, prefix_c, ... for the letters in `axes`."""
+    values = (0, 0, 0, 0) if x is None else x.stride()
+    named = dict(zip("nchw", values))
+    return {f"{prefix}_{axis}": named[axis] for axis in axes}
+
+
+def window(spec: Conv2dSpec) -> dict[str, int]:
+    """A convolution's window, as the fields that the kernels' parameter structs have for it."""
+    (top, _), (left, _) = spec.padding
+    return dict(
+        R=spec.R, S=spec.S, stride_h=spec.stride[0], stride_w=spec.stride[1],
+        dilation_h=spec.dilation[0], dilation_w=spec.dilation[1], top=top, left=left,
+    )  # fmt: skip
 
 
 def dtype_name(x: Tensor) -> str:

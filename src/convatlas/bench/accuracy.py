@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.ops import backend_cudnn
-from convatlas.ops.observe import Call
 from convatlas.reference.error_bound import DRIFT, TENSOR_CORE_OPS, TF32_CUT, C
 from convatlas.reference.rounding import format_of
 from convatlas.specs import Epilogue, dtype_name

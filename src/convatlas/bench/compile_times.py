@@ -20,13 +20,11 @@ from typing import Any
 import torch
 
 from convatlas.bench.cpu import LAYERS
+from convatlas.call import Call
 from convatlas.errors import BackendError
 from convatlas.hardware.cross_compile import compile_launch
-from convatlas.hardware.cuda_inventory import LAUNCHERS as CUDA
 from convatlas.hardware.cuda_inventory import compile_expressions
-from convatlas.hardware.inventory import LAUNCHERS as TRITON
 from convatlas.hardware.inventory import launches_of
-from convatlas.ops.observe import Call
 
 MODE = "float16"
 
@@ -42,16 +40,16 @@ def measure(arch: int) -> list[dict[str, Any]]:
     """A record for each of LAYERS and compiler; the first compilation of each, which loads the compiler, is not counted."""
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"
     torch.set_num_threads(1)
-    ways: list[tuple[str, dict, Callable[[Any], object]]] = [
-        ("Triton", TRITON, lambda launch: compile_launch(launch, arch))
+    ways: list[tuple[str, str, Callable[[Any], object]]] = [
+        ("Triton", "triton", lambda launch: compile_launch(launch, arch))
     ]
-    ways.append(("NVRTC", CUDA, lambda launch: compile_expressions(launch.source, [launch.expression], arch)))
+    ways.append(("NVRTC", "cuda", lambda launch: compile_expressions(launch.source, [launch.expression], arch)))
     records = []
-    for compiler, launchers, compile in ways:
+    for compiler, backend, compile in ways:
         loaded = False
         for name, layer in LAYERS().items():
             call = Call(layer.op, layer.spec, layer.epilogue, layer.params)
-            launches = launches_of(call, MODE, arch, launchers)
+            launches = launches_of(call, MODE, arch, backend)
             try:
                 if not loaded:
                     compile(launches[0])

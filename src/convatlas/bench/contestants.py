@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from convatlas.bench.timing import Contestant, Run, Tensors
+from convatlas.call import Call
 from convatlas.engine.single import call
 from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
-from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec
 from convatlas.study.tracing import Layer
 

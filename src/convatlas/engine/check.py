@@ -10,13 +10,14 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from convatlas.call import Call
 from convatlas.engine.probes import rounds_once
 from convatlas.engine.single import Tensors, run
 from convatlas.errors import CheckError
-from convatlas.kernels.common.precision import conv_tf32, matmul_tf32
+from convatlas.kernels.common.precision import tf32
 from convatlas.nets.paths import module_paths
 from convatlas.ops.backend_numpy import as_array
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import observe
 from convatlas.reference import error_bound
 from convatlas.reference.error_bound import Report
 from convatlas.reference.truth import truth
@@ -107,12 +108,10 @@ def precision(call: Call, device: torch.device) -> dict:
     """How the backend that ran `call` rounds, as keyword arguments of error_bound.check."""
     if call.backend == "numpy":
         return {"accumulate": "float64"}
-    allowed = {"conv2d": conv_tf32, "linear": matmul_tf32}.get(call.op)
-    tf32 = device.type == "cuda" and allowed is not None and allowed(call)
     stores = 1
     if call.backend == "cudnn" and call.epilogue is not None:  # PyTorch adds bias and residual to a stored result
         stores += call.epilogue.bias + call.epilogue.residual
-    return {"tf32": tf32, "stores": stores}
+    return {"tf32": device.type == "cuda" and tf32(call), "stores": stores}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import torch
 
 from convatlas.errors import BackendError, DtypeError
+from convatlas.kernels.common.interpreter import interpreting
 from convatlas.ops import backends
 
 
@@ -27,7 +28,7 @@ def device_for(backend: str, dtype: str = "float32") -> torch.device:
             'backend "cudnn" needs an NVIDIA GPU, and torch sees none here: take "triton" (which runs in its interpreter '
             'without a GPU) or "numpy", or see `convatlas doctor`'
         )
-    if backend == "triton" and find_spec("triton") is not None and backends.interpreting():
+    if backend == "triton" and find_spec("triton") is not None and interpreting():
         gpu = False  # TRITON_INTERPRET=1 on a machine with a GPU
     device = torch.device("cuda" if gpu and backend != "numpy" else "cpu")
     backends.resolve(backend, torch.empty(0, device=device))  # raises for a Triton that is missing or may not interpret

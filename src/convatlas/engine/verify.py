@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convatlas.call import Call
 from convatlas.engine.check import LayerCheck, check_alone, checking, precision
 from convatlas.engine.device import device_for, interpreted
 from convatlas.engine.probes import probes
@@ -20,7 +21,6 @@ from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
-from convatlas.ops.observe import Call
 from convatlas.reference.error_bound import TF32_CUT, Report
 from convatlas.reference.rounding import FORMATS
 from convatlas.study.tracing import Layer, trace

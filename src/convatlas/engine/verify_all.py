@@ -10,6 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.engine.check import Checker, LayerCheck
 from convatlas.engine.device import device_for
 from convatlas.engine.verify import (
@@ -25,7 +26,7 @@ from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info, names
 from convatlas.nets.network import smallest_size
 from convatlas.nets.paths import module_paths
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import observe
 from convatlas.study.tracing import trace
 
 Claim = Callable[[tuple], bool]

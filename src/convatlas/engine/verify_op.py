@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.engine.check import LayerCheck, check_alone
 from convatlas.engine.device import device_for
 from convatlas.engine.probes import probes
 from convatlas.engine.single import operands
 from convatlas.ops import functional as ops
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import observe
 from convatlas.study.layer import Layer
 
 Shape = tuple[int, ...]

@@ -18,8 +18,8 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convatlas.errors import BackendError
+from convatlas.kernels.common.interpreter import interpreting
 from convatlas.kernels.common.launch import Launch
-from convatlas.ops.backends import interpreting
 
 POINTERS = {
     "torch.float32": "*fp32",
@@ -66,32 +66,40 @@ class Compiled:
         return next((name for name in TENSOR_CORE if name in self.opcodes), None)
 
 
-def specialize(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple, list]]:
+def specialize(launch: Launch) -> tuple[dict[str, Any], dict[tuple, Any], dict[tuple, list]]:
     """(signature, constants, attributes) as Triton's launcher would specialise the arguments.
 
     1 and None become constants, integers and pointers that 16 divides are marked so (torch allocations are 256-byte aligned; a
-    channel slice may be less, which only a run shows).
+    channel slice may be less, which only a run shows). Constants and attributes go by place, within a tuple by place and index.
     """
-    signature, constants, attributes = {}, {}, {}
-    for place, name in enumerate(launch.kernel.arg_names):
-        if name in launch.constants:
-            signature[name], constants[name] = "constexpr", launch.constants[name]
-            continue
-        value, fixed = launch.arguments[name], launch.kernel.params[place].do_not_specialize
-        if value is None or (isinstance(value, int) and value == 1 and not fixed):
-            signature[name], constants[name] = "constexpr", value
-        elif isinstance(value, Tensor):
-            signature[name] = POINTERS[str(value.dtype)]
-            attributes[(place,)] = [["tt.divisibility", 16]]
-        elif isinstance(value, TensorDescriptor):
-            element = POINTERS[str(value.base.dtype)].removeprefix("*")
-            signature[name] = f"tensordesc<{element}{list(value.block_shape)}>"
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0 and not fixed:
-                attributes[(place,)] = [["tt.divisibility", 16]]
+    constants: dict[tuple, Any] = {}
+    attributes: dict[tuple, list] = {}
+
+    def typed(value: Any, at: tuple, constant: bool, fixed: bool) -> Any:
+        """The type of an argument, or of a tuple's elements."""
+        if isinstance(value, tuple):
+            return type(value)(*(typed(v, (*at, i), constant, fixed) for i, v in enumerate(value)))
+        if constant or value is None or (isinstance(value, int) and value == 1 and not fixed):
+            constants[at] = value
+            return "constexpr"
+        if isinstance(value, Tensor):
+            attributes[at] = [["tt.divisibility", 16]]
+            return POINTERS[str(value.dtype)]
+        if isinstance(value, TensorDescriptor):
+            return f"tensordesc<{POINTERS[str(value.base.dtype)].removeprefix('*')}{list(value.block_shape)}>"
+        if isinstance(value, float):
+            return "fp32"
+        if value % 16 == 0 and not fixed:
+            attributes[at] = [["tt.divisibility", 16]]
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+    signature = {
+        name: typed(
+            launch.constants[name] if name in launch.constants else launch.arguments[name],
+            (place,), name in launch.constants, launch.kernel.params[place].do_not_specialize,
+        )
+        for place, name in enumerate(launch.kernel.arg_names)
+    }  # fmt: skip
     return signature, constants, attributes
 
 
@@ -128,7 +136,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     return Compiled(
         kernel=launch.kernel.__name__,
         arch=arch,
-        constants={name: str(v) for name, v in {**launch.constants, **launch.options}.items()},
+        constants={name: str(v) for name, v in {**launch.flat, **launch.options}.items()},
         registers=registers,
         stack=stack,
         shared=compiled.metadata.shared,

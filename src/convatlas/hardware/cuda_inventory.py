@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from convatlas import nets
+from convatlas.call import Call
 from convatlas.errors import BackendError
 from convatlas.hardware.inventory import MODES, extra_calls, launches_of, network_calls
-from convatlas.kernels.backend_cuda import LAUNCHERS
 from convatlas.kernels.common.cuda.gpu import OPTIONS
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import expand
-from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec, Pool2dSpec
 
 
@@ -59,7 +58,7 @@ def inventory(
     cases += [(call, contiguous) for call in extra for contiguous in (False, True)]
     for mode in modes:
         for call, contiguous in cases:
-            for launch in launches_of(call, mode, arch, LAUNCHERS, contiguous):
+            for launch in launches_of(call, mode, arch, "cuda", contiguous):
                 found.setdefault((launch.source, launch.expression), launch)
     return found
 

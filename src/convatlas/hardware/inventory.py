@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from convatlas import nets
+from convatlas.call import Call
 from convatlas.hardware.cross_compile import Compiled, compile_launch, key
-from convatlas.kernels.backend import LAUNCHERS
+from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS
-from convatlas.ops.observe import Call
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
@@ -121,21 +122,20 @@ def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Ten
     return tensors, out
 
 
-def launches_of(
-    call: Call, mode: str, arch: int, launchers: dict[str, Any] = LAUNCHERS, contiguous: bool = False
-) -> list[Any]:
+def launches_of(call: Call, mode: str, arch: int, backend: str = "triton", contiguous: bool = False) -> list[Any]:
     """What a call launches on compute capability `arch`, for meta tensors of the mode's dtype: channels_last, or `contiguous`."""
     dtype, tf32 = MODES[mode]
     call = replace(call, dtype=str(dtype).removeprefix("torch."))
     tensors, out = meta_tensors(call, dtype)
     if contiguous:
         tensors, out = {name: x.contiguous() for name, x in tensors.items()}, out.contiguous()
-    extra = (_meta(call.spec.output_shape, torch.int64),) if call.params.get("return_indices") else ()
+    if call.params.get("return_indices"):
+        tensors["indices"] = _meta(call.spec.output_shape, torch.int64)
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = "tf32" if tf32 else "ieee"
     try:
-        return launchers[call.op](call, tensors, out, TARGETS[f"sm_{arch}"], *extra)
+        return launcher(backend, call.op)(Problem.of(call, tensors, out, TARGETS[f"sm_{arch}"]))
     finally:
         conv.fp32_precision, matmul.fp32_precision = before
 
@@ -146,15 +146,16 @@ TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PR
 
 def config_key(launch: Launch, mode: str) -> tuple:
     """Equal for two launches of one launch config."""
-    tiles = tuple(launch.constants.get(name) for name in TILES)
-    TN, TH, TW = (launch.constants.get(name, 1) for name in ("TN", "TH", "TW"))  # a box's shape only fills in its size
+    flat = launch.flat
+    tiles = tuple(flat.get(name) for name in TILES)
+    TN, TH, TW = (flat.get(name, 1) for name in ("TN", "TH", "TW"))  # a box's shape only fills in its size
     tiles += (TN * TH * TW, TN * TH == 1)
-    packed, residual = launch.constants.get("PACK", 1) > 1, launch.arguments.get("residual") is not None
-    return mode, launch.kernel.__name__, tiles, packed, residual, *launch.options.values()
+    packed = flat.get("PACK", 1) > 1
+    return mode, launch.kernel.__name__, tiles, packed, launch.residual, *launch.options.values()
 
 
 def _window(launch: Launch) -> int:
-    return launch.constants.get("R", 1) * launch.constants.get("S", 1)
+    return launch.flat.get("R", 1) * launch.flat.get("S", 1)
 
 
 def inventory(

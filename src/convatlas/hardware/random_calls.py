@@ -14,9 +14,9 @@ from itertools import chain, count
 from random import Random
 from typing import Any
 
+from convatlas.call import Call
 from convatlas.hardware.inventory import MODES, config_key, launches_of
 from convatlas.kernels.common.target import TARGETS
-from convatlas.ops.observe import Call
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.specs.common import ACTIVATIONS
 
@@ -57,7 +57,7 @@ SPILLED = (
 )
 
 
-def random_launches(seed: int, launchers: dict[str, Any]) -> Iterator[tuple[Call, str, int, Any]]:
+def random_launches(seed: int, backend: str) -> Iterator[tuple[Call, str, int, Any]]:
     """(call, mode, arch, launch) without end: what SPILLED launch, then random convolutions in random modes on random GPUs."""
     random = Random(seed)
     known = [
@@ -65,17 +65,16 @@ def random_launches(seed: int, launchers: dict[str, Any]) -> Iterator[tuple[Call
     ]
     drawn = ((random_convolution(random), random.choice(list(MODES)), random.choice(ARCHITECTURES)) for _ in count())
     for call, mode, arch in chain(known, drawn):
-        for launch in launches_of(call, mode, arch, launchers):
+        for launch in launches_of(call, mode, arch, backend):
             yield call, mode, arch, launch
 
 
 def compile_triton(seed: int, configs: int) -> Iterator[dict[str, Any]]:
     """Records of `configs` different launch configs of the Triton kernels, as inventory.compile_inventory gives them."""
     from convatlas.hardware.cross_compile import compile_launch
-    from convatlas.kernels.backend import LAUNCHERS
 
     seen: set[tuple] = set()
-    for call, mode, arch, launch in random_launches(seed, LAUNCHERS):
+    for call, mode, arch, launch in random_launches(seed, "triton"):
         if len(seen) == configs:
             return
         if (config := (arch, *config_key(launch, mode))) in seen:
@@ -88,10 +87,9 @@ def compile_triton(seed: int, configs: int) -> Iterator[dict[str, Any]]:
 def compile_cuda(seed: int, configs: int) -> Iterator[dict[str, Any]]:
     """Records of `configs` different instantiations of the CUDA C++ kernels, as cuda_inventory.compile_expressions gives them."""
     from convatlas.hardware.cuda_inventory import compile_expressions
-    from convatlas.kernels.backend_cuda import LAUNCHERS
 
     seen: set[tuple] = set()
-    for call, mode, arch, launch in random_launches(seed, LAUNCHERS):
+    for call, mode, arch, launch in random_launches(seed, "cuda"):
         if len(seen) == configs:
             return
         if (name := (arch, launch.source, launch.expression)) in seen:

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from convatlas.ops.observe import Call
+    from convatlas.call import Call
 
 # Rows up to which a linear layer only streams its weights, and runs on the CUDA kernel for that (kernels/gemm/gemv.cu).
 GEMV_ROWS = 8

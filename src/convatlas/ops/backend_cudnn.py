@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convatlas.ops.layout import is_channels_last
+from convatlas.layout import is_channels_last
 
 if TYPE_CHECKING:
-    from convatlas.ops.observe import Call
+    from convatlas.call import Call
 
 Tensors = dict[str, Tensor]
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convatlas.ops.layout import allocate
+from convatlas.layout import allocate
 from convatlas.reference.evaluate import evaluate
 from convatlas.reference.pool import max_pool2d
 from convatlas.reference.rounding import round_to
 
 if TYPE_CHECKING:
-    from convatlas.ops.observe import Call
+    from convatlas.call import Call
 
 
 def as_array(x: Tensor) -> np.ndarray:

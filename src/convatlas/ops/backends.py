@@ -11,9 +11,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from convatlas.call import Call
 from convatlas.errors import BackendError, DtypeError
+from convatlas.kernels.common.interpreter import interpreting
 from convatlas.ops.automatic import choose
-from convatlas.ops.observe import Call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,16 +88,6 @@ def _require_triton(x: Tensor) -> None:
         )
 
 
-@cache
-def interpreting() -> bool:
-    """Whether this process's Triton kernels run in the interpreter; decided once, when triton is first imported."""
-    import triton
-    import triton.language as tl
-
-    # tl.cdiv is itself a kernel-language function: how it was decorated tells how every kernel will be.
-    return not isinstance(tl.cdiv, triton.JITFunction)
-
-
 def check_dtype(backend: str, call: Call) -> None:
     """Raises DtypeError when `backend` lacks the call's dtype."""
     if call.dtype not in DTYPES[backend]:
@@ -110,7 +101,7 @@ def runner(name: str) -> Run:
     """The function that computes a Call on backend `name`; imported when first used."""
     module = {
         "triton": "convatlas.kernels.backend",
-        "cuda": "convatlas.kernels.backend_cuda",
+        "cuda": "convatlas.kernels.backend",
         "cudnn": "convatlas.ops.backend_cudnn",
         "numpy": "convatlas.ops.backend_numpy",
     }[name]

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.errors import DtypeError, ShapeError
+from convatlas.layout import address, allocate, is_static, overlap, overlaps_itself
 from convatlas.ops import backends, flop_counter
-from convatlas.ops.layout import address, allocate, is_static, overlap, overlaps_itself
-from convatlas.ops.observe import Call, notify, observed
+from convatlas.ops.observe import notify, observed
 from convatlas.ops.transforms import derivative_rule, vmap_rule
 from convatlas.specs import (
     AdaptivePool2dSpec,

@@ -9,34 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from convatlas.specs import Epilogue, Spec
+from convatlas.call import Call
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Call:
-    """One op about to run, or one that ran.
-
-    Attributes:
-        op: its public name, such as "conv2d".
-        spec: shapes and shape arithmetic.
-        epilogue: what is fused behind it, or None for an op that has no epilogue.
-        params: parameters that are no part of a shape (eps, alpha, beta, k, dim).
-        backend: "triton", "cuda", "cudnn", "numpy", or "meta" when only shapes were computed.
-        dtype: the input's dtype by name.
-    """
-
-    op: str
-    spec: Spec
-    epilogue: Epilogue | None = None
-    params: dict[str, Any] = field(default_factory=dict)
-    backend: str = "meta"
-    dtype: str = "float32"
 
 
 Observer = Callable[[Call, "dict[str, Tensor]", "Tensor"], None]

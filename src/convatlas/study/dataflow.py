@@ -20,10 +20,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from convatlas.call import Call
 from convatlas.errors import ConvAtlasWarning
 from convatlas.nets.meta import run_on_meta
 from convatlas.nets.paths import module_paths
-from convatlas.ops.observe import Call, observe
+from convatlas.ops.observe import observe
 from convatlas.specs import LocalResponseNormSpec
 from convatlas.study.layer import IMAGE, TORCHS, Layer, Node, Uncounted, by_name
 from convatlas.study.torch_ops import describe, is_free, is_new, name_of

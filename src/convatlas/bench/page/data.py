@@ -11,9 +11,9 @@ from typing import Any
 from convatlas.bench.kinds import KINDS, SPECS
 from convatlas.bench.results import Entry, Results
 from convatlas.bench.stats import Comparison, compare
+from convatlas.call import Call
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
-from convatlas.ops.observe import Call
 
 OURS, PEERS = ("triton", "cuda"), ("cudnn", "cudnn_fused")
 DTYPES = ("float16", "bfloat16", "tf32", "float32")

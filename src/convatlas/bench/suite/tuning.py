@@ -16,15 +16,16 @@ import torch
 from convatlas.bench.contestants import contestants
 from convatlas.bench.layers import distinct
 from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race, sets_for
+from convatlas.call import Call
 from convatlas.engine.single import operands
-from convatlas.kernels.backend import LAUNCHERS
+from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.override import override
+from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import Target
 from convatlas.kernels.common.tiles import TileConfig
 from convatlas.kernels.conv2d.configs_tma import PERSISTENT, ROW_TILES, TILES, TmaConfig, box
-from convatlas.ops.layout import allocate
-from convatlas.ops.observe import Call
+from convatlas.layout import allocate
 from convatlas.study.tracing import Layer
 
 Config = TileConfig | TmaConfig
@@ -50,18 +51,18 @@ def first_launch(layer: Layer, dtype: str, tensors: Tensors, target: Target) -> 
     """The layer's own kernel as a value; nothing is launched."""
     call = Call(layer.op, layer.spec, layer.epilogue, layer.params, "triton", dtype)
     out = allocate(layer.spec.output_shape, tensors["input"])
-    return LAUNCHERS[layer.op](call, dict(tensors), out, target)[0]
+    return launcher("triton", layer.op)(Problem.of(call, dict(tensors), out, target))[0]
 
 
 def described(launch: Launch, kind: type[Config]) -> dict[str, int]:
     """The launch's sizes by the names of a config of `kind`."""
-    known = {**launch.constants, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    known = {**launch.flat, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
     return {name: known[name] for name in kind.__dataclass_fields__ if name in known}
 
 
 def kind_of(launch: Launch) -> type[Config]:
     """Which sort of config the launch was made from: boxes of pixels are TMA's."""
-    return TmaConfig if "TN" in launch.constants else TileConfig
+    return TmaConfig if "TN" in launch.flat else TileConfig
 
 
 def candidates(layer: Layer, launch: Launch, target: Target, size: int = 2) -> list[Config]:
@@ -95,13 +96,14 @@ def _boxes(launch: Launch, target: Target, size: int) -> Iterator[TmaConfig]:
     that take tile after tile.
     """
     N, P, Q, K = (launch.arguments[name] for name in "NPQK")
-    BK, taps = launch.constants["BK"], launch.constants["R"] * launch.constants["S"]
-    steps = taps * (launch.constants["C"] // BK)
-    flat = N == P == 1
-    for BM, BN, warps in ROW_TILES if flat else TILES:
+    flat = launch.flat
+    BK, taps = flat["BK"], flat["R"] * flat["S"]
+    steps = taps * (flat["C"] // BK)
+    row = N == P == 1
+    for BM, BN, warps in ROW_TILES if row else TILES:
         if BN > max(power_of_two(K), 64):
             continue
-        TN, TH, TW = (1, 1, BM) if flat else box(N, P, Q, BM)
+        TN, TH, TW = (1, 1, BM) if row else box(N, P, Q, BM)
         blocks = cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(K, BN)
         for depth in (2, 3, 4):
             if (BM + BN) * BK * size * depth + 1024 > target.shared:
@@ -110,7 +112,7 @@ def _boxes(launch: Launch, target: Target, size: int) -> Iterator[TmaConfig]:
                 yield TmaConfig(TN, TH, TW, BN, BK, split, warps, depth)
     for BM, BN, warps, depth, resident in PERSISTENT:
         if BN <= max(power_of_two(K), 64):
-            shape = (1, 1, BM) if flat else box(N, P, Q, BM)
+            shape = (1, 1, BM) if row else box(N, P, Q, BM)
             yield TmaConfig(*shape, BN, BK, 1, warps, depth, resident)
 
 

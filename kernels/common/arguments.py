@@ -1,0 +1,118 @@
+"""What Triton kernels take, grouped by meaning: tensors with their strides, windows, tiles. A kernel reads `x.ptr`, `window.R`.
+
+Triton carries named tuples from a launch into a kernel, and from there into the functions that the kernel calls, interpreted and
+compiled (tried on 3.6 and 3.8). It always specialises on an element. So a size on which it must not specialise stays an argument
+of its own, and so does a tensor descriptor, which Triton 3.6 does not look for inside a tuple.
+
+Upper-case elements are compile-time constants. A launch holds them as plain values (Launch.constants) and hands each to Triton as a
+tl.constexpr. A tuple that is one tl.constexpr as a whole cannot be handed on to another function under Triton 3.6.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from convatlas.kernels.common.launch import is_wide
+from convatlas.kernels.common.problem import Problem
+from convatlas.specs import Conv2dSpec
+
+
+class Image(NamedTuple):
+    """A tensor (N, C, H, W): its first element, and the distance in elements along each axis."""
+
+    ptr: Any
+    n: int
+    c: int
+    h: int
+    w: int
+
+
+class Epilogue(NamedTuple):
+    """What is added to an accumulator before the activation: one number a filter, and an image of the output's shape."""
+
+    bias: Any
+    residual: Image
+
+
+class Window(NamedTuple):
+    """R x S taps, and where the first of them lies: output (p, q) begins at (p*STRIDE_H - TOP, q*STRIDE_W - LEFT)."""
+
+    R: int
+    S: int
+    STRIDE_H: int = 1
+    STRIDE_W: int = 1
+    DILATION_H: int = 1
+    DILATION_W: int = 1
+    TOP: int = 0
+    LEFT: int = 0
+
+
+class Tile(NamedTuple):
+    """BM pixels x BN filters a program, BK products a step, GROUP rows of tiles at a time, SPLIT programs along the reduction."""
+
+    BM: int
+    BN: int
+    BK: int
+    GROUP: int = 8
+    SPLIT: int = 1
+
+
+class Box(NamedTuple):
+    """TN x TH x TW output pixels x BN filters a program, BK channels a step, SPLIT programs along the reduction."""
+
+    TN: int
+    TH: int
+    TW: int
+    BN: int
+    BK: int
+    SPLIT: int = 1
+
+
+class Block(NamedTuple):
+    """BM pixels x BC channels a program of a bandwidth-bound kernel."""
+
+    BM: int
+    BC: int
+
+
+class Mode(NamedTuple):
+    """How a program computes: the activation, tl.dot's input precision, 64-bit offsets, and whether it is interpreted."""
+
+    ACTIVATION: str | None
+    PRECISION: str
+    WIDE: bool
+    INTERPRET: bool
+
+
+ABSENT = Image(None, 0, 0, 0, 0)
+
+
+def image(x: Tensor | None) -> Image:
+    """A 4-D tensor as an argument; strides of an absent one are 0, and never read."""
+    return ABSENT if x is None else Image(x, *x.stride())
+
+
+def epilogue(p: Problem) -> Epilogue:
+    """What is added to a problem's accumulators."""
+    return Epilogue(p.get("bias"), image(p.get("residual")))
+
+
+def partials(p: Problem, partial: Tensor | None) -> tuple[Epilogue, Image]:
+    """(epilogue, y) of a kernel that may be one of a split: that one adds nothing, and stores its sums in the workspace."""
+    return (
+        (epilogue(p), image(p.out)) if partial is None else (Epilogue(None, ABSENT), image(p.out)._replace(ptr=partial))
+    )
+
+
+def mode(p: Problem, *tensors: Tensor | None, whole: bool = True) -> Mode:
+    """How a problem is computed, offsets counting the elements of `tensors`; the activation is left to the reduction of a split."""
+    precision = "tf32" if p.tf32 else "ieee"
+    return Mode(p.activation if whole else None, precision, is_wide(*tensors), p.target.interpreted)
+
+
+def window(spec: Conv2dSpec) -> Window:
+    """A convolution's window."""
+    (top, _), (left, _) = spec.padding
+    return Window(spec.R, spec.S, *spec.stride, *spec.dilation, top, left)

@@ -1,0 +1,29 @@
+"""Call: one op with its shapes and parameters as a value, which reference, kernels and instruments share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from convatlas.specs import Epilogue, Spec
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op about to run, or one that ran.
+
+    Attributes:
+        op: its public name, such as "conv2d".
+        spec: shapes and shape arithmetic.
+        epilogue: what is fused behind it, or None for an op that has no epilogue.
+        params: parameters that are no part of a shape (eps, alpha, beta, k, dim).
+        backend: "triton", "cuda", "cudnn", "numpy", or "meta" when only shapes were computed.
+        dtype: the input's dtype by name.
+    """
+
+    op: str
+    spec: Spec
+    epilogue: Epilogue | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    backend: str = "meta"
+    dtype: str = "float32"
