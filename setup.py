@@ -27,4 +27,8 @@ def packages() -> list[str]:
     return found
 
 
-setup(packages=packages(), package_dir=ROOTS, package_data={"": ["*.cu", "*.cuh", "*.hpp", "*.json", "py.typed"]})
+setup(
+    packages=packages(),
+    package_dir=ROOTS,
+    package_data={"": ["*.cu", "*.cuh", "*.hpp", "*.j2", "*.json", "py.typed"]},
+)

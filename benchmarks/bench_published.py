@@ -1,4 +1,4 @@
-"""Published convolutions: DeepBench's and convnet-benchmarks' layers (bench/shapes.py), against cuDNN through PyTorch.
+"""Published convolutions: DeepBench's and convnet-benchmarks' layers (bench/published.py), against cuDNN through PyTorch.
 
 They have batch sizes of their own: --batches and --nets do not apply.
 """

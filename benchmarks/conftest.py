@@ -1,4 +1,6 @@
-"""Options of the GPU suites, the order of their cases, the race that each case's tests share, and the tables at the end."""
+"""What is measured, as suites for pytest; how it is measured stands in src/convatlas/bench.
+
+Here: options of the GPU suites, the order of their cases, the race that each case's tests share, and the tables at the end."""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import OURS, cudnn_fused
 from convatlas.bench.environment import cpu_name, environment
 from convatlas.bench.harness import feed
+from convatlas.bench.kinds import KINDS
 from convatlas.bench.networks import NAMES
 from convatlas.bench.precompile import precompile
 from convatlas.bench.racing import Racer, Result, entry
+from convatlas.bench.racing import raced as as_race
 from convatlas.bench.timing import Protocol
 from convatlas.errors import ConvAtlasError, InputError
 
@@ -49,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seconds", type=float, default=None, help="Cases whose turn comes later are skipped.")
     group.addoption("--dtypes", default=None, help=f"Comma-separated: {', '.join(PRECISIONS)}, or fp16, bf16, fp32.")
     group.addoption("--batches", default=None, help="Comma-separated batch sizes (32,1,128).")
+    group.addoption("--kind", default=None, help=f"Comma-separated, each a word is enough: {', '.join(KINDS)}.")
     group.addoption("--nets", default=None, help="Comma-separated networks; default: all, the lecture's first.")
     group.addoption("--cache", choices=["cold", "warm"], default="cold", help="Whether the L2 cache has the operands.")
     group.addoption("--form", choices=["graph", "eager"], default="graph", help="How layers are launched.")
@@ -78,8 +83,9 @@ class Settings:
             batches = [int(batch) for batch in given["batches"]]
         except ValueError:
             raise InputError(f"--batches {option('batches')}, expected numbers such as 1,32,128") from None
+        kinds = [name.strip() for name in (option("kind") or "").split(",") if name.strip()]
         protocol = Protocol(option("cache"), option("form"), option("samples"))
-        self.choice = Choice([precision(name) for name in given["dtypes"]], batches, given["nets"], protocol)
+        self.choice = Choice([precision(name) for name in given["dtypes"]], batches, given["nets"], protocol, kinds)
         self.racer = Racer(self.rehearse, _ceilings(option("ceilings")), self.compile)
 
     @property
@@ -211,5 +217,6 @@ def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     settings = config.stash[SETTINGS]
-    tables.races(list(settings.results.values()), settings.rehearse)
+    races = [as_race(case, result) for case, result in settings.results.values() if result.measured]
+    tables.races(races, settings.rehearse)
     tables.cpu(**settings.cpu)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from convatlas.bench.kinds import sizes_of
+from convatlas.bench.kinds import kind, sizes_of
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
+from convatlas.study.tracing import Layer
 
 GPU = "NVIDIA Test 9000"
 VERSIONS = {
@@ -56,7 +57,9 @@ def entries(
     """A case's entries, one a contestant; `what` is "op spec", `medians` are seconds."""
     op, _, text = what.partition(" ")
     found = spec(op, text)
-    sizes = {"sizes": sizes_of(found)} if found else {}
+    sizes = {"kind": "network" if op == "net" else kind(Layer("", op, found))} | (
+        {"sizes": sizes_of(found)} if found else {}
+    )
     generator = np.random.default_rng(seed)
     case = f"{' '.join(filter(None, (what, epilogue)))} | {dtype} batch{batch} cold graph"
     shared = {

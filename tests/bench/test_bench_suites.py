@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from convatlas.bench import racing
-from convatlas.bench.cases import Choice, kind, layer_cases, net_cases
+from convatlas.bench.cases import Choice, layer_cases, layers_of, net_cases
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.harness import CLOCK, feed
-from convatlas.bench.layers import layers_of
 from convatlas.bench.racing import Racer, entry
 from convatlas.bench.suite.process import outside_xdist
 from convatlas.bench.timing import Contestant, Protocol
@@ -46,7 +45,9 @@ def benchmarks(*arguments: str, plugin: Path | None = None) -> subprocess.Comple
 
 
 POOL = (
-    "benchmarks/bench_pool.py",
+    "benchmarks/bench_layers.py",
+    "--kind",
+    "pooling",
     "--rehearse",
     "--nets",
     "alexnet",
@@ -74,7 +75,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[
 def test_the_store_has_the_samples_of_the_race_to_the_last_bit(rehearsed: tuple) -> None:
     _, entries = rehearsed
     stored = {(e["params"]["case"], e["params"]["contestant"]): e["stats"]["data"] for e in entries}
-    cases = layer_cases(Choice(["float16"], [1], ["alexnet"], Protocol(samples=4)), lambda layer: kind(layer) == "pool")
+    cases = layer_cases(Choice(["float16"], [1], ["alexnet"], Protocol(samples=4), ["pooling"]))
     raced = {
         (case.name, name): measurement.seconds
         for case in cases
@@ -138,19 +139,20 @@ def test_when_the_time_is_over_cases_are_skipped_visibly() -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (("--kind", "sparse"), "kind 'sparse', expected some of 3x3 dense, "),
         (("--dtypes", "int8"), "dtype 'int8', expected one of float16"),
         (("--batches", "a"), "--batches a, expected numbers such as 1,32,128"),
         (("--ceilings", "/nowhere.json"), "--ceilings /nowhere.json"),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], message: str) -> None:
-    result = benchmarks("benchmarks/bench_pool.py", "--rehearse", *arguments)
+    result = benchmarks("benchmarks/bench_layers.py", "--rehearse", *arguments)
     assert result.returncode == 4 and message in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_without_a_gpu_the_suites_say_what_would_run_them() -> None:
-    result = benchmarks("benchmarks/bench_stem.py", "benchmarks/bench_nets.py")
+    result = benchmarks("benchmarks/bench_layers.py", "benchmarks/bench_nets.py")
     assert result.returncode == 0 and result.stdout.count("needs a CUDA GPU; --rehearse") == 2
 
 
@@ -174,9 +176,7 @@ def test_every_suite_rehearses(tmp_path: Path) -> None:
 
 
 def pool_case():
-    return layer_cases(Choice(["float32"], [1], ["alexnet"], Protocol(samples=2)), lambda layer: kind(layer) == "pool")[
-        0
-    ]
+    return layer_cases(Choice(["float32"], [1], ["alexnet"], Protocol(samples=2), ["pooling"]))[0]
 
 
 @pytest.mark.interpreter
@@ -246,9 +246,7 @@ def test_feed_hands_over_what_it_is_given() -> None:
 
 @pytest.mark.gpu
 def test_a_layer_races_on_a_gpu() -> None:
-    (case, *_) = layer_cases(
-        Choice(["float16"], [1], ["resnet50"], Protocol(samples=3)), lambda layer: kind(layer) == "dense"
-    )
+    (case, *_) = layer_cases(Choice(["float16"], [1], ["resnet50"], Protocol(samples=3), ["dense"]))
     result = Racer().run(case)
     assert not result.wrong and "cudnn" in result.measured and "triton" in result.measured
     assert all(1e-7 < s < 1e-2 for m in result.measured.values() for s in m.seconds)

@@ -56,7 +56,7 @@ def test_what_binds() -> None:
     bytes = 2 * (2 * 32 * 256 * 56 * 56 + 256 * 9)
     assert KNOWN.bound("conv2d", depthwise, Epilogue(), "float16") == (pytest.approx(bytes / 2e12), "bandwidth")
 
-    pool = Pool2dSpec.of("max_pool2d", (1, 8, 8, 8), 2)
+    pool = Pool2dSpec.of("max", (1, 8, 8, 8), 2)
     assert KNOWN.bound("max_pool2d", pool, None, "float16") == (2e-6, "launch")
     assert KNOWN.bound("linear", LinearSpec.of((1, 16), (8, 16)), Epilogue(bias=True), "float16") == (2e-6, "launch")
 

@@ -15,7 +15,7 @@ import pytest
 from convatlas.bench.suite import __main__ as command
 from convatlas.bench.suite import collected, process, report, runner, stages, verification
 from convatlas.bench.suite.process import Ended
-from convatlas.bench.suite.stages import Settings, Stage, Step
+from convatlas.bench.suite.stage import Settings, Stage, Step
 from convatlas.bench.suite.state import State, write_json
 from convatlas.errors import InputError
 
@@ -91,7 +91,7 @@ def test_a_done_stage_is_not_run_again_unless_it_is_named(suite, tmp_path: Path)
 
 def test_a_rehearsal_is_labelled_in_every_file_and_kept_apart(suite, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/.state.json.123").write_text("half of what a killed run wro")
+    (tmp_path / "out/.convatlas.123abc.partial").write_text("half of what a killed run wro")
     suite([stage("one", Step("a", writing('{"n": 1}'), least=0))])
     assert "no measurement" in json.loads((tmp_path / "out/one.json").read_text())["rehearsal"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "state.json"]
@@ -161,6 +161,7 @@ def test_at_most_eight_files() -> None:
 def entry(name: str, contestant: str, seconds: list[float], **info: object) -> dict:
     known = {
         "op": "conv2d",
+        "kind": "3x3 dense",
         "spec": "1x8x8x8",
         "epilogue": "relu",
         "dtype": "float16",
@@ -245,6 +246,12 @@ def test_counts_of_a_junit_file(tmp_path: Path) -> None:
     assert found["messages"] == {"test_pool::test_a[cuda-2]": "assert 1 == 2", "test_pool::test_b": "error"}
 
 
+@pytest.mark.parametrize("chosen", [verification.SUBSET, verification.REHEARSED])
+def test_the_chosen_kernel_tests_exist(chosen: str) -> None:
+    """A test that is renamed must not leave the sanitizers and the rehearsal with nothing to run."""
+    assert f"def {chosen.split()[0]}(" in (ROOT / verification.KERNELS).read_text()
+
+
 def test_a_test_run_that_left_nothing_is_not_a_pass(tmp_path: Path) -> None:
     found = verification.merge(None, "pytest", tmp_path / "none", Ended(4, False, 2.0, ("no such option",)))
     assert found["passed"] == 0 and not found["complete"] and "no such option" in found["reason"]
@@ -290,7 +297,7 @@ def results(out: Path, layers: int = 12, failures: int = 1) -> None:
     for i in range(layers):
         for contestant, factor in (("triton", 1.0), ("cuda", 3.0), ("cudnn", 2.0 if i % 2 == 0 else 0.5)):
             times = [1e-5 * factor * (1 + 0.001 * j) for j in range(15)]
-            entries.append({**entry("conv2d", contestant, times, spec=f"layer {i} {'x' * 40}"), "group": f"layer {i}"})
+            entries.append({**entry("conv2d", contestant, times), "group": f"conv2d layer {i} {'x' * 40} | float16"})
     write_json(out / "layers.json", {"benchmarks": entries})
 
 
@@ -299,7 +306,7 @@ def test_the_summary_says_where_we_stand(tmp_path: Path) -> None:
     text = report.summary(tmp_path)
     assert "GPU: H100, driver 580" in text and "REHEARSAL" not in text
     assert "5 passed, 1 failed" in text and "FAILED test_pool::test_a: 1 cases: cuda-0" in text
-    assert "conv2d float16 batch 32: 12 layers; cudnn 1.00 of 12 (6 won, 0 level or unsure, 6 lost)" in text
+    assert "3x3 dense float16 batch 32: 12 layers; cudnn 1.00 of 12 (6 won, 0 level or unsure, 6 lost)" in text
     worst = text.split("the ten furthest behind:\n")[1].splitlines()
     assert worst[0].startswith("  0.50  conv2d layer 1 ") and "triton 10.1 us, peer 5.0 us" in worst[0]
     assert "tuning    skipped" in text and "0 s of the budget left" in text
@@ -357,6 +364,16 @@ def finished(out: Path) -> list[str]:
 
 def files_of(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_a_gpu_machine_needs_no_pydantic() -> None:
+    """`make gpu` installs nothing: what it runs, and the summary it prints, come without what only reading results needs."""
+    modules = "suite.__main__ suite.report suite.runner suite.tasks suite.tuning precompile racing tables collect page profile"
+    imports = ", ".join(f"convatlas.bench.{name}" for name in modules.split())
+    blocked = "import sys; sys.modules['pydantic'] = sys.modules['pydantic_core'] = None"
+    summary = "from pathlib import Path; convatlas.bench.suite.report.summary(Path(sys.argv[1]))"
+    found = subprocess.run([*python(f"{blocked}; import {imports}; {summary}"), "."], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 @pytest.mark.slow

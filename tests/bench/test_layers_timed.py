@@ -12,21 +12,21 @@ from convatlas.bench.cases import (
     PRECISIONS,
     Case,
     Choice,
-    kind,
+    distinct,
     layer_cases,
+    layers_of,
     net_cases,
     precision,
     published_cases,
-    residual_cases,
     shrink,
     within_reach,
 )
 from convatlas.bench.contestants import FOLDED, contestants, cudnn_fused, with_folded
 from convatlas.bench.cpu import bound
-from convatlas.bench.layers import distinct, layers_of
+from convatlas.bench.kinds import kind
 from convatlas.bench.networks import net_contestants, rehearsal_size, work
 from convatlas.bench.plain import for_peers, plain
-from convatlas.bench.precompile import precompile, run_once, tasks
+from convatlas.bench.precompile import Job, jobs, precompile, run_once
 from convatlas.engine.single import operands
 from convatlas.errors import InputError, NetError
 from convatlas.nets.fold_net import fold_batch_norms
@@ -34,11 +34,11 @@ from convatlas.ops import functional
 from convatlas.ops.observe import observe
 from convatlas.study.roofline import H100
 
-KINDS = ("dense", "pointwise", "depthwise", "grouped", "stem", "pool", "linear")
+KINDS = ("3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "pooling", "linear", "residual add")
 
 
 def every(choice: Choice) -> list[Case]:
-    return [*layer_cases(choice, lambda layer: True), *residual_cases(choice)]
+    return layer_cases(choice)
 
 
 def test_names_tell_all_layers_of_all_nets_apart() -> None:
@@ -47,7 +47,7 @@ def test_names_tell_all_layers_of_all_nets_apart() -> None:
 
 
 def test_the_suites_share_out_every_layer_of_the_lecture() -> None:
-    kinds = {kind(case.layer) for case in layer_cases(Choice(nets=MAIN, batches=[1]), lambda layer: True)}
+    kinds = {case.kind for case in layer_cases(Choice(nets=MAIN, batches=[1]))}
     assert kinds == set(KINDS)
 
 
@@ -88,8 +88,18 @@ def test_choices_are_checked() -> None:
         Choice(nets=["resnet5O"])
 
 
+def test_kinds_choose_in_all_suites() -> None:
+    """By a name or a word of it; nothing that was not asked for."""
+    dense, network = (Choice(["float16"], [1], ["vgg11"], kinds=[name]) for name in ("dense", "network"))
+    assert {case.kind for case in layer_cases(dense)} == {"3x3 dense"}
+    assert {case.kind for case in published_cases(dense)} == {"3x3 dense", "other dense"}
+    assert net_cases(dense) == [] == layer_cases(network) and len(net_cases(network)) == 1
+    with pytest.raises(InputError, match="kind 'sparse', expected some of 3x3 dense, other dense, 1x1"):
+        Choice(kinds=["sparse"])
+
+
 def test_what_is_within_reach_is_what_comes_first() -> None:
-    cases = layer_cases(Choice(["float16"], [32], ["resnet50"]), lambda layer: True)
+    cases = layer_cases(Choice(["float16"], [32], ["resnet50"]))
     assert within_reach(cases, 2.5) == {case.name for case in cases[:10]}
     assert within_reach(cases, 0) == {cases[0].name} and len(within_reach(cases, 1e6)) == len(cases)
 
@@ -165,34 +175,35 @@ def test_net_judge_finds_a_net_of_other_weights() -> None:
 
 
 def test_work_is_the_sum_over_layers() -> None:
-    flops, bytes, layers = work("resnet50", 2, "float16")
-    assert flops == sum(layer.spec.flops for layer in layers_of("resnet50", 2))
-    assert layers == len(layers_of("resnet50", 2)) and bytes > 2 * 2 * 25e6
+    layers = layers_of("resnet50", 2)
+    flops, bytes = work(layers, "float16")
+    assert flops == sum(layer.spec.flops for layer in layers)
+    assert bytes > 2 * 2 * 25e6
 
 
 def test_bounds_are_bounds() -> None:
     seconds, share = bound("resnet50", 32, H100)
-    flops, _, _ = work("resnet50", 32, "float16")
+    flops, _ = work(layers_of("resnet50", 32), "float16")
     assert seconds > flops / H100.tensor and 0 < share < 1
 
 
 def test_what_is_compiled_ahead_is_each_layer_once_and_none_too_large() -> None:
     cases = [
-        *layer_cases(Choice(["float16"], [128], ["vgg16"]), lambda layer: True),
+        *layer_cases(Choice(["float16"], [128], ["vgg16"])),
         *net_cases(Choice(["float16"], [128], ["vgg16"])),
     ]
-    found = list(tasks(cases))
-    assert len(found) == len({layer.key for layer, _ in found})
-    names = {str(layer.spec) for layer, _ in found}
+    found = jobs(cases)
+    assert len(found) == len({job.layer.key for job in found})
+    names = {str(job.layer.spec) for job in found}
     assert "128x512x14x14 -> 512x14x14, 3x3" in names and "128x64x224x224 -> 64x224x224, 3x3" not in names
 
 
 @pytest.mark.interpreter
 def test_compiling_ahead_ends_in_time_and_counts() -> None:
-    cases = layer_cases(Choice(["float32"], [1], ["alexnet"]), lambda layer: layer.op == "linear")
+    cases = layer_cases(Choice(["float32"], [1], ["alexnet"], kinds=["linear"]))
     assert precompile([], 1) == (0, 0)
     assert precompile(cases, 0.0, "cpu", 1) == (0, len(cases))
-    assert run_once((cases[0].layer, "float32", "cpu")) == 2
+    assert run_once(Job(cases[0].layer, "float32", "cpu")) == ""
 
 
 def test_precisions_are_those_of_the_store() -> None:

@@ -14,6 +14,7 @@ from convatlas.bench.comparison import compare_contestants, compare_runs
 from convatlas.bench.page.data import Report
 from convatlas.bench.page.document import page
 from convatlas.bench.results import load
+from convatlas.bench.suite.state import State
 from convatlas.cli import main
 from convatlas.cli.compare import as_dict, differing, headline
 from convatlas.errors import InputError
@@ -104,6 +105,32 @@ def test_the_command_on_spoilt_files(tmp_path, capsys):
             write(b, document)
             code, said = main(["compare", str(a), str(b), "--anyway"]), capsys.readouterr()
             assert code == 0 or (code == 2 and said.out == "" and said.err.count("\n") == 1), (place, how, said.err)
+
+
+@pytest.mark.parametrize("name", ["state", "ceilings", "tests", "layers"])
+def test_a_folder_of_make_gpu_with_a_spoilt_file(name, tmp_path):
+    """Stored whole, or refused in one line."""
+    out = folder(tmp_path / "out", raw()["benchmarks"])
+    stored = 0
+    for place, how, document in all_of(json.loads((out / f"{name}.json").read_text())):
+        write(out / f"{name}.json", document)
+        try:
+            json.dumps(collect(out), allow_nan=False)
+            stored += 1
+        except InputError as error:
+            assert str(out) in str(error) or "commit" in str(error), (place, how)
+        except Exception as error:
+            raise AssertionError(f"{place} {how}: {error!r}") from error
+    assert stored
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"rehearsal": false, "stages": {"tests": {"state": 1}}}', '{"rehearsal": false}']
+)
+def test_a_spoilt_state_of_make_gpu(text, tmp_path):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(InputError, match=r"state\.json: expected the state of a run of this suite; remove it"):
+        State(tmp_path, rehearsal=False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 import xml.etree.ElementTree as xml
@@ -13,10 +15,11 @@ from synthetic_results import entries, folder
 from convatlas.bench.collect import collect, main, store
 from convatlas.bench.kinds import sizes_of, spec_of
 from convatlas.bench.page import reports, texts
-from convatlas.bench.page.data import FAMILIES, Race, Report
-from convatlas.bench.page.document import BEGIN, END, NONE, block, headline, page
+from convatlas.bench.page.data import FAMILIES, Report
+from convatlas.bench.page.document import BEGIN, END, NONE, block, headline, layers_csv, network_page, page
 from convatlas.bench.page.pictures import DRAWERS, draw, roofline
 from convatlas.bench.results import Entry, load
+from convatlas.bench.standings import Race
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
 from convatlas.specs import Conv2dSpec
@@ -57,7 +60,8 @@ def report(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(report):
-    return page([report])
+    """The page, and the page of the one network."""
+    return page([report]) + network_page(report, "resnet50")
 
 
 @pytest.mark.parametrize(
@@ -88,13 +92,23 @@ def test_rows_by_hand(text, row):
     assert text.count(row) == 1
 
 
+def test_the_csv_has_every_layer(report):
+    """By hand: the loss of the first row, and the one layer that `auto` has no time for."""
+    rows = list(csv.DictReader(io.StringIO(layers_csv(report))))
+    assert len(rows) == 8 and {row["suite"] for row in rows} == {"layers", "published"}
+    said = {"kind": "3x3 dense", "places": "resnet50:3", "triton_us": "20.0", "auto": "triton", "over_quicker": "0.50"}
+    assert rows[0] | said == rows[0] and rows[0]["verdict"] == "slower" and rows[0]["share_of_bound"] == "50 %"
+    assert (rows[3]["auto"], rows[3]["cuda_us"], rows[3]["verdict"]) == ("", "", "")
+
+
 def test_what_is_said_about_the_measurement(text):
     for said in (
         "## NVIDIA Test 9000", "measured 2026-01-02 at commit 0123456789ab, driver 999.1", "torch 2.11.0, triton 3.6.0",
         "SM 1980 MHz, memory 2619 MHz, 41 degrees Celsius, 310 W; held down by: power cap (100 % of entries)",
         "copy 2.000 TB/s, matmul float16 800.0 TFLOP/s", "an empty launch in a graph 2.00 us", "2659 passed, 0 failed, 3 skipped",
         "samples of each contestant: 15", "cuDNN's fused form ran on 2 of 6 layers", "in no mean: 1 layers, such as max_pool2d",
-        "Reasons: no CuPy (1)", "float16: 1 of 5 layers are slower", "<details><summary>resnet50</summary>",
+        "Reasons: no CuPy (1)", "float16: 1 of 5 layers are slower",
+        "A page a network: [resnet50](performance/test-9000-resnet50.md)",
         "(../benchmarks/results/test-9000/2026-01-02-0123456789ab.json)",
     ):  # fmt: skip
         assert said in text
@@ -164,8 +178,10 @@ def root(tmp_path):
 
 
 def test_storing_writes_the_page_the_readme_and_the_pictures(root, capsys):
-    pictures = sorted((root / "docs" / "performance").iterdir())
-    assert [path.name for path in pictures] == ["test-9000-roofline.svg", "test-9000-speedup.svg"]
+    files = sorted((root / "docs" / "performance").iterdir())
+    pictures = [path for path in files if path.suffix == ".svg"]
+    names = ["test-9000-layers.csv", "test-9000-resnet50.md", "test-9000-roofline.svg", "test-9000-speedup.svg"]
+    assert [path.name for path in files] == names
     assert (
         "| linear | 1.50 |" in (root / "README.md").read_text() and "2.83" in (root / "docs/performance.md").read_text()
     )
@@ -240,7 +256,7 @@ def test_other_data_is_no_spec(change):
 )
 def test_families_and_the_choice_of_auto(what, family, backend):
     race = Race(_entries(*exact(what, triton=1, cuda=2)))
-    assert race.family == family in FAMILIES
+    assert race.kind == family in FAMILIES
     assert preferred(race.call) == backend == race.auto.contestant and race.best.contestant == "triton"
 
 

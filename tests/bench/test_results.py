@@ -7,8 +7,9 @@ import json
 import pytest
 from synthetic_results import CEILINGS, GPU, VERSIONS, entries, folder, suite, write
 
-from convatlas.bench.collect import collect, main, rounded, store
+from convatlas.bench.collect import DIGITS, collect, main, store
 from convatlas.bench.results import compacted, expanded, load, newest, slug
+from convatlas.bench.suite.state import rounded
 from convatlas.errors import InputError
 
 CONV = "conv2d 32x64x56x56 -> 64x56x56, 3x3"
@@ -52,7 +53,7 @@ def test_what_is_stored_reads_back_as_it_was(tmp_path):
     results = load(path)
     gone = {"tflops", "gbps", "images_per_s", "versions", "gpu"}
     for entry, item in zip(results.entries, measured, strict=True):
-        expected = {name: rounded(value) for name, value in item["extra_info"].items() if name not in gone}
+        expected = {name: rounded(value, DIGITS) for name, value in item["extra_info"].items() if name not in gone}
         assert entry.extra == expected
         assert entry.seconds == pytest.approx(item["stats"]["data"], rel=5e-4) and entry.device == GPU
         assert (entry.suite, entry.contestant) == (expected["suite"], expected["contestant"])

@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from convatlas.bench.precompile import in_time
-from convatlas.bench.suite import compiling, tuning
+from convatlas.bench.precompile import Job, in_time, run_once
+from convatlas.bench.suite import tuning
 from convatlas.bench.timing import FakeTimer
 from convatlas.engine.single import operands
 from convatlas.kernels.common.override import forced, override
@@ -115,8 +115,8 @@ def test_candidates_that_are_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.interpreter
 def test_a_job_compiles_or_says_what_is_wrong() -> None:
-    assert compiling.compiled(compiling.Job(POINTWISE, "float16", TILE)) == ""
-    assert "power of 2" in compiling.compiled(compiling.Job(POINTWISE, "float16", replace(TILE, BK=24)))
+    assert run_once(Job(POINTWISE, "float16", "cpu", TILE)) == ""
+    assert "power of 2" in run_once(Job(POINTWISE, "float16", "cpu", replace(TILE, BK=24)))
 
 
 def slow(job: float) -> float:

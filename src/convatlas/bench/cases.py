@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import torch
 
 from convatlas import nets
-from convatlas.bench.layers import distinct, fused
-from convatlas.bench.shapes import published
+from convatlas.bench.kinds import KINDS, kind
+from convatlas.bench.published import published
 from convatlas.bench.timing import Protocol
 from convatlas.errors import InputError
 from convatlas.nets import names
-from convatlas.specs import Conv2dSpec, Spec
+from convatlas.specs import Conv2dSpec, Epilogue, Spec
 from convatlas.study.tracing import Layer, trace
 
 # Precision by name: the tensors' dtype, and what float32 products are computed in.
@@ -44,6 +45,60 @@ def precision(name: str) -> str:
     if full not in PRECISIONS:
         raise InputError(f"dtype {name!r}, expected one of {', '.join([*PRECISIONS, *SHORT])}")
     return full
+
+
+@dataclass
+class Timed:
+    """One layer, and where it occurs.
+
+    Attributes:
+        layer: op, spec, epilogue.
+        places: how many times each net runs it.
+    """
+
+    layer: Layer
+    places: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Readable and unique among layers of one batch size and dtype."""
+        return " ".join([self.layer.op, str(self.layer.spec), fused(self.layer.epilogue)]).strip()
+
+
+def fused(epilogue: Epilogue | None) -> str:
+    """An epilogue as a name has it: "bias+residual+relu"; "" for none."""
+    if epilogue is None:
+        return ""
+    parts = ["bias"] * epilogue.bias + ["residual"] * epilogue.residual + [epilogue.activation or ""]
+    return "+".join(part for part in parts if part)
+
+
+@cache
+def layers_of(name: str, batch: int, **options: bool) -> tuple[Layer, ...]:
+    """The layers of net `name` at its native size, as a half-precision net runs them; `options` are nets.create's."""
+    size = nets.info(name).size
+    with torch.device("meta"):
+        return tuple(trace(nets.create(name, **options), (batch, 3, size, size), torch.float16))
+
+
+def distinct(names: Sequence[str], batch: int) -> list[Timed]:
+    """The distinct layers of the nets, in the order in which they are first met."""
+    return _counted((name, layer) for name in names for layer in layers_of(name, batch) if layer.op != "residual_add")
+
+
+def residual_adds(names: Sequence[str], batch: int) -> list[Timed]:
+    """residual_add as a kernel of its own: what ResNets launch where it is not fused into a convolution."""
+    resnets = [name for name in names if nets.info(name).module == "resnet" and "plain" not in name]
+    layers = ((name, layer) for name in resnets for layer in layers_of(name, batch, fuse_residual=False))
+    return _counted((name, layer) for name, layer in layers if layer.op == "residual_add")
+
+
+def _counted(layers: Iterable[tuple[str, Layer]]) -> list[Timed]:
+    found: dict[tuple, Timed] = {}
+    for name, layer in layers:
+        timed = found.setdefault(layer.key, Timed(layer))
+        timed.places[name] = timed.places.get(name, 0) + 1
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -77,6 +132,11 @@ class Case:
         return f"{what} | {self.precision} batch{self.batch} {self.protocol.cache} {self.protocol.form}"
 
     @property
+    def kind(self) -> str:
+        """One of kinds.KINDS."""
+        return "network" if self.layer is None else kind(self.layer)
+
+    @property
     def priority(self) -> tuple[int, int, int]:
         """Sorts: the lecture's nets and published layers before the rest, then by wave, then by net."""
         wave = (self.precision, self.batch)
@@ -85,19 +145,34 @@ class Case:
         return int(rest), WAVES.index(wave) if wave in WAVES else len(WAVES), found[0] if found else len(MAIN)
 
 
+def _named(name: str, kind: str) -> bool:
+    return name == kind or name in kind.split()
+
+
 @dataclass(frozen=True)
 class Choice:
-    """What a user asked for. Raises InputError, NetError for names that are not known."""
+    """What a user asked for. Raises InputError, NetError for names that are not known.
+
+    Attributes:
+        kinds: each by its name in kinds.KINDS or a word of it ("dense"); without any, all but "other".
+    """
 
     precisions: Sequence[str] = tuple(PRECISIONS)
     batches: Sequence[int] = BATCHES
     nets: Sequence[str] = ()
     protocol: Protocol = field(default_factory=Protocol)
+    kinds: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nets", tuple(nets.info(name).name for name in self.nets))
         if any(batch < 1 for batch in self.batches):
             raise InputError(f"batches {list(self.batches)}, expected each to be at least 1")
+        if unknown := [name for name in self.kinds if not any(_named(name, kind) for kind in KINDS)]:
+            raise InputError(f"kind {unknown[0]!r}, expected some of {', '.join(KINDS)}")
+
+    def wants(self, kind: str) -> bool:
+        """Whether a kind was chosen."""
+        return any(_named(name, kind) for name in self.kinds) if self.kinds else kind != "other"
 
     @property
     def net_names(self) -> list[str]:
@@ -122,52 +197,17 @@ def described(spec: Spec) -> str:
     return text + (" ceil" if getattr(spec, "ceil_mode", False) else "")
 
 
-def is_stem(layer: Layer) -> bool:
-    """Whether the layer reads an image's few channels, where a filter tap is narrower than a tensor core's step."""
-    return isinstance(layer.spec, Conv2dSpec) and layer.spec.groups == 1 and layer.spec.C < 8
-
-
-def kind(layer: Layer) -> str:
-    """Which suite a layer belongs to: "stem", a convolution's kind, "pool", or the op's name."""
-    if layer.op == "conv2d":
-        return "stem" if is_stem(layer) else layer.spec.kind
-    return "pool" if "pool" in layer.op else layer.op
-
-
-def layer_cases(choice: Choice, wanted: Callable[[Layer], bool]) -> list[Case]:
-    """The distinct layers of the chosen nets that are wanted, the most wanted first."""
+def layer_cases(choice: Choice) -> list[Case]:
+    """The distinct layers of the chosen nets and kinds, the most wanted first."""
     found = [
         _of_layer("layers", timed.layer, precision, batch, choice.protocol, timed.places)
         for batch in choice.batches
-        for timed in distinct(tuple(choice.net_names), batch)
-        if wanted(timed.layer)
+        for timed in [*distinct(tuple(choice.net_names), batch), *residual_adds(choice.net_names, batch)]
+        if choice.wants(kind(timed.layer))
         for precision in choice.precisions
         if precision != "tf32" or timed.layer.op in PRODUCTS
     ]
     return sorted(found, key=lambda case: case.priority)
-
-
-def residual_cases(choice: Choice) -> list[Case]:
-    """residual_add as a kernel of its own: what ResNets launch where it is not fused into a convolution."""
-    found: dict[tuple, tuple[Layer, int, dict[str, int]]] = {}
-    for name in choice.net_names:
-        if nets.info(name).module != "resnet" or "plain" in name:
-            continue
-        size = nets.info(name).size
-        for batch in choice.batches:
-            with torch.device("meta"):
-                layers = trace(nets.create(name, fuse_residual=False), (batch, 3, size, size), torch.float16)
-            for layer in layers:
-                if layer.op == "residual_add":
-                    places = found.setdefault((layer.key, batch), (layer, batch, {}))[2]
-                    places[name] = places.get(name, 0) + 1
-    cases = [
-        _of_layer("layers", layer, precision, batch, choice.protocol, places)
-        for layer, batch, places in found.values()
-        for precision in choice.precisions
-        if precision != "tf32"
-    ]
-    return sorted(cases, key=lambda case: case.priority)
 
 
 def published_cases(choice: Choice) -> list[Case]:
@@ -180,6 +220,7 @@ def published_cases(choice: Choice) -> list[Case]:
         _of_layer("published", layer, precision, layer.spec.N, choice.protocol, places)
         for precision in sorted(choice.precisions, key=list(PRECISIONS).index)
         for layer, places in found.values()
+        if choice.wants(kind(layer))
     ]
 
 
@@ -189,6 +230,7 @@ def net_cases(choice: Choice) -> list[Case]:
     found = [
         Case("networks", "net", f"{name} {batch}x3x{size}x{size}", "", precision, batch, protocol, None, {name: 1})
         for name in choice.net_names
+        if choice.wants("network")
         for size in [nets.info(name).size]
         for batch in choice.batches
         for precision in choice.precisions

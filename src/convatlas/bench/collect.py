@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from datetime import datetime, timezone
@@ -19,6 +18,7 @@ from typing import Any
 
 import convatlas
 from convatlas.bench.results import FORMAT, REHEARSAL, compacted, read, slug
+from convatlas.bench.suite.state import rounded
 from convatlas.errors import ConvAtlasError, InputError
 from convatlas.files import write_text
 
@@ -36,17 +36,21 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
     Args:
         commit: of the code that was measured, where the folder's files do not know it.
 
-    Raises InputError for a rehearsal, for results of two GPUs, and for a folder without any measurement.
+    Raises InputError for a rehearsal, for results of two GPUs, for a folder without any measurement, and for malformed files.
     """
+    from convatlas.bench import schema
+
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, expected the one that `make gpu OUT=...` wrote")
     parts = {path.name: read(path) for path in sorted(folder.glob("*.json"))}
     state, ceilings = parts.get("state.json", {}), parts.get("ceilings.json")
     suites = [parts[name] for name in SUITES if name in parts]
-    benchmarks = [item for suite in suites for item in suite.get("benchmarks", [])]
+    benchmarks = [item for suite in suites if isinstance(suite.get("benchmarks"), list) for item in suite["benchmarks"]]
     for item in benchmarks:
-        if not isinstance(item, dict) or not {"group", "stats", "extra_info"} <= item.keys():
+        if not isinstance(item, dict) or not all(item.get(name) for name in ("group", "stats", "extra_info")):
             raise InputError(f"{folder}: an entry without group, stats or extra_info, expected all three")
+    for name in schema.FILES.keys() & parts.keys():
+        schema.check(schema.FILES[name], parts[name], folder / name)
     extras = [item["extra_info"] for item in benchmarks]
     if state.get(REHEARSAL) or any(found.get("timer") == REHEARSAL for found in (ceilings or {}, *extras)):
         raise InputError(f"{folder} holds a rehearsal, whose times are invented: expected measurements")
@@ -64,25 +68,16 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
         "driver": about.get("driver"),
         "versions": about.get("versions", {}),
         "clocks": about.get("clocks"),
-        "ceilings": rounded(ceilings) if ceilings else None,
+        "ceilings": rounded(ceilings, DIGITS) if ceilings else None,
         "common": common,
         "benchmarks": shorter,
-        **{name.removesuffix(".json"): rounded(parts.get(name)) for name in OTHERS},
+        **{name.removesuffix(".json"): rounded(parts.get(name), DIGITS) for name in OTHERS},
     }
 
 
 def _slim(item: dict[str, Any]) -> dict[str, Any]:
-    extra = {name: rounded(value) for name, value in item["extra_info"].items() if name not in LEFT_OUT}
-    return {"group": item["group"], "stats": {"data": rounded(item["stats"]["data"])}, "extra_info": extra}
-
-
-def rounded(value: Any) -> Any:
-    """Floats at DIGITS significant digits, in all of a document; infinity and NaN, which JSON lacks, as text."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list) else value
+    extra = {name: rounded(value, DIGITS) for name, value in item["extra_info"].items() if name not in LEFT_OUT}
+    return {"group": item["group"], "stats": {"data": rounded(item["stats"]["data"], DIGITS)}, "extra_info": extra}
 
 
 def _date(state: dict[str, Any], suites: list[dict[str, Any]]) -> str:

@@ -9,9 +9,10 @@ changed raise an alarm at most once in 1 / FAMILY = 100. tests/bench/test_stats.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, lgamma
+from typing import Any
 
 from convatlas.bench.kinds import KINDS
 from convatlas.bench.results import Entry, Results
@@ -70,7 +71,8 @@ class Compared:
     @property
     def kinds(self) -> dict[str, Compared]:
         """Its parts by kind of layer, in the order of kinds.KINDS; "" for pairs that name none."""
-        parts = {kind: [pair for pair in self.pairs if pair.a.kind == kind] for kind in ("", *KINDS)}
+        names = dict.fromkeys([*KINDS, *(pair.a.kind for pair in self.pairs)])
+        parts = {kind: [pair for pair in self.pairs if pair.a.kind == kind] for kind in names}
         return {kind: replace(self, pairs=pairs, only_a=[], only_b=[]) for kind, pairs in parts.items() if pairs}
 
     def alarms(self, verdict: str) -> list[Pair]:
@@ -103,7 +105,7 @@ def compare_runs(a: Results, b: Results, threshold: float = THRESHOLD, anyway: b
     Raises InputError where they have no benchmark in common, or were measured on different devices or by different clocks, which
     `anyway` allows.
     """
-    first, second = a.by_key(), b.by_key()
+    first, second = ({entry.key: entry for entry in results.entries} for results in (a, b))
     common = [(entry, second[key]) for key, entry in first.items() if key in second]
     if not common:
         raise InputError(f"{a.path} and {b.path} have no benchmark in common: {_example(a)}, {_example(b)}")
@@ -115,9 +117,8 @@ def compare_runs(a: Results, b: Results, threshold: float = THRESHOLD, anyway: b
                         f"{what}: {left} in {a.path}, {right} in {b.path}, expected one of both (--anyway compares them all the "
                         f"same): {x.case} {x.contestant}".rstrip()
                     )
-    only_a = [entry for key, entry in first.items() if key not in second]
-    only_b = [entry for key, entry in second.items() if key not in first]
-    return _compared((str(a.path), str(b.path)), common, only_a, only_b, threshold, paired=False)
+    names = str(a.path), str(b.path)
+    return _compared(names, common, _only(first, second), _only(second, first), threshold, paired=False)
 
 
 def compare_contestants(results: Results, a: str, b: str, threshold: float = THRESHOLD) -> Compared:
@@ -133,13 +134,15 @@ def compare_contestants(results: Results, a: str, b: str, threshold: float = THR
             )
     if a == b:
         raise InputError(f"contestants {a},{b}: expected two different ones of {', '.join(known)}")
-    cases = results.by_case().values()
-    common = [(case[a], case[b]) for case in cases if a in case and b in case]
+    first, second = ({(e.suite, e.case): e for e in results.entries if e.contestant == name} for name in (a, b))
+    common = [(entry, second[case]) for case, entry in first.items() if case in second]
     if not common:
         raise InputError(f"{results.path}: {a} and {b} have no case in common")
-    only_a = [case[a] for case in cases if a in case and b not in case]
-    only_b = [case[b] for case in cases if b in case and a not in case]
-    return _compared((a, b), common, only_a, only_b, threshold, paired=True)
+    return _compared((a, b), common, _only(first, second), _only(second, first), threshold, paired=True)
+
+
+def _only(one: Mapping[Any, Entry], other: Mapping[Any, Entry]) -> list[Entry]:
+    return [entry for key, entry in one.items() if key not in other]
 
 
 def _example(results: Results) -> str:

@@ -29,34 +29,30 @@ from convatlas.hardware.inventory import launches_of
 MODE = "float16"
 
 
-def _timed(layer: str, compiler: str, launches: list[Any], compile: Callable[[Any], object]) -> dict[str, Any]:
-    start = time.perf_counter()
-    for launch in launches:
-        compile(launch)
-    return {"layer": layer, "compiler": compiler, "seconds": time.perf_counter() - start, "codes": len(launches)}
-
-
 def measure(arch: int) -> list[dict[str, Any]]:
     """A record for each of LAYERS and compiler; the first compilation of each, which loads the compiler, is not counted."""
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"
     torch.set_num_threads(1)
-    ways: list[tuple[str, str, Callable[[Any], object]]] = [
-        ("Triton", "triton", lambda launch: compile_launch(launch, arch))
-    ]
-    ways.append(("NVRTC", "cuda", lambda launch: compile_expressions(launch.source, [launch.expression], arch)))
+    compilers: dict[str, tuple[str, Callable[[Any], object]]] = {
+        "Triton": ("triton", lambda launch: compile_launch(launch, arch)),
+        "NVRTC": ("cuda", lambda launch: compile_expressions(launch.source, [launch.expression], arch)),
+    }
     records = []
-    for compiler, backend, compile in ways:
+    for compiler, (backend, compile) in compilers.items():
         loaded = False
         for name, layer in LAYERS().items():
-            call = Call(layer.op, layer.spec, layer.epilogue, layer.params)
-            launches = launches_of(call, MODE, arch, backend)
+            launches = launches_of(Call(layer.op, layer.spec, layer.epilogue, layer.params), MODE, arch, backend)
+            record = {"layer": name, "compiler": compiler}
             try:
                 if not loaded:
                     compile(launches[0])
                     loaded = True
-                records.append(_timed(name, compiler, launches, compile))
+                start = time.perf_counter()
+                for launch in launches:
+                    compile(launch)
+                records.append({**record, "seconds": time.perf_counter() - start, "codes": len(launches)})
             except BackendError as error:
-                records.append({"layer": name, "compiler": compiler, "missing": str(error)})
+                records.append({**record, "missing": str(error)})
     return records
 
 

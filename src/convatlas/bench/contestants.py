@@ -15,18 +15,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from convatlas.bench.timing import Contestant, Run, Tensors
+from convatlas.bench.timing import Contestant, Run, Tensors, Timer, sets_for
 from convatlas.call import Call
-from convatlas.engine.single import call
+from convatlas.engine.single import call, operands
 from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
-from convatlas.specs import Conv2dSpec
+from convatlas.specs import Conv2dSpec, dtype_name
 from convatlas.study.tracing import Layer
 
 OURS = ("triton", "cuda")
 PEERS = ("cudnn", "cudnn_fused")
 AUTO = "auto"  # the backend that ops/automatic.py chooses
 FOLDED = "folded"  # an extra operand: a depthwise weight as nets.folding lays it out
+
+
+def is_ours(name: str) -> bool:
+    """Whether a contestant is convatlas's, whose mistakes fail a test; a peer's are noted."""
+    return name in OURS or name.startswith("ours")
 
 
 def with_folded(layer: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -102,3 +107,11 @@ def contestants(layer: Layer, ours: tuple[str, ...] = OURS) -> list[Contestant]:
     found = [*(Contestant(name, by_backend(layer, name)) for name in ours), Contestant("cudnn", _torch(layer))]
     fused = cudnn_fused(layer)
     return found if fused is None else [*found, Contestant("cudnn_fused", fused)]
+
+
+def data_sets(
+    layer: Layer, dtype: torch.dtype, device: torch.device, timer: Timer, cache: str
+) -> list[dict[str, Tensor]]:
+    """As many as are gone round when the cache is to be cold, each drawn on the device by a seed of its own."""
+    count = sets_for(timer, cache, layer.spec.bytes(dtype_name(dtype), layer.epilogue))
+    return [with_folded(layer, operands(layer, dtype, device, seed, device.type)) for seed in range(count)]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from convatlas.bench.accuracy import Judge
+from convatlas.bench.cases import layers_of
 from convatlas.bench.contestants import contestants, with_folded
-from convatlas.bench.layers import layers_of
-from convatlas.bench.racing import Result, check, is_ours
-from convatlas.bench.timing import Contestant, HostTimer, Protocol, Tensors, race
+from convatlas.bench.racing import Result, check, timed
+from convatlas.bench.timing import Contestant, HostTimer, Protocol, Tensors
 from convatlas.engine.single import call, operands
 from convatlas.ops.backends import use_backend
 from convatlas.study.roofline import MACHINES, Machine
@@ -63,10 +63,7 @@ def cpu_race(layer: Layer, samples: int = SAMPLES) -> Result:
     racing = [Contestant("torch", by_name["cudnn"].run), _reference(layer), by_name["triton"], by_name["cuda"]]
     result = Result()
     check(result, racing, data, Judge(layer, data))
-    racing = [c for c in racing if c.name in result.accuracy and c.name not in result.wrong]
-    result.measured = race(racing, [data], HostTimer(), Protocol("warm", "eager", samples))
-    for name in [name for name, measurement in result.measured.items() if measurement.error]:
-        (result.wrong if is_ours(name) else result.absent)[name] = result.measured.pop(name).error
+    timed(result, racing, [data], HostTimer(), Protocol("warm", "eager", samples))
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from convatlas.errors import InputError
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
@@ -24,12 +24,20 @@ SPECS: dict[str, type[Spec]] = {
 }
 
 
-def kind(op: str, spec: Spec | None) -> str:
-    """One of KINDS. A convolution whose spec is not known is "other"."""
+class Layer(Protocol):
+    """What has a kind: a study.tracing.Layer, a Call."""
+
+    op: str
+    spec: Spec
+
+
+def kind(layer: Layer) -> str:
+    """One of KINDS."""
+    op, spec = layer.op, layer.spec
     if op in ("linear", "residual_add"):
         return op.replace("_", " ")
-    if op == "net" or "pool" in op:
-        return "network" if op == "net" else "pooling"
+    if "pool" in op:
+        return "pooling"
     if not isinstance(spec, Conv2dSpec):
         return "other"
     if spec.kind in ("depthwise", "grouped", "pointwise"):

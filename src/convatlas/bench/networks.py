@@ -10,8 +10,7 @@ All of them have the same weights, batch norms folded beforehand. On a CPU, for 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from convatlas import nets
 from convatlas.bench.accuracy import Accuracy, exact_float32
-from convatlas.bench.layers import layers_of
+from convatlas.bench.cases import layers_of
 from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.timing import Contestant, Tensors
 from convatlas.nets.fold_net import fold_batch_norms
@@ -28,6 +27,7 @@ from convatlas.ops.backends import use_backend
 from convatlas.reference.error_bound import DRIFT, TF32_CUT
 from convatlas.reference.rounding import format_of
 from convatlas.specs import ConcatSpec, dtype_name
+from convatlas.study.tracing import Layer
 
 # How each is launched; "compile" from Python, as its user does.
 FORMS = {
@@ -40,12 +40,10 @@ FORMS = {
 NAMES = tuple(FORMS)
 
 
-@cache
-def work(name: str, batch: int, dtype: str) -> tuple[int, int, int]:
-    """(FLOPs, compulsory bytes, layers) of a net's run; a layer's output counts again as the next one's input."""
-    layers = layers_of(name, batch)
+def work(layers: Sequence[Layer], dtype: str) -> tuple[int, int]:
+    """(FLOPs, compulsory bytes) of layers one after another; a layer's output counts again as the next one's input."""
     bytes = sum(layer.spec.bytes(dtype, layer.epilogue) for layer in layers if not isinstance(layer.spec, ConcatSpec))
-    return sum(layer.spec.flops for layer in layers), bytes, len(layers)
+    return sum(layer.spec.flops for layer in layers), bytes
 
 
 def rounding(name: str, dtype: str, tf32: bool) -> float:

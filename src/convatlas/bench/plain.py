@@ -9,7 +9,7 @@ the batch norms are gone (nets.fold_net folds them): less work for the peer than
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,20 +21,37 @@ from convatlas.nets.layers import Conv2d
 from convatlas.ops import functional as ops
 
 
-def _finish(y: Tensor, activation: str | None, residual: Tensor | None, out: Tensor | None) -> Tensor:
-    if residual is not None:
-        y += residual
-    if activation == "relu":
-        y = torch.relu_(y)
-    elif activation == "relu6":
-        y = F.relu6(y, inplace=True)
-    return y if out is None else out.copy_(y)
+def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function` with our ops' residual, activation and out behind it, in place as far as they go."""
+
+    def run(
+        *args: Any,
+        activation: str | None = None,
+        residual: Tensor | None = None,
+        out: Tensor | None = None,
+        **keywords: Any,
+    ) -> Tensor:
+        y = function(*args, **keywords)
+        if residual is not None:
+            y += residual
+        if activation == "relu":
+            y = torch.relu_(y)
+        elif activation == "relu6":
+            y = F.relu6(y, inplace=True)
+        return y if out is None else out.copy_(y)
+
+    return run
 
 
-def conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-    groups: int = 1, *, activation: str | None = None, residual: Tensor | None = None, out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
     """F.conv2d; TensorFlow's asymmetric padding by F.pad before it."""
     if not isinstance(padding, int) and any(isinstance(side, tuple) for side in padding):
         (top, bottom), (left, right) = padding
@@ -42,55 +59,21 @@ def conv2d(
             padding = top, left
         else:
             input, padding = F.pad(input, (left, right, top, bottom)), 0
-    return _finish(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, residual, out)
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
-def linear(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    activation: str | None = None,
-    out: Tensor | None = None,
-) -> Tensor:
-    return _finish(F.linear(input, weight, bias), activation, None, out)
-
-
-def residual_add(x: Tensor, shortcut: Tensor, *, activation: str | None = None, out: Tensor | None = None) -> Tensor:
-    return _finish(x + shortcut, activation, None, out)
-
-
-def batch_norm(
-    input: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor, bias: Tensor, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5, *, activation: str | None = None, out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _finish(y, activation, None, out)
-
-
-def _copied(function: Any) -> Any:
-    """`function` with an out=, which torch.nn.functional's own lack."""
-
-    def run(*args: Any, out: Tensor | None = None, **keywords: Any) -> Tensor:
-        y = function(*args, **keywords)
-        return y if out is None else out.copy_(y)
-
-    return run
-
-
-FUNCTIONS: dict[str, Any] = {
-    "conv2d": conv2d,
-    "linear": linear,
-    "residual_add": residual_add,
-    "batch_norm": batch_norm,
-    "concat": _copied(torch.cat),
-    "relu": _copied(F.relu),
-    "relu6": _copied(F.relu6),
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "conv2d": _fused(_conv2d),
+    "residual_add": _fused(torch.add),
+    "concat": _fused(torch.cat),
     **{
-        name: _copied(getattr(F, name))
-        for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm", "softmax")
+        name: _fused(getattr(F, name))
+        for name in (
+            "linear", "batch_norm", "relu", "relu6", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm",
+            "softmax",
+        )
     },
-}
+}  # fmt: skip
 
 
 def _forward(
@@ -103,7 +86,7 @@ def _forward(
 ) -> Tensor:
     """nets.layers.Conv2d.forward of a net whose batch norms are folded: what is left of `bn` is an identity."""
     pads = self._pads(x)
-    return conv2d(
+    return FUNCTIONS["conv2d"](
         x, self.weight, self.bias, self.stride, pads, self.dilation, self.groups,
         activation=activation, residual=residual, out=out,
     )  # fmt: skip

@@ -15,9 +15,8 @@ import torch
 
 from convatlas import nets
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import AUTO, by_backend, contestants, on, tuned, with_folded
-from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race, sets_for
-from convatlas.engine.single import operands
+from convatlas.bench.contestants import AUTO, by_backend, contestants, data_sets, on, tuned
+from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race
 from convatlas.errors import BackendError
 from convatlas.study.tracing import Layer, trace
 
@@ -175,8 +174,7 @@ def _layer(
 ) -> LayerProfile:  # fmt: skip
     layer = layers[0]
     bytes = layer.spec.bytes(dtype, layer.epilogue)
-    count = sets_for(timer, "cold", bytes)
-    sets = [with_folded(layer, operands(layer, kind, device, seed, device.type)) for seed in range(count)]
+    sets = data_sets(layer, kind, device, timer, "cold")
     racing = [Contestant(OURS, by_backend(layer, backend)), *contestants(layer, ours=())]
     found = race(racing, sets, timer, Protocol("cold", "graph", samples))
     if not found[OURS].seconds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,18 +14,19 @@ from torch import Tensor
 from convatlas import nets
 from convatlas.bench import clocks
 from convatlas.bench.accuracy import Accuracy, Judge, float32_products
-from convatlas.bench.cases import PRECISIONS, PRODUCTS, Case, shrink
+from convatlas.bench.cases import PRECISIONS, PRODUCTS, Case, layers_of, shrink
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import OURS, contestants, tuned, with_folded
-from convatlas.bench.environment import gpu_name, versions
+from convatlas.bench.contestants import contestants, data_sets, is_ours, tuned
+from convatlas.bench.environment import cpu_name, gpu_name, versions
 from convatlas.bench.kinds import sizes_of
-from convatlas.bench.layers import layers_of
 from convatlas.bench.networks import FORMS, NetJudge, net_contestants, rehearsal_size, work
-from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Run, Timer, race, reason, sets_for
-from convatlas.engine.single import operands
+from convatlas.bench.results import Entry
+from convatlas.bench.standings import Race
+from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Protocol, Run, Timer, race, reason
 from convatlas.errors import BackendError, DtypeError
 from convatlas.specs import dtype_name
 from convatlas.study.roofline import H100
+from convatlas.study.tracing import Layer
 
 LAUNCH = 2e-6  # seconds; what a rehearsal takes for the least time of a launch
 
@@ -48,11 +50,6 @@ class Result:
     info: dict[str, Any] = field(default_factory=dict)
 
 
-def is_ours(name: str) -> bool:
-    """Whether a contestant is convatlas's, whose mistakes fail a test; a peer's are noted."""
-    return name in OURS or name.startswith("ours")
-
-
 def check(result: Result, racing: list[Contestant], data: dict[str, Tensor], judge: Judge | NetJudge) -> None:
     """Runs each contestant once and judges it; fills accuracy, absent and wrong."""
     judged: dict[Run, Accuracy] = {}  # two contestants may be one function in two forms
@@ -73,6 +70,18 @@ def check(result: Result, racing: list[Contestant], data: dict[str, Tensor], jud
                 result.wrong[name] = str(found)
 
 
+def timed(
+    result: Result, racing: list[Contestant], sets: list[dict[str, Tensor]], timer: Timer, protocol: Protocol
+) -> None:
+    """Races those that `check` found right; fills measured, and wrong or absent for one that fails only now."""
+    racing = [c for c in racing if c.name in result.accuracy and c.name not in result.wrong]
+    for name, measurement in race(racing, sets, timer, protocol).items():
+        if measurement.error:
+            (result.wrong if is_ours(name) else result.absent)[name] = measurement.error
+        else:
+            result.measured[name] = measurement
+
+
 class Racer:
     """Runs cases on a GPU, or rehearses them on the CPU.
 
@@ -89,25 +98,26 @@ class Racer:
 
     def run(self, case: Case) -> Result:
         """Checks, then times. Raises what the hardware raises, such as running out of memory."""
-        before = clocks.sample()
-        _, products = PRECISIONS[case.precision]
+        before, result = clocks.sample(), Result()
+        layers = (case.layer,) if case.layer else layers_of(*case.places, case.batch)
+        dtype, products = PRECISIONS[case.precision]
+        flops, bytes = work(layers, dtype_name(dtype))
+        seconds = H100.seconds(flops, bytes, tensor=case.layer is None or case.op in PRODUCTS)
+        made_up = FakeTimer(max(seconds, len(layers) * LAUNCH), zlib.crc32(case.name.encode()))
+        timer = made_up if self.rehearse else CudaTimer()
         try:
             with tuned(), float32_products(products):
-                result = self._net(case) if case.layer is None else self._layer(case)
+                (self._layer if case.layer else self._net)(case, result, timer)
         finally:
             self._free()
-        sizes = {} if case.layer is None else {"sizes": sizes_of(case.layer.spec)}
         result.info |= {
-            "suite": case.suite, "op": case.op, "spec": case.spec, **sizes, "epilogue": case.epilogue, "dtype": case.precision,
-            "batch": case.batch, "cache": case.protocol.cache, "places": case.places, "gpu": gpu_name(), "versions": versions(),
-            "clocks_before": before, "absent": result.absent,
+            "suite": case.suite, "op": case.op, "kind": case.kind, "spec": case.spec,
+            **({"sizes": sizes_of(case.layer.spec)} if case.layer else {"layers": len(layers)}),
+            "epilogue": case.epilogue, "dtype": case.precision, "batch": case.batch, "cache": case.protocol.cache,
+            "places": case.places, "flops": flops, "bytes": bytes, **self._bound(layers, dtype_name(dtype), products == "tf32"),
+            "timer": timer.label, "gpu": gpu_name(), "versions": versions(), "clocks_before": before, "absent": result.absent,
         }  # fmt: skip
         return result
-
-    def _timer(self, case: Case, seconds: float) -> Timer:
-        if not self.rehearse:
-            return CudaTimer()
-        return FakeTimer(seconds, zlib.crc32(case.name.encode()))
 
     def _free(self) -> None:
         """What one case held must not be missing to the next."""
@@ -115,70 +125,49 @@ class Racer:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _layer(self, case: Case) -> Result:
+    def _bound(self, layers: Sequence[Layer], dtype: str, tf32: bool) -> dict[str, Any]:
+        """Seconds below which no kernels go on the layers, one after another, and what sets most of them."""
+        if self.ceilings is None:
+            return {}
+        shares: dict[str, float] = {}
+        for layer in layers:
+            seconds, binds = self.ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype, tf32)
+            shares[binds] = shares.get(binds, 0.0) + seconds
+        return {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
+
+    def _layer(self, case: Case, result: Result, timer: Timer) -> None:
         dtype, products = PRECISIONS[case.precision]
         layer = shrink(case.layer) if self.rehearse else case.layer
-        name = dtype_name(dtype)
-        bytes = case.layer.spec.bytes(name, case.layer.epilogue)
-        flops = case.layer.spec.flops
-        timer = self._timer(case, max(H100.seconds(flops, bytes, tensor=case.layer.op in PRODUCTS), LAUNCH))
-        count = sets_for(timer, case.protocol.cache, layer.spec.bytes(name, layer.epilogue))
-        drawn_on = str(self.device)
-        sets = [with_folded(layer, operands(layer, dtype, self.device, seed, drawn_on)) for seed in range(count)]
-        result, racing = Result(), contestants(layer)
-        seen = self._seen.get((layer.key, case.precision))  # rehearsals meet one shrunken layer many times
-        if seen is None:
-            check(result, racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.op in PRODUCTS))
+        sets = data_sets(layer, dtype, self.device, timer, case.protocol.cache)
+        racing, key = contestants(layer), (layer.key, case.precision)
+        if key in self._seen:  # rehearsals meet one shrunken layer many times
+            result.accuracy, result.absent, result.wrong = (dict(part) for part in self._seen[key])
         else:
-            result.accuracy, result.absent, result.wrong = (dict(part) for part in seen)
-        if self.rehearse and seen is None:
-            parts = result.accuracy, result.absent, result.wrong
-            self._seen[layer.key, case.precision] = tuple(dict(part) for part in parts)
-        racing = [c for c in racing if c.name in result.accuracy and c.name not in result.wrong]
-        self._race(result, racing, sets, timer, case)
-        result.info |= {"flops": flops, "bytes": bytes, "timer": timer.label, "sets": count}
+            check(result, racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.op in PRODUCTS))
         if self.rehearse:
+            self._seen[key] = tuple(dict(part) for part in (result.accuracy, result.absent, result.wrong))
             result.info["rehearsed_on"] = str(layer.spec)
-        if self.ceilings is not None:
-            bound, binds = self.ceilings.bound(case.op, case.layer.spec, case.layer.epilogue, name, products == "tf32")
-            result.info |= {"bound": binds, "bound_seconds": bound}
-        return result
+        self._race(result, racing, sets, timer, case)
+        result.info["sets"] = len(sets)
 
-    def _net(self, case: Case) -> Result:
-        dtype, products = PRECISIONS[case.precision]
+    def _net(self, case: Case, result: Result, timer: Timer) -> None:
         (name,) = case.places
         size, batch = (rehearsal_size(name), 1) if self.rehearse else (nets.info(name).size, case.batch)
-        flops, bytes, layers = work(name, case.batch, dtype_name(dtype))
-        timer = self._timer(case, max(H100.seconds(flops, bytes), layers * LAUNCH))
-        result = Result()
         compiled = not self.rehearse and name in self.compile
-        racing, judge, data = net_contestants(name, (batch, 3, size, size), dtype, self.device, compiled)
+        shape, (dtype, _) = (batch, 3, size, size), PRECISIONS[case.precision]
+        racing, judge, data = net_contestants(name, shape, dtype, self.device, compiled)
         check(result, racing, data, judge)
-        racing = [c for c in racing if c.name in result.accuracy and c.name not in result.wrong]
-        self._race(result, racing, [data], timer, case)
-        result.info |= {"flops": flops, "bytes": bytes, "timer": timer.label, "layers": layers}
         if self.rehearse:
-            result.info["rehearsed_on"] = f"{batch}x3x{size}x{size}"
-        if self.ceilings is not None:
-            tf32 = products == "tf32"
-            shares: dict[str, float] = {}
-            for layer in layers_of(name, case.batch):
-                seconds, binds = self.ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype_name(dtype), tf32)
-                shares[binds] = shares.get(binds, 0.0) + seconds
-            result.info |= {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
-        return result
+            result.info["rehearsed_on"] = "x".join(map(str, shape))
+        self._race(result, racing, [data], timer, case)
 
     def _race(
         self, result: Result, racing: list[Contestant], sets: list[dict[str, Tensor]], timer: Timer, case: Case
     ) -> None:
         if self.rehearse:
             racing = [replace(c, run=lambda t: None) for c in racing]  # each ran when it was checked
-        result.measured = race(racing, sets, timer, case.protocol)
+        timed(result, racing, sets, timer, case.protocol)
         result.info["clocks"] = clocks.sample()  # at once: an idle GPU's clocks fall
-        for name, measurement in list(result.measured.items()):
-            if measurement.error:
-                del result.measured[name]
-                (result.wrong if is_ours(name) else result.absent)[name] = measurement.error
 
 
 def entry(case: Case, result: Result, name: str) -> dict[str, Any]:
@@ -198,3 +187,13 @@ def entry(case: Case, result: Result, name: str) -> dict[str, Any]:
     if case.layer is None:
         found["images_per_s"] = case.batch / seconds
     return found
+
+
+def raced(case: Case, result: Result) -> Race:
+    """The case's entries as those who sum up want them."""
+    device = result.info.get("gpu") or cpu_name()
+    entries = {
+        name: Entry(case.suite, case.name, name, tuple(m.seconds), entry(case, result, name), device)
+        for name, m in result.measured.items()
+    }
+    return Race(entries)

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from convatlas.bench.kinds import kind, spec_of
+from convatlas.bench.kinds import spec_of
 from convatlas.errors import InputError
 from convatlas.specs import Spec
 
@@ -69,8 +69,8 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """Of layer, one of kinds.KINDS; "" where the entry names no op."""
-        return kind(self.extra["op"], self.spec) if "op" in self.extra else ""
+        """Of layer, one of kinds.KINDS; "" where the file does not say."""
+        return self.extra.get("kind", "")
 
     @property
     def what(self) -> str:
@@ -96,17 +96,6 @@ class Results:
     path: Path
     head: dict[str, Any]
     entries: tuple[Entry, ...]
-
-    def by_key(self) -> dict[tuple[str, str, str], Entry]:
-        return {entry.key: entry for entry in self.entries}
-
-    def by_case(self, *suites: str) -> dict[tuple[str, str], dict[str, Entry]]:
-        """(suite, case) -> contestant -> entry, of the named suites or of all."""
-        cases: dict[tuple[str, str], dict[str, Entry]] = {}
-        for entry in self.entries:
-            if not suites or entry.suite in suites:
-                cases.setdefault((entry.suite, entry.case), {})[entry.contestant] = entry
-        return cases
 
     @property
     def versions(self) -> dict[str, str]:
@@ -154,9 +143,12 @@ def load(path: Path) -> Results:
     schema.check(schema.Stored if format else schema.Document, document, path)
     if format:
         benchmarks = expanded(benchmarks, document.get("common") or {})
-        schema.check(schema.Entries, {"benchmarks": benchmarks}, path)
-    device = document.get("gpu") or _cpu(document)
-    entries = tuple(_entry(item, device) for item in benchmarks)
+        for number, item in enumerate(benchmarks, 1):
+            if missing := [name for name in schema.REQUIRED if name not in item["extra_info"]]:
+                raise InputError(
+                    f"{path}: benchmark {number} has no {missing[0]}, expected {', '.join(schema.REQUIRED)}"
+                )
+    entries = entries_of(benchmarks, document.get("gpu") or _cpu(document))
     seen: set[tuple[str, str, str]] = set()
     for entry in entries:
         if entry.key in seen:
@@ -168,6 +160,11 @@ def load(path: Path) -> Results:
 def _cpu(document: dict[str, Any]) -> str:
     machine = document.get("machine_info") or {}
     return (machine.get("cpu") or {}).get("brand_raw") or machine.get("node") or "unknown"
+
+
+def entries_of(benchmarks: Iterable[dict[str, Any]], device: str = "") -> tuple[Entry, ...]:
+    """Of a list that is known to be right: one that was checked, or that this project has just written."""
+    return tuple(_entry(item, device) for item in benchmarks)
 
 
 def _entry(item: dict[str, Any], device: str) -> Entry:

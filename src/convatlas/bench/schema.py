@@ -10,7 +10,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from convatlas.errors import InputError
 
@@ -29,40 +29,28 @@ class Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class Clocks(Model):
-    """Of the GPU, as bench/clocks.py reads them."""
-
-    sm_mhz: Reading | None = None
-    mem_mhz: Reading | None = None
-    temperature_c: Reading | None = None
-    power_w: Reading | None = None
-    throttle: list[str] | None = None
+def optional(name: str, **types: Any) -> type[Model]:
+    """A model whose fields may all be missing, or null."""
+    return create_model(name, __base__=Model, **{field: (kind | None, None) for field, kind in types.items()})
 
 
-class Extra(Model):
-    """extra_info of an entry: what was timed, how and on what."""
-
-    suite: str | None = None
-    contestant: str | None = None
-    op: str | None = None
-    spec: str | None = None
-    sizes: dict[str, Any] | None = None
-    epilogue: str | None = None
-    dtype: str | None = None
-    batch: Count | None = None
-    cache: str | None = None
-    form: str | None = None
-    timer: str | None = None
-    gpu: str | None = None
-    bound: str | None = None
-    bound_seconds: Seconds | None = None
-    roofline_share: Rate | None = None
-    flops: Count | None = None
-    bytes: Count | None = None
-    places: dict[str, Count] | None = None
-    absent: Texts | None = None
-    versions: Texts | None = None
-    clocks: Clocks | None = None
+Clocks = optional(
+    "Clocks", **dict.fromkeys(("sm_mhz", "mem_mhz", "temperature_c", "power_w"), Reading), throttle=list[str]
+)
+# extra_info of an entry: what was timed, how and on what; REQUIRED is what the committed form has of it once it is filled in.
+REQUIRED = ("suite", "contestant", "op", "kind", "spec", "dtype", "batch", "cache", "form")
+Extra = optional(
+    "Extra",
+    **dict.fromkeys((*REQUIRED, "epilogue", "timer", "gpu", "commit", "bound"), str)
+    | dict.fromkeys(("batch", "flops", "bytes"), Count),
+    sizes=dict[str, Any],
+    bound_seconds=Seconds,
+    roofline_share=Rate,
+    places=dict[str, Count],
+    absent=Texts,
+    versions=Texts,
+    clocks=Clocks,
+)
 
 
 class Stats(Model):
@@ -88,7 +76,10 @@ class Benchmark(Model):
         return item
 
 
-class Ceilings(Model):
+ABOUT = {"gpu": str, "driver": str, "commit": str, "versions": Texts, "clocks": Clocks}  # what was measured on
+
+
+class Ceilings(optional("About", **ABOUT)):
     copy_bytes_per_s: Rate
     matmul_flops_per_s: dict[str, Rate]
     launch_seconds: Seconds
@@ -101,30 +92,17 @@ class Tests(Model):
     complete: bool = True
 
 
-class Cpu(Model):
-    brand_raw: str | None = None
+Machine = optional("Machine", node=str, cpu=optional("Cpu", brand_raw=str))
 
 
-class Machine(Model):
-    node: str | None = None
-    cpu: Cpu | None = None
-
-
-class Document(Model):
+class Document(
+    optional(
+        "Head", format=str, date=str, datetime=str, **ABOUT, ceilings=Ceilings, tests=Tests, common=Extra, machine_info=Machine,
+        commit_info=optional("Commit", id=str),
+    )
+):  # fmt: skip
     """A whole file: pytest-benchmark's, or the committed form, which has a format."""
 
-    format: str | None = None
-    gpu: str | None = None
-    date: str | None = None
-    datetime: str | None = None
-    commit: str | None = None
-    driver: str | None = None
-    versions: Texts | None = None
-    clocks: Clocks | None = None
-    ceilings: Ceilings | None = None
-    tests: Tests | None = None
-    common: Extra | None = None
-    machine_info: Machine | None = None
     benchmarks: list[Benchmark]
 
 
@@ -137,26 +115,25 @@ class Stored(Document):
     commit: str
 
 
-class Timed(Extra):
-    """What an entry of the committed form has once its fields are filled in."""
-
-    suite: str
-    contestant: str
-    op: str
-    spec: str
-    dtype: str
-    batch: Count
-    cache: str
-    form: str
+class Stage(Model):
+    started: str = ""
 
 
-class Filled(Benchmark):
-    group: str
-    extra_info: Timed
+class State(Model):
+    """state.json of `make gpu`, as far as results are made of it."""
+
+    rehearsal: bool = False
+    stages: dict[str, Stage] = {}
 
 
-class Entries(Model):
-    benchmarks: list[Filled]
+# Files of `make gpu` that results are made of.
+FILES = {
+    "state.json": State,
+    "ceilings.json": Ceilings,
+    "tests.json": Tests,
+    "layers.json": Document,
+    "networks.json": Document,
+}
 
 
 def check(model: type[Model], document: Mapping[str, Any], path: Path) -> None:

@@ -1,9 +1,8 @@
-"""docs/performance.md, its pictures and the README's table, from the newest committed result of each GPU.
+"""docs/performance.md, its pictures, a page a network, all layers as CSV, and the README's table, from each GPU's newest result.
 
-data       what raced on a layer: families, the choice of `auto`, who is held against whom
-tables     Markdown of the tables
-document   the page and the README's block
-pictures   the SVG files
+data            one GPU's result as the page wants it
+document, *.j2  the texts
+pictures        the SVG files
 """
 
 from __future__ import annotations
@@ -11,27 +10,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from convatlas.bench.page.data import Report
-from convatlas.bench.page.document import block, headline, page
+from convatlas.bench.page.document import block, headline, layers_csv, network_page, page
 from convatlas.bench.results import newest
 
 
 def reports(root: Path) -> list[Report]:
     """The newest result of each GPU below `root`/benchmarks/results, the newest measurement first."""
     found = [Report(name, results) for name, results in newest(root / "benchmarks" / "results").items()]
-    return sorted(found, key=lambda report: (report.date, report.slug), reverse=True)
+    return sorted(found, key=lambda report: (report.results.head["date"], report.slug), reverse=True)
 
 
 def texts(root: Path, found: list[Report]) -> dict[Path, str]:
-    """What docs/performance.md and README.md are to hold."""
-    readme = root / "README.md"
-    return {
+    """What docs/performance.md, the files of docs/performance and README.md are to hold."""
+    readme, folder = root / "README.md", root / "docs" / "performance"
+    wanted = {
         root / "docs" / "performance.md": page(found),
         readme: block(readme.read_text(encoding="utf-8"), headline(found)),
     }
+    for report in found:
+        if report.suites:
+            wanted[folder / f"{report.slug}-layers.csv"] = layers_csv(report)
+        wanted |= {folder / f"{report.slug}-{net}.md": network_page(report, net) for net in report.nets}
+    return wanted
 
 
 def update(root: Path) -> list[Path]:
-    """Writes the page, the README's table and the pictures; the paths of those that changed or were made anew.
+    """Writes the texts and the pictures, removes what no result gives any more, and returns the paths of what it wrote.
 
     Raises InputError where the README has no markers, or a result cannot be read.
     """
@@ -39,13 +43,13 @@ def update(root: Path) -> list[Path]:
     from convatlas.files import write_text
 
     found = reports(root)
-    written = []
-    for path, text in texts(root, found).items():
+    wanted, written = texts(root, found), []
+    for path, text in wanted.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
             written.append(path)
     folder = root / "docs" / "performance"
     pictures = [path for report in found for path in draw(report, folder)]
-    for stale in set(folder.glob("*.svg")) - set(pictures):
+    for stale in set(folder.glob("*.*")) - set(pictures) - set(wanted):
         stale.unlink()
     return written + pictures

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from convatlas.bench.page.data import FAMILIES, HEADLINE, Race, Report
+from convatlas.bench.page.data import FAMILIES, HEADLINE, Report
+from convatlas.bench.standings import Race
 from convatlas.bench.stats import geometric_mean
 from convatlas.study.lecture.drawing import (
     BLACK,
@@ -60,7 +61,7 @@ def measured(report: Report) -> str:
 
 def speedup(report: Report, races: Sequence[Race]) -> Drawing:
     """A dot a layer, a row a family, a lane a batch size; a bar at the geometric mean."""
-    families = [family for family in FAMILIES if any(race.family == family for race in races)]
+    families = [family for family in FAMILIES if any(race.kind == family for race in races)]
     batches = sorted({race.setting[1] for race in races})
     figure, axes = new_figure(9, 0.62 * len(families) + 1.4)
     said = []
@@ -69,7 +70,7 @@ def speedup(report: Report, races: Sequence[Race]) -> Drawing:
         shift = (lane - (len(batches) - 1) / 2) * 0.7 / len(batches)
         label = name = f"batch {batch}"
         for row, family in enumerate(families):
-            ratios = [race.speedup("quicker") for race in races if (race.family, race.setting[1]) == (family, batch)]
+            ratios = [race.speedup("quicker") for race in races if (race.kind, race.setting[1]) == (family, batch)]
             if ratios:
                 style = {"s": 16, "color": colour, "marker": marker, "alpha": 0.55, "linewidths": 0}
                 axes.scatter(ratios, [row + shift] * len(ratios), **style, label=label, zorder=3)
@@ -115,9 +116,9 @@ def roofline(report: Report, races: Sequence[Race]) -> Drawing:
     for batch, axes in zip(batches, panels):
         found = [race for race in races if race.setting[1] == batch]
         for family, (colour, marker) in FAMILY_STYLES.items():
-            dots = [_point(race) for race in found if race.family == family]
+            dots = [_point(race) for race in found if race.kind == family]
             # Every panel lists every family of the picture, so that each legend would be the whole one.
-            if any(race.family == family for race in races):
+            if any(race.kind == family for race in races):
                 style = {"s": 18, "color": colour, "marker": marker, "alpha": 0.75, "label": family, "zorder": 3}
                 axes.scatter([x for x, _ in dots], [y for _, y in dots], **style)
         axes.plot([low, ridge, high], [low * bandwidth, rate, rate], color=BLACK, linewidth=1.3)

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import convatlas
-from convatlas.bench.suite.stages import NAMES, Settings, cores
+from convatlas.bench.suite.stage import Settings
+from convatlas.bench.suite.stages import NAMES, cores
 from convatlas.errors import ConvAtlasError, InputError
 
 ALIASES = {"nets": "networks", "tune": "tuning", "test": "tests"}

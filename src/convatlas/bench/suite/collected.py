@@ -8,7 +8,7 @@ from typing import Any
 
 from convatlas.bench.suite import verification
 from convatlas.bench.suite.process import Ended
-from convatlas.bench.suite.state import read_json
+from convatlas.bench.suite.state import read_json, rounded
 from convatlas.errors import InputError
 
 MOST_BYTES = 8 * 2**20
@@ -74,21 +74,12 @@ def key(entry: dict[str, Any]) -> tuple[str, str, str]:
     return str(info.get("suite")), str(entry.get("group")), str(info.get("contestant"))
 
 
-def rounded(value: Any) -> Any:
-    """Floats at DIGITS significant digits, in all of a document."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list) else value
-
-
 def slim(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry without pytest-benchmark's settings and outlier statistics, which our reports do not read; its times stay."""
     stats = ("min", "max", "mean", "stddev", "median", "iqr", "rounds", "iterations", "data")
     names = ("name", "fullname", "group", "params", "extra_info")
     kept = {name: entry[name] for name in names if name in entry}
-    return rounded({**kept, "stats": {name: entry["stats"][name] for name in stats if name in entry["stats"]}})
+    return rounded({**kept, "stats": {name: entry["stats"][name] for name in stats if name in entry["stats"]}}, DIGITS)
 
 
 def thinned(document: dict[str, Any], most: int = MOST_BYTES) -> dict[str, Any]:

@@ -53,8 +53,12 @@ class Ended:
         return f"exit code {self.code}: {last.strip()[:160]}"
 
 
-def _die_with_parent() -> None:
-    """Runs in the child: the kernel kills it when its parent dies, however that happens, so that no GPU work is orphaned."""
+def _prepare() -> None:
+    """Runs in the child: the kernel kills it when its parent dies, however that happens, so that no GPU work is orphaned.
+
+    It listens to SIGINT even if the suite does not, as a shell has it for what it runs in the background.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -75,7 +79,7 @@ def run(
     start = time.monotonic()
     process = subprocess.Popen(
         list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=folder,
-        env={**outside_xdist(), **environment}, start_new_session=True, preexec_fn=_die_with_parent,
+        env={**outside_xdist(), **environment}, start_new_session=True, preexec_fn=_prepare,
     )  # fmt: skip
     tail: deque[str] = deque(maxlen=TAIL)
     reader = threading.Thread(target=lambda: tail.extend(line.rstrip() for line in process.stdout), daemon=True)

@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from convatlas.bench.suite import process
-from convatlas.bench.suite.stages import STAGES, Settings, Stage, Step, limits
+from convatlas.bench.suite.stage import Settings, Stage, Step
+from convatlas.bench.suite.stages import STAGES, limits
 from convatlas.bench.suite.state import StageState, State, read_json, sweep, write_json
 
 INTERPRETER = {"TRITON_INTERPRET": "1"}  # a rehearsal's kernels

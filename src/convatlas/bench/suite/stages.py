@@ -8,102 +8,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from convatlas.bench.suite import collected, verification
-from convatlas.bench.suite.process import Ended
-
-# Merge(document so far or None, step, path of the step's output, how it ended) -> the document, None for nothing to write.
-Merge = Callable[[Any, str, Path, Ended], Any]
+from convatlas.bench.suite.stage import Settings, Stage, Step
 
 PROFILED = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d")
 HEADLINE = (*PROFILED, "vgg16")
 # A rehearsal's: every kind of layer that benchmarks/conftest.py rehearses, one small net.
-REHEARSED_LAYERS = ("--dtypes", "float16", "--samples", "3")
-REHEARSED_NETS = ("--nets", "squeezenet1_1", "--batches", "1", *REHEARSED_LAYERS)
+REHEARSED = {
+    "layers": ("--dtypes", "float16", "--samples", "3"),
+    "nets": ("--nets", "squeezenet1_1", "--batches", "1", "--dtypes", "float16", "--samples", "3"),
+}
 # Runs of their own, the most wanted first: what one finished is on disk when the next is killed.
-LAYERS = (
-    ("float16", "32"),
-    ("float16", "1"),
-    ("bfloat16", "32"),
-    ("tf32", "32"),
-    ("float32", "32"),
-    ("float16", "128"),
-)
-NETWORKS, PUBLISHED = "bench_nets.py", "bench_published.py"
+LAYERS = ("float16 32", "float16 1", "bfloat16 32", "tf32 32", "float32 32", "float16 128")
+NETWORKS = ("float16 32", "float16 1", "float16 128")
 # pytest's own start and end (imports, its reports), which its --seconds does not count.
 START = 14.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of one run.
-
-    Attributes:
-        out: the output folder.
-        root: of the repository; commands run there.
-        benchmarks: the folder of bench_*.py.
-        rehearsal: a CPU and an invented clock.
-        workers: processes that may work at once.
-    """
-
-    out: Path
-    root: Path
-    benchmarks: Path
-    rehearsal: bool
-    workers: int
-
-    @property
-    def rehearse(self) -> list[str]:
-        return ["--rehearse"] * self.rehearsal
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a stage.
-
-    Attributes:
-        name: unique in its stage.
-        command: (output file, seconds) -> the command, which may end by itself before the seconds are over.
-        codes: exit codes that count as finished: pytest's 1 means that tests failed, which is a result.
-        environment: added to the process's.
-        most: seconds, whatever its stage has left.
-        least: seconds below which it is not begun.
-        unfinished: (output file) -> what is missing although the command ended by itself, "" for nothing.
-    """
-
-    name: str
-    command: Callable[[Path, float], list[str]]
-    codes: tuple[int, ...] = (0,)
-    environment: dict[str, str] = field(default_factory=dict)
-    most: float = float("inf")
-    least: float = 5.0
-    unfinished: Callable[[Path], str] = lambda output: ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One file of results.
-
-    Attributes:
-        name: for STAGE=...
-        file: in the output folder.
-        seconds, share: what it may take, as said above.
-        least: seconds below which it is not begun.
-        steps: in order of priority.
-        merge: takes a step's output into the file.
-    """
-
-    name: str
-    file: str
-    seconds: float
-    share: float
-    least: float
-    steps: Callable[[Settings], list[Step]]
-    merge: Merge
 
 
 def task(settings: Settings, what: str, *arguments: str) -> Callable[[Path, float], list[str]]:
@@ -144,35 +66,27 @@ def _ceilings(settings: Settings) -> list[Step]:
 
 def _tests(settings: Settings) -> list[Step]:
     suite = Step("pytest", verification.suite(settings), (0, 1), {"OMP_NUM_THREADS": "1"}, least=20)
-    return [suite, *(Step(**step) for step in verification.sanitizers(settings))]
+    return [suite, *verification.sanitizers(settings)]
 
 
-def layer_files(settings: Settings) -> list[Path]:
-    """The files that time layers on a GPU: all but the networks and what a machine without a GPU times."""
-    others = {NETWORKS, PUBLISHED, "bench_reference.py", "bench_host.py", "bench_cpu.py"}
-    return [path for path in sorted(settings.benchmarks.glob("bench_*.py")) if path.name not in others]
+def _raced(suite: str, waves: Sequence[str], settings: Settings) -> list[Step]:
+    """A step a precision and batch of one of benchmarks/bench_*.py, on the networks of the headline."""
+    files = [settings.benchmarks / f"bench_{suite}.py"]
+    if settings.rehearsal:
+        return [benchmark("rehearsal", settings, files, *REHEARSED[suite])]
+    nets = "--nets", ",".join(HEADLINE)
+    chosen = [(wave, *wave.split()) for wave in waves]
+    return [benchmark(wave, settings, files, *nets, "--dtypes", dtype, "--batches", n) for wave, dtype, n in chosen]
 
 
 def _layers(settings: Settings) -> list[Step]:
-    files = layer_files(settings)
-    if settings.rehearsal:
-        return [benchmark("rehearsal", settings, files, *REHEARSED_LAYERS)]
-    nets = "--nets", ",".join(HEADLINE)
-    return [
-        benchmark(f"{dtype} {batch}", settings, files, *nets, "--dtypes", dtype, "--batches", batch)
-        for dtype, batch in LAYERS
-    ] + [benchmark("published", settings, [settings.benchmarks / PUBLISHED], "--dtypes", "float16")]
+    files = [settings.benchmarks / "bench_published.py"]
+    published = [] if settings.rehearsal else [benchmark("published", settings, files, "--dtypes", "float16")]
+    return [*_raced("layers", LAYERS, settings), *published]
 
 
 def _networks(settings: Settings) -> list[Step]:
-    files = [settings.benchmarks / NETWORKS]
-    if settings.rehearsal:
-        return [benchmark("rehearsal", settings, files, *REHEARSED_NETS)]
-    nets = "--nets", ",".join(HEADLINE)
-    return [
-        benchmark(f"float16 {batch}", settings, files, *nets, "--dtypes", "float16", "--batches", batch)
-        for batch in ("32", "1", "128")
-    ]
+    return _raced("nets", NETWORKS, settings)
 
 
 def _profile(settings: Settings) -> list[Step]:

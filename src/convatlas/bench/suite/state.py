@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ STATE = "state.json"
 
 def sweep(folder: Path) -> None:
     """Removes what a run that was killed while it wrote has left under a temporary name."""
-    for path in folder.glob(".*.*.*"):
+    for path in folder.glob(".convatlas.*.partial"):
         path.unlink()
 
 
@@ -24,6 +25,15 @@ def write_json(path: Path, document: Any, compact: bool = False) -> None:
     """JSON by write_text; `compact` without the spaces, for files that count in megabytes."""
     text = json.dumps(document, separators=(",", ":")) if compact else json.dumps(document, indent=1)
     write_text(path, text + "\n")
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """Floats at so many significant digits, in all of a document; infinity and NaN, which JSON lacks, as text."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {name: rounded(item, digits) for name, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list) else value
 
 
 def read_json(path: Path) -> Any:
@@ -61,13 +71,21 @@ class State:
     def __init__(self, folder: Path, rehearsal: bool) -> None:
         """Reads what is there. Raises InputError where a rehearsal and a measurement would share a folder."""
         self.path, self.rehearsal = folder / STATE, rehearsal
-        found = read_json(self.path)
-        if found is not None and found["rehearsal"] != rehearsal:
+        found = {"rehearsal": rehearsal, "stages": {}} if not self.path.exists() else read_json(self.path)
+        try:
+            held, self.stages = (
+                found["rehearsal"],
+                {name: StageState(**entry) for name, entry in found["stages"].items()},
+            )
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(
+                f"{self.path}: expected the state of a run of this suite; remove it to measure anew"
+            ) from None
+        if held != rehearsal:
             kinds = {True: "a rehearsal", False: "a measurement"}
             raise InputError(
-                f"{folder} holds {kinds[found['rehearsal']]}, asked for {kinds[rehearsal]}: expected another folder (OUT=...)"
+                f"{folder} holds {kinds[not rehearsal]}, asked for {kinds[rehearsal]}: expected another folder (OUT=...)"
             )
-        self.stages = {name: StageState(**entry) for name, entry in (found or {"stages": {}})["stages"].items()}
 
     def save(self) -> None:
         stages = {name: asdict(entry) for name, entry in self.stages.items()}

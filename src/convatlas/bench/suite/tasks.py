@@ -72,9 +72,8 @@ def profile(given: argparse.Namespace) -> None:
 
 def tune(given: argparse.Namespace) -> None:
     """The layers by weight until the time is up; the file is written anew after each."""
-    from convatlas.bench.precompile import in_time
+    from convatlas.bench.precompile import Job, in_time, run_once
     from convatlas.bench.suite import tuning
-    from convatlas.bench.suite.compiling import Job, compiled
     from convatlas.engine.single import operands
     from convatlas.kernels.common.target import TARGETS, of_device
 
@@ -92,8 +91,8 @@ def tune(given: argparse.Namespace) -> None:
             found = tuning.candidates(layer, launch, TARGETS["sm_90"] if given.rehearse else target)
             swept.append((layer, found[:most]))
         if not given.rehearse:
-            jobs = [Job(layer, DTYPE, config) for layer, configs in swept for config in configs]
-            in_time(compiled, jobs, given.workers, max(end - time.monotonic(), 5) * 0.6)
+            jobs = [Job(layer, DTYPE, "cuda", config) for layer, configs in swept for config in configs]
+            in_time(run_once, jobs, given.workers, max(end - time.monotonic(), 5) * 0.6)
         for layer, configs in swept:
             if entries and time.monotonic() > end:
                 return

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from convatlas.bench.contestants import contestants
-from convatlas.bench.layers import distinct
-from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race, sets_for
+from convatlas.bench.cases import distinct
+from convatlas.bench.contestants import contestants, data_sets
+from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race
 from convatlas.call import Call
-from convatlas.engine.single import operands
 from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.override import override
@@ -145,9 +144,7 @@ def tune(
     samples: int = 5,
 ) -> dict[str, Any]:
     """One layer's entry: the model's config and the best one, their seconds, the regret, and what became of the candidates."""
-    kind = getattr(torch, dtype)
-    count = sets_for(timer, "cold", layer.spec.bytes(dtype, layer.epilogue))
-    sets = [operands(layer, kind, device, seed, device.type) for seed in range(count)]
+    sets = data_sets(layer, getattr(torch, dtype), device, timer, "cold")
     run = contestants(layer, ours=("triton",))[0].run
     expected = run(sets[0]).float()
     launch = first_launch(layer, dtype, sets[0], target)

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree
 
-if TYPE_CHECKING:
-    from convatlas.bench.suite.process import Ended
-    from convatlas.bench.suite.stages import Settings
+from convatlas.bench.suite.process import Ended
+from convatlas.bench.suite.stage import Settings, Step
 
 SANITIZER = "compute-sanitizer"
 PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
@@ -47,8 +46,8 @@ def sanitizer() -> str | None:
     )
 
 
-def sanitizers(settings: Settings) -> list[dict[str, Any]]:
-    """Keyword arguments of a Step for each tool, where compute-sanitizer is installed and there is a GPU to watch."""
+def sanitizers(settings: Settings) -> list[Step]:
+    """A step for each tool, where compute-sanitizer is installed and there is a GPU to watch."""
     program = sanitizer()
     if program is None or settings.rehearsal:
         return []
@@ -65,8 +64,7 @@ def sanitizers(settings: Settings) -> list[dict[str, Any]]:
 
     # Without torch's caching allocator each tensor is an allocation of its own, whose end the tool knows.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "1"}
-    most = {"most": SANITIZER_SECONDS, "least": 20.0}
-    return [dict(name=tool, command=command(tool), codes=(0, 1), environment=environment, **most) for tool in TOOLS]
+    return [Step(tool, command(tool), (0, 1), environment, SANITIZER_SECONDS, least=20.0) for tool in TOOLS]
 
 
 def merge(document: Any, step: str, output: Path, ended: Ended) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from convatlas.bench.shapes import CONVNET_BATCH, published
+from convatlas.bench.published import CONVNET_BATCH, published
 from convatlas.study.roofline import MACHINES
 
 
