@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from convatlas.hardware.cross_compile import Compiled, compile_launch
-from convatlas.hardware.inventory import inventory
+from convatlas.codegen.cross_compile import Compiled, compile_launch
+from convatlas.codegen.inventory import inventory
 from convatlas.kernels.common.launch import Launch
 
 PAGE = Path(__file__).with_name("kernels.md")
@@ -81,7 +81,7 @@ def replaced(text: str, source: str, made: str) -> str:
 
 def main() -> None:
     """Compiles both inventories and replaces what stands between the markers of each file."""
-    command = [sys.executable, "-m", "convatlas.hardware.cuda_inventory", "90:float16,float32,tf32"]
+    command = [sys.executable, "-m", "convatlas.codegen.cuda_inventory", "90:float16,float32,tf32"]
     records = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     tables = {
         source: table([record for record in records if record["source"] == source])

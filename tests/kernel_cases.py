@@ -11,12 +11,12 @@ from torch import Tensor
 
 import convatlas
 from convatlas.call import Call
-from convatlas.engine.probes import STEP, UNIT, WHOLE, integers, largest_integer
 from convatlas.kernels.common.precision import tf32
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.observe import observe
 from convatlas.reference.error_bound import check
 from convatlas.reference.truth import truth
+from convatlas.verify.probes import STEP, UNIT, WHOLE, integers, largest_integer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

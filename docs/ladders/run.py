@@ -68,8 +68,8 @@ def check(launch: CudaLaunch, expected: torch.Tensor) -> float:
 
 def machine_code(launch: CudaLaunch) -> str:
     """Registers and memory instructions on sm_90, where cuda-core is installed."""
+    from convatlas.codegen.cuda_inventory import compile_expressions
     from convatlas.errors import BackendError
-    from convatlas.hardware.cuda_inventory import compile_expressions
 
     try:
         [record] = compile_expressions(launch.source, [launch.expression], 90)

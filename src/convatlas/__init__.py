@@ -40,10 +40,10 @@ _LAZY = {
         ),
         "convatlas.ops.functional",
     ),
-    "checking": "convatlas.engine.check",
+    "checking": "convatlas.verify.check",
     "use_backend": "convatlas.ops.backends",
 }
-_SUBMODULES = ("engine", "hardware", "kernels", "nets", "ops", "reference", "specs", "study")
+_SUBMODULES = ("codegen", "kernels", "nets", "ops", "reference", "specs", "study", "verify")
 
 __all__ = [
     "ArgumentError",

@@ -7,7 +7,6 @@ import torch
 
 from convatlas.bench.accuracy import Judge, exact_float32, float32_products
 from convatlas.call import Call
-from convatlas.engine.single import operands
 from convatlas.ops import backend_cudnn
 from convatlas.specs import (
     AdaptivePool2dSpec,
@@ -20,6 +19,7 @@ from convatlas.specs import (
     ResidualAddSpec,
 )
 from convatlas.study.tracing import Layer
+from convatlas.verify.single import operands
 
 CPU = torch.device("cpu")
 x = (2, 32, 9, 9)

@@ -27,12 +27,12 @@ from convatlas.bench.kinds import kind
 from convatlas.bench.networks import net_contestants, rehearsal_size, work
 from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.precompile import Job, jobs, precompile, run_once
-from convatlas.engine.single import operands
 from convatlas.errors import InputError, NetError
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.ops import functional
 from convatlas.ops.observe import observe
 from convatlas.study.roofline import H100
+from convatlas.verify.single import operands
 
 KINDS = ("3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "pooling", "linear", "residual add")
 

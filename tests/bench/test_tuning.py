@@ -11,13 +11,13 @@ import torch
 from convatlas.bench.precompile import Job, in_time, run_once
 from convatlas.bench.suite import tuning
 from convatlas.bench.timing import FakeTimer
-from convatlas.engine.single import operands
 from convatlas.kernels.common.override import forced, override
 from convatlas.kernels.common.target import TARGETS
 from convatlas.kernels.common.tiles import TileConfig, tile_config
 from convatlas.kernels.conv2d.configs_tma import TmaConfig
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.study.tracing import Layer
+from convatlas.verify.single import operands
 
 CPU = torch.device("cpu")
 H100 = TARGETS["sm_90"]

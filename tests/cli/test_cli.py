@@ -19,8 +19,8 @@ from PIL import Image
 
 import convatlas
 from convatlas.cli import main
-from convatlas.engine.verify import Verification, verify
 from convatlas.ops import backends
+from convatlas.verify.verify import Verification, verify
 
 FAST = ("--backend", "numpy", "--dtype", "float32", "--size", "32")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -79,7 +79,7 @@ def wrong() -> Verification:
 @pytest.fixture
 def found(monkeypatch):
     """found(result): verify finds that, without the work."""
-    return lambda result: monkeypatch.setattr("convatlas.engine.verify.verify", lambda *arguments: result)
+    return lambda result: monkeypatch.setattr("convatlas.verify.verify.verify", lambda *arguments: result)
 
 
 def test_help_is_quick():
@@ -179,9 +179,9 @@ def test_triton_that_must_not_be_interpreted_says_what_to_set():
 @pytest.mark.parametrize(
     "arguments, function",
     [
-        (("verify", "ResNet-18"), "convatlas.engine.verify.verify"),
-        (("verify", "ALL"), "convatlas.engine.verify_all.verify_all"),
-        (("classify", "skimage:coffee"), "convatlas.engine.classify.classify"),
+        (("verify", "ResNet-18"), "convatlas.verify.verify.verify"),
+        (("verify", "ALL"), "convatlas.verify.verify_all.verify_all"),
+        (("classify", "skimage:coffee"), "convatlas.verify.classify.classify"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -334,7 +334,7 @@ def test_not_enough_memory_is_one_line(run, monkeypatch):
             "[enforce fail at alloc_cpu.cpp:121] can't allocate memory: you tried to allocate 9 bytes.\n more"
         )
 
-    monkeypatch.setattr("convatlas.engine.verify.verify", exhausted)
+    monkeypatch.setattr("convatlas.verify.verify.verify", exhausted)
     code, _, err = run("verify", "resnet18", *FAST)
     assert code == 2 and err.startswith("convatlas: not enough memory") and err.count("\n") == 1
 
@@ -343,7 +343,7 @@ def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):
     def broken(*arguments):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("convatlas.engine.verify.verify", broken)
+    monkeypatch.setattr("convatlas.verify.verify.verify", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["verify", "resnet18"])
 
@@ -352,7 +352,7 @@ def test_an_interrupt_is_quiet(run, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convatlas.engine.verify.verify", interrupted)
+    monkeypatch.setattr("convatlas.verify.verify.verify", interrupted)
     assert run("verify", "resnet18") == (130, "", "")
 
 

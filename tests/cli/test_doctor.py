@@ -2,8 +2,8 @@
 
 import pytest
 
-from convatlas.hardware import doctor
-from convatlas.hardware.doctor import Finding, Missing, Probe, backends, examine
+from convatlas import doctor
+from convatlas.doctor import Finding, Missing, Probe, backends, examine
 
 
 def test_everything_is_looked_for():

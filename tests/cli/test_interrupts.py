@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from convatlas.engine import verify_all as engine
 from convatlas.ops import backends
+from convatlas.verify import verify_all as whole
 
 NETS = ["squeezenet1_1", "resnet18", "alexnet"]
 FAST = ("--backend", "numpy", "--dtype", "float32", "--size", "32")
@@ -74,7 +74,7 @@ def test_an_interrupted_verify_as_json(ask, interrupt):
 
 @pytest.mark.parametrize("after, complete, rest", [(0, 0, NETS), (10, 0, NETS), (60, 1, NETS[1:])])
 def test_an_interrupted_verify_all_prints_the_rows_that_are_there(ask, interrupt, monkeypatch, after, complete, rest):
-    monkeypatch.setattr(engine, "names", lambda: NETS)
+    monkeypatch.setattr(whole, "names", lambda: NETS)
     interrupt(after)
     code, out, err = ask("verify", "all", *FAST)
     assert (code, err) == (130, "")
@@ -90,10 +90,10 @@ def test_an_interrupted_verify_all_prints_the_rows_that_are_there(ask, interrupt
 def test_a_row_is_in_the_pipe_as_soon_as_its_network_ends(monkeypatch, capsys):
     from convatlas.cli import main
 
-    monkeypatch.setattr(engine, "names", lambda: NETS[:2])
+    monkeypatch.setattr(whole, "names", lambda: NETS[:2])
     seen = []
-    original = engine.verify_net
-    monkeypatch.setattr(engine, "verify_net", lambda *a: seen.append(capsys.readouterr().out) or original(*a))
+    original = whole.verify_net
+    monkeypatch.setattr(whole, "verify_net", lambda *a: seen.append(capsys.readouterr().out) or original(*a))
     assert main(["verify", "all", *FAST]) == 0
     assert seen[0].endswith("s\n") and "all networks, float32" in seen[0] and "squeezenet1_1" not in seen[0]
     assert seen[1].startswith("squeezenet1_1") and seen[1].endswith("  ok\n")

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from convatlas.cli import main
-from convatlas.engine import verify_all as engine
 from convatlas.ops import backends
+from convatlas.verify import verify_all as whole
 
 NETS = ["squeezenet1_1", "resnet18"]
 
@@ -14,7 +14,7 @@ NETS = ["squeezenet1_1", "resnet18"]
 @pytest.fixture
 def run(capsys, monkeypatch):
     """run(arguments) -> (exit code, stdout, stderr), with two nets for all, on the reference backend."""
-    monkeypatch.setattr(engine, "names", lambda: NETS)
+    monkeypatch.setattr(whole, "names", lambda: NETS)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = main(["verify", "all", "--backend", "numpy", "--dtype", "float32", *arguments])
@@ -77,7 +77,7 @@ def test_a_fault_in_json(run, fault):
 
 def test_native_is_the_default(run, monkeypatch):
     sizes = []
-    monkeypatch.setattr(engine, "verify_all", lambda chosen, size, *rest, **more: sizes.append(size) or [])
+    monkeypatch.setattr(whole, "verify_all", lambda chosen, size, *rest, **more: sizes.append(size) or [])
     assert run()[0] == run("--size", "native")[0] == run("--size", "64")[0] == 0
     assert sizes == [None, None, 64]
 

@@ -8,9 +8,9 @@ import torch
 
 import convatlas
 from convatlas.cli.verify_op import ALIASES, COMMANDS, called
-from convatlas.engine.verify_op import verify_op
 from convatlas.ops import backends
 from convatlas.ops.library import OPS
+from convatlas.verify.verify_op import verify_op
 
 FAST = ("--backend", "numpy", "--dtype", "float32")
 

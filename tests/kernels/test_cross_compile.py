@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from convatlas import kernels
-from convatlas.hardware import inventory as inv
+from convatlas.codegen import inventory as inv
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.target import TARGETS
 
@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
 def compiled(arch: int, mode: str) -> list[dict]:
     """The inventory's records; compiled in processes of their own, since this one may interpret its kernels."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "convatlas.hardware.inventory", "--arch", str(arch), "--modes", mode]
+    command = [sys.executable, "-m", "convatlas.codegen.inventory", "--arch", str(arch), "--modes", mode]
     command += RUNS[arch, mode]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -121,7 +121,7 @@ def test_random_convolutions_compile_without_spills(backend: str) -> None:
     """Windows, strides, dilations, groups, channel counts, dtypes and GPUs at random: bounds are of shapes, not of nets."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     seed, count = os.environ.get("CONVATLAS_SEED", "0"), str(RANDOM[backend])
-    command = [sys.executable, "-m", "convatlas.hardware.random_calls", "--backend", backend, "--seed", seed]
+    command = [sys.executable, "-m", "convatlas.codegen.random_calls", "--backend", backend, "--seed", seed]
     done = subprocess.run([*command, "--count", count], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     records = json.loads(done.stdout)
@@ -137,8 +137,8 @@ def test_random_convolutions_compile_without_spills(backend: str) -> None:
 def test_an_interpreting_process_refuses_to_compile() -> None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("this process compiles")
+    from convatlas.codegen.cross_compile import compile_launch
     from convatlas.errors import BackendError
-    from convatlas.hardware.cross_compile import compile_launch
 
     launch: Launch = inv.launches_of(inv.extra_calls()[-2], "float16", 90)[0]
     with pytest.raises(BackendError, match="TRITON_INTERPRET"):
@@ -149,8 +149,8 @@ def test_a_planted_spill_is_found() -> None:
     """A tile of 256 accumulators a thread must spill: what the test above looks at does show it."""
     code = (
         "import dataclasses, json, sys\n"
-        "from convatlas.hardware import inventory as inv\n"
-        "from convatlas.hardware.cross_compile import compile_launch\n"
+        "from convatlas.codegen import inventory as inv\n"
+        "from convatlas.codegen.cross_compile import compile_launch\n"
         "gemm = next(l for m, o, l in inv.inventory(80, ['float16'], ['resnet18'], [32]) if l.kernel.__name__ == 'gemm_kernel')\n"
         "big = dataclasses.replace(gemm, constants={**gemm.constants, 'BM': 256, 'BN': 128, 'BK': 64}, num_warps=4)\n"
         "c = compile_launch(big, 80)\n"

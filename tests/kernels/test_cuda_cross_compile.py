@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from convatlas import kernels
-from convatlas.hardware.cuda_inventory import inventory
+from convatlas.codegen.cuda_inventory import inventory
 from convatlas.kernels.common.target import TARGETS
 
 EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
@@ -35,7 +35,7 @@ pytestmark = [
 def _compiled() -> list[dict]:
     """The inventory's records; compiled in processes of their own, since NVRTC failed in one that had imported CuPy."""
     targets = [f"{arch}:{modes}" for arch, modes in MODES.items()]
-    command = [sys.executable, "-m", "convatlas.hardware.cuda_inventory", *targets]
+    command = [sys.executable, "-m", "convatlas.codegen.cuda_inventory", *targets]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

@@ -72,7 +72,7 @@ LAYERS = (
     ("reference", "kernels"),
     ("ops",),
     ("nets",),
-    ("engine", "hardware", "study"),
+    ("verify", "codegen", "study", "doctor"),
     ("bench",),
     ("cli",),
 )

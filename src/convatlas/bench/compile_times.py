@@ -21,10 +21,10 @@ import torch
 
 from convatlas.bench.cpu import LAYERS
 from convatlas.call import Call
+from convatlas.codegen.cross_compile import compile_launch
+from convatlas.codegen.cuda_inventory import compile_expressions
+from convatlas.codegen.inventory import launches_of
 from convatlas.errors import BackendError
-from convatlas.hardware.cross_compile import compile_launch
-from convatlas.hardware.cuda_inventory import compile_expressions
-from convatlas.hardware.inventory import launches_of
 
 MODE = "float16"
 

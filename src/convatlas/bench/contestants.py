@@ -17,11 +17,11 @@ from torch import Tensor
 
 from convatlas.bench.timing import Contestant, Run, Tensors, Timer, sets_for
 from convatlas.call import Call
-from convatlas.engine.single import call, operands
 from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
 from convatlas.specs import Conv2dSpec, dtype_name
 from convatlas.study.tracing import Layer
+from convatlas.verify.single import call, operands
 
 OURS = ("triton", "cuda")
 PEERS = ("cudnn", "cudnn_fused")

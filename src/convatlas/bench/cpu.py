@@ -21,10 +21,10 @@ from convatlas.bench.cases import layers_of
 from convatlas.bench.contestants import contestants, with_folded
 from convatlas.bench.racing import Result, check, timed
 from convatlas.bench.timing import Contestant, HostTimer, Protocol, Tensors
-from convatlas.engine.single import call, operands
 from convatlas.ops.backends import use_backend
 from convatlas.study.roofline import MACHINES, Machine
 from convatlas.study.tracing import Layer
+from convatlas.verify.single import call, operands
 
 WAYS = ("torch", "reference", "triton", "cuda")
 SAMPLES = 3

@@ -20,10 +20,10 @@ from convatlas.bench.accuracy import float32_products
 from convatlas.bench.cases import PRECISIONS, Case, distinct
 from convatlas.bench.contestants import OURS, contestants, with_folded
 from convatlas.bench.timing import reason
-from convatlas.engine.single import operands
 from convatlas.kernels.common.override import override
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
+from convatlas.verify.single import operands
 
 Work, Done = TypeVar("Work"), TypeVar("Done")
 

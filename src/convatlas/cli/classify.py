@@ -11,7 +11,7 @@ from convatlas.cli import output
 from convatlas.cli.runtime import Backend, prepare, ran_on
 
 if TYPE_CHECKING:
-    from convatlas.engine.classify import Classification
+    from convatlas.verify.classify import Classification
 
 
 def command(
@@ -26,13 +26,13 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify a picture and, with --check, prove every layer right while doing so."""
-    from convatlas.engine.images import locate
     from convatlas.nets.registry import info
+    from convatlas.verify.images import locate
 
     net = info(net).name
     locate(image)
     prepare(backend)
-    from convatlas.engine.classify import classify
+    from convatlas.verify.classify import classify
 
     with output.progress(f"running {net}") as show:
         done = iter(range(1, 1_000_000))

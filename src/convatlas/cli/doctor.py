@@ -11,12 +11,12 @@ from convatlas import __version__
 from convatlas.cli import output
 
 if TYPE_CHECKING:
-    from convatlas.hardware.doctor import Finding
+    from convatlas.doctor import Finding
 
 
 def command(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Say what is installed here, what it makes possible, and what to install for the rest."""
-    from convatlas.hardware.doctor import backends, examine
+    from convatlas.doctor import backends, examine
 
     findings = examine()
     runs = backends(findings)

@@ -10,7 +10,7 @@ from convatlas.cli import output, verify_all
 from convatlas.cli.runtime import Backend, prepare, ran_on
 
 if TYPE_CHECKING:
-    from convatlas.engine.verify import LayerResult, Verification
+    from convatlas.verify.verify import LayerResult, Verification
 
 
 ALL, NATIVE = "all", "native"
@@ -57,7 +57,7 @@ def command(
         return
     net = info(net).name
     prepare(backend)
-    from convatlas.engine.verify import Interrupted, verify
+    from convatlas.verify.verify import Interrupted, verify
 
     try:
         with output.progress(f"verifying {net}") as show:

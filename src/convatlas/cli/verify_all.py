@@ -10,8 +10,8 @@ from convatlas.cli.runtime import ran_on
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from convatlas.engine.verify import Logits
-    from convatlas.engine.verify_all import NetResult
+    from convatlas.verify.verify import Logits
+    from convatlas.verify.verify_all import NetResult
 
 
 def run(size: int | None, batch: int, dtype: str, backend: str, json: bool) -> bool:
@@ -19,9 +19,9 @@ def run(size: int | None, batch: int, dtype: str, backend: str, json: bool) -> b
 
     Raises KeyboardInterrupt once it is printed what was found before one.
     """
-    from convatlas.engine import verify_all as engine
-    from convatlas.engine.device import device_for, interpreted
-    from convatlas.engine.verify import Interrupted
+    from convatlas.verify import verify_all as whole
+    from convatlas.verify.device import device_for, interpreted
+    from convatlas.verify.verify import Interrupted
 
     device = device_for(backend, dtype)
     where = {"backend": backend, "device": device.type, "interpreted": interpreted(backend, device)}
@@ -36,9 +36,9 @@ def run(size: int | None, batch: int, dtype: str, backend: str, json: bool) -> b
                     with show.hidden():
                         show_row(console, result)
 
-            results = engine.verify_all(None, size, batch, dtype, backend, show, ended=ended)
+            results = whole.verify_all(None, size, batch, dtype, backend, show, ended=ended)
     except KeyboardInterrupt as stop:
-        interrupted = stop if isinstance(stop, Interrupted) else Interrupted([], engine.names())
+        interrupted = stop if isinstance(stop, Interrupted) else Interrupted([], whole.names())
         results = interrupted.found
     if json:
         output.print_json({"dtype": dtype, **where, "complete": interrupted is None, **as_dict(results)})

@@ -13,7 +13,7 @@ from convatlas.cli import output
 from convatlas.cli.runtime import Backend, one_of, prepare, ran_on, shape_of, sizes
 
 if TYPE_CHECKING:
-    from convatlas.engine.check import LayerCheck
+    from convatlas.verify.check import LayerCheck
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:
@@ -236,8 +236,8 @@ def _command(name: str) -> Callable[..., None]:
 def run(name: str, op: str, json: bool, values: dict[str, Any]) -> None:
     """Verifies the op and prints what was found; exits with 1 where the output is outside its bound."""
     prepare(values["backend"])
-    from convatlas.engine.device import device_for, interpreted
-    from convatlas.engine.verify_op import verify_op
+    from convatlas.verify.device import device_for, interpreted
+    from convatlas.verify.verify_op import verify_op
 
     device = device_for(values["backend"], values["dtype"])
     with output.progress(f"verifying {name}"):

@@ -43,7 +43,7 @@ def device_for(given: argparse.Namespace) -> torch.device:
 
 def ceilings(given: argparse.Namespace) -> None:
     """Sizes of a rehearsal are such that its invented microseconds give rates of a GPU's order."""
-    from convatlas.hardware.doctor import backends, examine
+    from convatlas.doctor import backends, examine
 
     findings = examine()
     timer = timer_for(given, 1e-6)
@@ -74,8 +74,8 @@ def tune(given: argparse.Namespace) -> None:
     """The layers by weight until the time is up; the file is written anew after each."""
     from convatlas.bench.precompile import Job, in_time, run_once
     from convatlas.bench.suite import tuning
-    from convatlas.engine.single import operands
     from convatlas.kernels.common.target import TARGETS, of_device
+    from convatlas.verify.single import operands
 
     end = time.monotonic() + given.seconds
     device, timer = device_for(given), timer_for(given, 20e-6)

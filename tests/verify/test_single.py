@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import convatlas
-from convatlas.engine.check import Checker
-from convatlas.engine.device import device_for
-from convatlas.engine.single import operands, run
 from convatlas.ops.observe import observe
 from convatlas.study import trace
+from convatlas.verify.check import Checker
+from convatlas.verify.device import device_for
+from convatlas.verify.single import operands, run
 
 
 class EveryOp(nn.Module):

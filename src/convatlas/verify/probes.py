@@ -10,8 +10,8 @@ from math import isqrt, prod, sqrt
 import torch
 from torch import Tensor
 
-from convatlas.engine.single import Tensors, operands
 from convatlas.study.tracing import Layer
+from convatlas.verify.single import Tensors, operands
 
 # Sums of products are whole multiples of UNIT, with a standard deviation of SIGMA units, which is 4.
 UNIT = 2.0**-11
@@ -44,7 +44,7 @@ def rounds_once(op: str, backend: str) -> bool:
 
 
 def probes(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) -> Tensors:
-    """Operands of the layer's shapes, under the names and in the memory format of convatlas.engine.single.operands."""
+    """Operands of the layer's shapes, under the names and in the memory format of convatlas.verify.single.operands."""
     generator = torch.Generator().manual_seed(seed)
     tensors = operands(layer, dtype, torch.device("cpu"), seed)
     spec, params = layer.spec, layer.params

@@ -1,6 +1,6 @@
 """Every launch that the networks make on a GPU, and what the compiler makes of each: registers, spills, instructions.
 
-`python -m convatlas.hardware.inventory --arch 90` compiles them, on every core, and prints one JSON list; it needs no GPU. A launch
+`python -m convatlas.codegen.inventory --arch 90` compiles them, on every core, and prints one JSON list; it needs no GPU. A launch
 config (kernel, tiles, warps, what is masked and added) serves many layers whose machine code differs in constants only: by default
 each config is compiled once, for its largest window; --every-code compiles them all.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from convatlas import nets
 from convatlas.call import Call
-from convatlas.hardware.cross_compile import Compiled, compile_launch, key
+from convatlas.codegen.cross_compile import Compiled, compile_launch, key
 from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.problem import Problem
@@ -205,7 +205,7 @@ def main(arguments: list[str]) -> None:
     """--arch 90 [--modes float16,tf32] [--nets resnet18,vgg16] [--batches 1,32] [--every-code]."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.inventory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m convatlas.codegen.inventory", description=__doc__)
     parser.add_argument("--arch", type=int, required=True, choices=[80, 90, 100])
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--nets", help="default: all")

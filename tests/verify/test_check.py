@@ -9,11 +9,11 @@ from torch import nn
 
 import convatlas
 from convatlas.call import Call
-from convatlas.engine.check import Checker, checking, precision
-from convatlas.engine.device import device_for
 from convatlas.nets.layers import AdaptiveAvgPool2d, Conv2d, Linear, MaxPool2d
 from convatlas.ops.observe import observe
 from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec
+from convatlas.verify.check import Checker, checking, precision
+from convatlas.verify.device import device_for
 
 
 class Small(nn.Module):

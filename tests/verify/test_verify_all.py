@@ -5,12 +5,12 @@ import torch
 
 import convatlas
 from convatlas import nets
-from convatlas.engine.check import Checker
-from convatlas.engine.verify_all import FirstOfAKind, plan_of, verify_all
 from convatlas.errors import BackendError, DtypeError, InputError, NetError
 from convatlas.ops import backends
 from convatlas.ops.observe import observe
 from convatlas.study import trace
+from convatlas.verify.check import Checker
+from convatlas.verify.verify_all import FirstOfAKind, plan_of, verify_all
 
 SMALL = ["squeezenet1_1", "resnet18"]
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from convatlas.call import Call
-from convatlas.engine.check import LayerCheck, check_alone
-from convatlas.engine.device import device_for
-from convatlas.engine.probes import probes
-from convatlas.engine.single import operands
 from convatlas.ops import functional as ops
 from convatlas.ops.observe import observe
 from convatlas.study.layer import Layer
+from convatlas.verify.check import LayerCheck, check_alone
+from convatlas.verify.device import device_for
+from convatlas.verify.probes import probes
+from convatlas.verify.single import operands
 
 Shape = tuple[int, ...]
 
@@ -35,7 +35,7 @@ def verify_op(
 ) -> LayerCheck:
     """Runs `op` on normal random numbers, into a buffer full of NaN, and holds its output to the reference's bound.
 
-    Then it runs once more, on operands on which a fault must show (engine.probes): where only that fails, its check is returned.
+    Then it runs once more, on operands on which a fault must show (verify.probes): where only that fails, its check is returned.
 
     Args:
         op: a public op's name, such as "conv2d".

@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from convatlas.call import Call
-from convatlas.engine.check import Checker, LayerCheck
-from convatlas.engine.device import device_for
-from convatlas.engine.verify import (
+from convatlas.errors import InputError
+from convatlas.nets import create, fold_batch_norms, info, names
+from convatlas.nets.network import smallest_size
+from convatlas.nets.paths import module_paths
+from convatlas.ops.observe import observe
+from convatlas.study.tracing import trace
+from convatlas.verify.check import Checker, LayerCheck
+from convatlas.verify.device import device_for
+from convatlas.verify.verify import (
     Interrupted,
     Logits,
     Progress,
@@ -22,12 +28,6 @@ from convatlas.engine.verify import (
     relative_accumulation,
     run_net,
 )
-from convatlas.errors import InputError
-from convatlas.nets import create, fold_batch_norms, info, names
-from convatlas.nets.network import smallest_size
-from convatlas.nets.paths import module_paths
-from convatlas.ops.observe import observe
-from convatlas.study.tracing import trace
 
 Claim = Callable[[tuple], bool]
 Tick = Callable[[str], None]
@@ -101,7 +101,7 @@ def verify_all(
     """Runs every net, with random weights, on `backend` and holds it to the reference; one net in memory at a time.
 
     A layer is checked where its kind first occurs, in any net, on what it is given there: all ResNets together have a tenth as
-    many kinds as layers. Then the net's logits are compared with the reference network's (engine.verify.compare_logits).
+    many kinds as layers. Then the net's logits are compared with the reference network's (verify.compare_logits).
 
     Args:
         chosen: names of nets; None is all of them.

@@ -14,9 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.call import Call
-from convatlas.engine.check import LayerCheck, check_alone, checking, precision
-from convatlas.engine.device import device_for, interpreted
-from convatlas.engine.probes import probes
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
@@ -24,6 +21,9 @@ from convatlas.ops.backends import use_backend
 from convatlas.reference.error_bound import TF32_CUT, Report
 from convatlas.reference.rounding import FORMATS
 from convatlas.study.tracing import Layer, trace
+from convatlas.verify.check import LayerCheck, check_alone, checking, precision
+from convatlas.verify.device import device_for, interpreted
+from convatlas.verify.probes import probes
 
 Progress = Callable[[str, int, int], None]
 
@@ -157,7 +157,7 @@ def verify(
 ) -> Verification:
     """Runs the net called `name`, with random weights, on `backend` and holds it to the reference.
 
-    Every distinct layer runs on random operands on which a fault shows (engine/probes.py), into a buffer full of NaN; then
+    Every distinct layer runs on random operands on which a fault shows (verify/probes.py), into a buffer full of NaN; then
     the net runs, each layer checked on what it was given, and its logits are compared with the reference network's.
 
     Args:

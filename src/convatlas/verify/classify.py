@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convatlas.engine.check import LayerCheck, checking
-from convatlas.engine.device import device_for, interpreted
-from convatlas.engine.images import load_image, to_input
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info, load, pretrained
 from convatlas.ops import functional as ops
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
+from convatlas.verify.check import LayerCheck, checking
+from convatlas.verify.device import device_for, interpreted
+from convatlas.verify.images import load_image, to_input
 
 IMAGENET_CLASSES = 1000
 

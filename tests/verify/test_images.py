@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from convatlas.engine.images import FORMATS, crop_middle, load_image, locate, to_input, to_rgb
 from convatlas.errors import InputError
 from convatlas.nets.registry import EFFICIENTNET_LITE, IMAGENET
+from convatlas.verify.images import FORMATS, crop_middle, load_image, locate, to_input, to_rgb
 
 
 def save(tmp_path, image: Image.Image, name: str = "x.png", **how) -> str:
@@ -162,7 +162,7 @@ def test_bundled_pictures():
 
 
 def test_scikit_image_missing(monkeypatch):
-    monkeypatch.setattr("convatlas.engine.images.find_spec", lambda name: None)
+    monkeypatch.setattr("convatlas.verify.images.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "convatlas\[demo\]"'):
         load_image("skimage:chelsea")
 

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from convatlas.call import Call
-from convatlas.engine.check import check_alone
-from convatlas.engine.probes import largest_integer, probes
 from convatlas.ops import backends
 from convatlas.ops.backend_numpy import as_array
 from convatlas.reference import round_to
@@ -30,6 +28,8 @@ from convatlas.specs import (
     ResidualAddSpec,
 )
 from convatlas.study import Layer
+from convatlas.verify.check import check_alone
+from convatlas.verify.probes import largest_integer, probes
 
 pytestmark = pytest.mark.interpreter  # the plant stands in for "triton" on CPU tensors
 Arrays = dict[str, np.ndarray]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import convatlas
-from convatlas.engine.verify import compare_logits, verify
 from convatlas.errors import BackendError, DtypeError, InputError, NetError
 from convatlas.kernels.common.interpreter import interpreting
+from convatlas.verify.verify import compare_logits, verify
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.call import Call
-from convatlas.engine.probes import rounds_once
-from convatlas.engine.single import Tensors, run
 from convatlas.errors import CheckError
 from convatlas.kernels.common.precision import tf32
 from convatlas.nets.paths import module_paths
@@ -22,6 +20,8 @@ from convatlas.reference import error_bound
 from convatlas.reference.error_bound import Report
 from convatlas.reference.truth import truth
 from convatlas.study.layer import Layer
+from convatlas.verify.probes import rounds_once
+from convatlas.verify.single import Tensors, run
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Checker:
     Attributes:
         path: called after an op, tells its module path.
         seen: called with every new LayerCheck, for a progress display.
-        probing: the operands are probes (engine/probes.py): what rounds once must be exact on them.
+        probing: the operands are probes (verify/probes.py): what rounds once must be exact on them.
         raises: raise CheckError at an output outside its bound.
         checks: what was found, in the order in which the ops ran.
     """
@@ -139,7 +139,7 @@ def checking(
 
 
 def check_alone(layer: Layer, tensors: Tensors, backend: str, probing: bool = False) -> LayerCheck:
-    """The check of one layer by itself, on operands that engine.single made, or engine.probes (`probing`)."""
+    """The check of one layer by itself, on operands that verify.single made, or verify.probes (`probing`)."""
     checker = Checker(probing=probing)
     with observe(checker):
         run(layer, tensors, backend)

@@ -1,6 +1,6 @@
 """Every instantiation of the CUDA C++ kernels that the networks need, compiled by NVRTC for a GPU that is not here.
 
-`python -m convatlas.hardware.cuda_inventory 90` compiles them, on every core, and prints one JSON list. It needs cuda-core
+`python -m convatlas.codegen.cuda_inventory 90` compiles them, on every core, and prints one JSON list. It needs cuda-core
 (pip install cuda-core nvidia-cuda-nvrtc) and the cuobjdump of Triton's wheel, no GPU and no driver. In a process that has
 imported CuPy NVRTC was seen to fail, so this runs in processes of its own.
 """
@@ -23,8 +23,8 @@ from typing import Any
 
 from convatlas import nets
 from convatlas.call import Call
+from convatlas.codegen.inventory import MODES, extra_calls, launches_of, network_calls
 from convatlas.errors import BackendError
-from convatlas.hardware.inventory import MODES, extra_calls, launches_of, network_calls
 from convatlas.kernels.common.cuda.gpu import OPTIONS
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import expand
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> None:
     """Targets such as 90 (every mode) or 90:float16,tf32."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.cuda_inventory", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m convatlas.codegen.cuda_inventory", description=__doc__)
     parser.add_argument("targets", nargs="+", metavar="ARCH[:MODE,...]")
     targets = {}
     for target in parser.parse_args(arguments).targets:

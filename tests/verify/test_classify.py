@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from convatlas import nets
-from convatlas.engine import classify as module
-from convatlas.engine.classify import class_names, classify
 from convatlas.errors import InputError, NetError
+from convatlas.verify import classify as module
+from convatlas.verify.classify import class_names, classify
 
 CATS = {"tabby, tabby cat", "tiger cat", "Egyptian cat"}
 

@@ -1,7 +1,7 @@
 """Random convolutions, for what must hold of every shape: no spills, no stack, shared memory that fits.
 
-`python -m convatlas.hardware.random_calls --backend triton --seed 0 --count 12` compiles launch configs of random convolutions on
-one process and prints one JSON list, as convatlas.hardware.inventory does for the networks.
+`python -m convatlas.codegen.random_calls --backend triton --seed 0 --count 12` compiles launch configs of random convolutions on
+one process and prints one JSON list, as convatlas.codegen.inventory does for the networks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from convatlas.call import Call
-from convatlas.hardware.inventory import MODES, config_key, launches_of
+from convatlas.codegen.inventory import MODES, config_key, launches_of
 from convatlas.kernels.common.target import TARGETS
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.specs.common import ACTIVATIONS
@@ -71,7 +71,7 @@ def random_launches(seed: int, backend: str) -> Iterator[tuple[Call, str, int, A
 
 def compile_triton(seed: int, configs: int) -> Iterator[dict[str, Any]]:
     """Records of `configs` different launch configs of the Triton kernels, as inventory.compile_inventory gives them."""
-    from convatlas.hardware.cross_compile import compile_launch
+    from convatlas.codegen.cross_compile import compile_launch
 
     seen: set[tuple] = set()
     for call, mode, arch, launch in random_launches(seed, "triton"):
@@ -86,7 +86,7 @@ def compile_triton(seed: int, configs: int) -> Iterator[dict[str, Any]]:
 
 def compile_cuda(seed: int, configs: int) -> Iterator[dict[str, Any]]:
     """Records of `configs` different instantiations of the CUDA C++ kernels, as cuda_inventory.compile_expressions gives them."""
-    from convatlas.hardware.cuda_inventory import compile_expressions
+    from convatlas.codegen.cuda_inventory import compile_expressions
 
     seen: set[tuple] = set()
     for call, mode, arch, launch in random_launches(seed, "cuda"):
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
     """--backend triton or cuda, --seed, --count."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m convatlas.hardware.random_calls", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m convatlas.codegen.random_calls", description=__doc__)
     parser.add_argument("--backend", choices=["triton", "cuda"], default="triton")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=12)
