@@ -285,6 +285,17 @@ def test_a_summary_by_kind_of_layer_comes_first(ask, files):
     assert kinds["pooling"]["verdicts"] == {"faster": 0, "slower": 2, "same": 0, "unsure": 0}
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_the_summary_in_any_terminal(ask, files, monkeypatch, columns):
+    shapes = [SHAPES[0], "max_pool2d 32x64x28x28 -> 64x14x14, max 3x3 stride2"]
+    a, b = files(run(1, shapes=shapes), run(2, shapes=shapes))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    out = ask(a, b, "--summary")[1]
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= columns and "…" not in out and "3x3 dense" in out
+    assert ("not shown for want of room" in out) is (columns < 70)
+
+
 def test_the_help_names_all_contestants():
     assert {*OURS, *PEERS, *NAMES} <= set(re.findall(r"\w+", WHO))
 

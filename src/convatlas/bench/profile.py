@@ -18,6 +18,7 @@ from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import AUTO, by_backend, contestants, data_sets, on, tuned
 from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race
 from convatlas.errors import BackendError
+from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer, trace
 
 BACKENDS = (AUTO, "triton", "cuda")
@@ -155,55 +156,57 @@ def profile(
     distinct: dict[tuple, list[Layer]] = {}
     for layer in traced:
         distinct.setdefault(layer.key, []).append(layer)
+    rig = Rig(kind, backend, timer, device, samples)
     rows = []
     with tuned():
         for done, layers in enumerate(distinct.values()):
             progress(layers[0].path or layers[0].op, done, len(distinct) + 1)
-            rows.append(_layer(layers, kind, dtype, backend, timer, device, ceilings, samples))
+            rows.append(_layer(layers, rig, ceilings))
         progress("the whole network", len(distinct), len(distinct) + 1)
-        whole = _network(net, shape, kind, backend, timer, device, samples)
+        whole = _network(net, shape, rig)
     rows.sort(key=lambda row: -row.lost)
-    times = {name: m.interval.median for name, m in whole.items() if m.seconds}
-    absent = {name: m.error for name, m in whole.items() if not m.seconds}
-    return Profile(net, batch, dtype, backend, size, timer.label, rows, times, absent)
+    return Profile(net, batch, dtype, backend, size, timer.label, rows, *_split(whole))
 
 
-def _layer(
-    layers: list[Layer], kind: torch.dtype, dtype: str, backend: str, timer: Timer, device: torch.device,
-    ceilings: Ceilings, samples: int,
-) -> LayerProfile:  # fmt: skip
-    layer = layers[0]
-    bytes = layer.spec.bytes(dtype, layer.epilogue)
-    sets = data_sets(layer, kind, device, timer, "cold")
-    racing = [Contestant(OURS, by_backend(layer, backend)), *contestants(layer, ours=())]
-    found = race(racing, sets, timer, Protocol("cold", "graph", samples))
+@dataclass(frozen=True)
+class Rig:
+    """What each layer and the whole net are timed with."""
+
+    dtype: torch.dtype
+    backend: str
+    timer: Timer
+    device: torch.device
+    samples: int
+
+
+def _split(found: dict[str, Measurement]) -> tuple[dict[str, float], dict[str, str]]:
+    """(medians of those that were timed, reasons of those that were not)."""
+    times = {name: m.interval.median for name, m in found.items() if m.seconds}
+    return times, {name: m.error for name, m in found.items() if not m.seconds}
+
+
+def _layer(layers: list[Layer], rig: Rig, ceilings: Ceilings) -> LayerProfile:
+    layer, dtype = layers[0], dtype_name(rig.dtype)
+    sets = data_sets(layer, rig.dtype, rig.device, rig.timer, "cold")
+    racing = [Contestant(OURS, by_backend(layer, rig.backend)), *contestants(layer, ours=())]
+    found = race(racing, sets, rig.timer, Protocol("cold", "graph", rig.samples))
     if not found[OURS].seconds:
-        raise BackendError(f'{layer.op} {layer.spec} on backend "{backend}": {found[OURS].error}')
-    tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32" if layer.op == "conv2d" else _matmul_tf32()
-    bound, binds = ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype, tf32)
-    return LayerProfile(
-        [each.path or each.op for each in layers], layer.op, str(layer.spec), str(layer.epilogue or "none"),
-        layer.spec.flops, bytes,
-        {name: m.interval.median for name, m in found.items() if m.seconds},
-        {name: m.error for name, m in found.items() if not m.seconds},
-        bound, binds,
-    )  # fmt: skip
+        raise BackendError(f'{layer.op} {layer.spec} on backend "{rig.backend}": {found[OURS].error}')
+    products = torch.backends.cudnn.conv if layer.op == "conv2d" else torch.backends.cuda.matmul
+    bound = ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype, products.fp32_precision == "tf32")
+    work = layer.spec.flops, layer.spec.bytes(dtype, layer.epilogue)
+    names = [each.path or each.op for each in layers]
+    return LayerProfile(names, layer.op, str(layer.spec), str(layer.epilogue or "none"), *work, *_split(found), *bound)
 
 
-def _matmul_tf32() -> bool:
-    return torch.backends.cuda.matmul.fp32_precision == "tf32"
-
-
-def _network(
-    net: str, shape: tuple[int, ...], kind: torch.dtype, backend: str, timer: Timer, device: torch.device, samples: int
-) -> dict[str, Measurement]:
+def _network(net: str, shape: tuple[int, ...], rig: Rig) -> dict[str, Measurement]:
     """The whole net by form. One data set: what a net leaves in the cache for its next layer is part of how it runs."""
-    model = nets.create(net, seed=0).to(device, kind)
-    x = torch.randn(shape, device=device).to(kind).contiguous(memory_format=torch.channels_last)
+    model = nets.create(net, seed=0).to(rig.device, rig.dtype)
+    x = torch.randn(shape, device=rig.device).to(rig.dtype).contiguous(memory_format=torch.channels_last)
 
     def run(tensors: Tensors) -> object:
-        with torch.no_grad(), on(backend):
+        with torch.no_grad(), on(rig.backend):
             return model(tensors["x"])
 
-    forms = {form: Protocol("warm", form, samples) for form in (GRAPH, EAGER)}
-    return {form: race([Contestant(form, run)], [{"x": x}], timer, protocol)[form] for form, protocol in forms.items()}
+    forms = [Contestant(form, run) for form in (GRAPH, EAGER)]
+    return {c.name: race([c], [{"x": x}], rig.timer, Protocol("warm", c.name, rig.samples))[c.name] for c in forms}

@@ -10,7 +10,7 @@ convnet          Chintala, https://github.com/soumith/convnet-benchmarks, README
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.study.tracing import Layer
@@ -83,8 +83,7 @@ CONVNET = ((3, 96, 128, 11), (64, 128, 64, 9), (128, 128, 32, 9), (128, 128, 16,
 CONVNET_BATCH = 128
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """One layer of a published list: which list, and the layer with no epilogue, as they time it."""
 
     source: str

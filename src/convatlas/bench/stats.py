@@ -80,16 +80,8 @@ def _paired_draws(a: np.ndarray, b: np.ndarray, generator: np.random.Generator) 
     n, ratios = len(a), []
     for start in range(0, DRAWS, block := max(1, 4_000_000 // n)):
         picks = generator.integers(0, n, (min(block, DRAWS - start), n))
-        ratios.append(_medians(a[picks]) / _medians(b[picks]))
+        ratios.append(np.median(a[picks], axis=1) / np.median(b[picks], axis=1))
     return np.concatenate(ratios)
-
-
-def _medians(rows: np.ndarray) -> np.ndarray:
-    """np.median(rows, axis=1) in half the time: nothing here is NaN."""
-    n = rows.shape[1]
-    low, high = (n - 1) // 2, n // 2
-    ordered = np.partition(rows, (low, high) if low != high else low, axis=1)
-    return (ordered[:, low] + ordered[:, high]) / 2
 
 
 def _middle(draws: np.ndarray) -> tuple[float, float]:

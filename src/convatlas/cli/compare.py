@@ -204,16 +204,15 @@ def show_text(compared: Compared, first: Results, second: Results | None, chosen
         console.print(output.plain(f"{letter}: {headline(name, results)}"))
     for line in differing(first, second) if second else ():
         console.print(output.plain(line, "yellow"))
-    by_kind(console, compared)
+    dropped = by_kind(console, compared)
     listed = sorted((p for p in compared.pairs if p.found.verdict in chosen), key=lambda p: -p.found.ratio)
     settings = dict.fromkeys((p.a.suite, p.a.how) for p in compared.pairs)
-    dropped: list[str] = []
     for setting in settings:
         pairs = [p for p in listed if (p.a.suite, p.a.how) == setting]
         if pairs:
             title = ": ".join(filter(None, setting))
             console.print(output.plain(f"\n{title}\n" if title else "", "bold"))
-            dropped = show(console, columns(pairs)) or dropped
+            dropped = list(dict.fromkeys([*dropped, *show(console, columns(pairs))]))
     for letter, entries in (("A", compared.only_a), ("B", compared.only_b)):
         only(console, letter, entries)
     console.print()
@@ -225,19 +224,19 @@ def show_text(compared: Compared, first: Results, second: Results | None, chosen
         )
 
 
-def by_kind(console: Console, compared: Compared) -> None:
-    """A row a kind of layer; nothing where there is but one."""
+def by_kind(console: Console, compared: Compared) -> list[str]:
+    """A row a kind of layer; nothing where there is but one. Returns the headers that the terminal had no room for."""
     kinds = compared.kinds
     if len(kinds) < 2:
-        return
+        return []
     rows = {kind or "other": part for kind, part in kinds.items()} | {"all": compared}
-    counts = [Column(verdict, [str(part.counts[verdict]) for part in rows.values()]) for verdict in compared.counts]
+    counts = [Column(verdict, [str(part.counts[verdict]) for part in rows.values()], 1) for verdict in compared.counts]
     console.print()
-    show(
+    return show(
         console,
         [
             Column("kind of layer", list(rows), text=True),
-            Column("benchmarks", [str(len(part.pairs)) for part in rows.values()], 1),
+            Column("benchmarks", [str(len(part.pairs)) for part in rows.values()], 2),
             Column("mean B/A", [f"{part.mean:.3f}" for part in rows.values()]),
             *counts,
         ],

@@ -201,18 +201,19 @@ def layers_csv(report: Report) -> str:
 
 
 def _row(race: Race) -> dict[str, Any]:
-    found = race.against("quicker")
+    """Numbers at the four digits that the store has."""
+    found, bound, ours = race.against("quicker"), race.bound, race.auto
     described = {name: race.get(name) for name in ("op", "kind", "spec", "epilogue", "dtype", "batch", "cache", "form")}
-    taken = {f"{name}_us": micro(race.entries[name].median) if name in race.entries else "" for name in (*OURS, *PEERS)}
+    seconds = {name: race.entries[name].median if name in race.entries else None for name in (*OURS, *PEERS)}
+    numbers = {f"{name}_us": value and value * 1e6 for name, value in seconds.items()}
+    numbers |= {"bound_us": bound and bound * 1e6, "share_of_bound": bound / ours.median if bound and ours else None}
+    numbers |= {"over_quicker": race.speedup("quicker")}
     return {
         "suite": race.any.suite,
         **described,
         "places": " ".join(f"{name}:{count}" for name, count in (race.get("places") or {}).items()),
-        **taken,
-        "auto": race.auto.contestant if race.auto else "",
-        "bound_us": micro(race.bound),
+        "auto": ours.contestant if ours else "",
         "bound_by": race.get("bound") or "",
-        "share_of_bound": share(race),
-        "over_quicker": times(race.speedup("quicker")),
         "verdict": found.verdict if found else "",
+        **{name: "" if value is None else f"{value:.4g}" for name, value in numbers.items()},
     }
