@@ -24,6 +24,7 @@ UNABLE = (
     "not implemented for",
     "view size is not compatible",
     "internal assert",
+    "negative output size",
 )
 
 

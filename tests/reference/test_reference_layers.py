@@ -141,7 +141,7 @@ def test_concat(dim: int) -> None:
             lambda: batch_norm(np.zeros((2, 3)), np.zeros(2), np.zeros(3)),
             r"running_mean of shape \(2,\), expected \(3,\)",
         ),
-        (lambda: batch_norm(np.zeros((2, 3)), np.zeros(3), np.zeros(3), eps=-1), r"eps=-1, expected 0 or more"),
+        (lambda: batch_norm(np.zeros((2, 3)), np.zeros(3), np.zeros(3), eps=-1), r"eps=-1, expected a number from 0"),
         (lambda: local_response_norm(np.zeros((2, 3)), 3), r"input of shape \(2, 3\), expected \(N, C, ...\)"),
         (lambda: local_response_norm(np.zeros((2, 3, 1)), 0), r"size=0, expected a positive int"),
         (lambda: softmax(np.zeros((2, 3)), 2), r"dim=2, expected an int from -2 to 1"),

@@ -72,7 +72,7 @@ def test_dtype_that_no_spec_counts() -> None:
         (lambda: ResidualAddSpec.of((2, 3), (2, 1)), r"\(2, 3\) and shortcut of shape \(2, 1\), expected equal"),
         (lambda: NormSpec.of((3,)), r"input of shape \(3,\), expected \(N, C, ...\)"),
         (lambda: NormSpec.of((2, 3), bias=(2,)), r"bias of shape \(2,\), expected \(3,\)"),
-        (lambda: NormSpec.of((2, 3), -0.1), r"eps=-0.1, expected 0 or more"),
+        (lambda: NormSpec.of((2, 3), -0.1), r"eps=-0.1, expected a number from 0"),
         (lambda: LocalResponseNormSpec.of((2, 3, 4), True), r"size=True, expected a positive int"),
         (lambda: ConcatSpec.of([], 0), r"no tensors given"),
         (lambda: ConcatSpec.of([(2, 3)], 2), r"dim=2, expected an int from -2 to 1"),

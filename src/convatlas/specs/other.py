@@ -9,6 +9,8 @@ from convatlas.errors import ShapeError
 from convatlas.specs.arguments import at_most, integer, known, number, shape_of, shown
 from convatlas.specs.common import Spec
 
+LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127  # kernels compute in float32, in which what lies beyond is infinite
+
 
 @dataclass(frozen=True)
 class LinearSpec(Spec):
@@ -114,8 +116,8 @@ class NormSpec(Spec):
     def of(cls, input: tuple, eps: float = 1e-5, **parameters: tuple | None) -> NormSpec:
         """From an input shape (N, C, ...), eps, and the shapes of running_mean, running_var, weight, bias. Raises ShapeError."""
         input = shape_of(input, "input", "batch_norm")
-        if not number(eps, "eps", "batch_norm") >= 0:
-            raise ShapeError(f"batch_norm: eps={eps}, expected 0 or more")
+        if not 0 <= number(eps, "eps", "batch_norm") <= LARGEST_FLOAT32:
+            raise ShapeError(f"batch_norm: eps={eps}, expected a number from 0 to {LARGEST_FLOAT32:.4g}")
         if len(input) < 2:
             raise ShapeError(f"batch_norm: input of shape {tuple(input)}, expected (N, C, ...)")
         for name, shape in parameters.items():
