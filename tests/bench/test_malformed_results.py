@@ -9,6 +9,7 @@ import re
 import pytest
 from synthetic_results import entries, folder, suite, write
 
+from convatlas.bench import stats
 from convatlas.bench.collect import collect, store
 from convatlas.bench.comparison import compare_contestants, compare_runs
 from convatlas.bench.page.data import Report
@@ -74,6 +75,12 @@ def one_line(error, path):
     return (str(path.parent) in error or "sizes" in error) and len(error) < 500 and "\n" not in error
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Nothing here looks at an interval."""
+    monkeypatch.setattr(stats, "DRAWS", 50)
+
+
 @pytest.mark.parametrize("form", ["raw", "stored"])
 def test_every_field_spoilt_in_every_way(form, tmp_path):
     """Compared with the good file, and its two contestants with each other; of what is stored the page too."""
@@ -87,7 +94,7 @@ def test_every_field_spoilt_in_every_way(form, tmp_path):
             for compared in (compare_runs(first, second, anyway=True), compare_contestants(second, "cudnn", "triton")):
                 json.dumps(as_dict(compared, first, second), allow_nan=False)
             assert headline("b", second) and isinstance(differing(first, second), list)
-            if form == "stored":
+            if form == "stored" and how in ("removed", "null", "empty text", "zero"):
                 assert "# Performance" in page([Report("x", second)])
             taken += 1
         except InputError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from typing import Any, Protocol
 
@@ -54,9 +54,9 @@ def sizes_of(spec: Spec) -> dict[str, Any]:
 
 @cache
 def _adapter(kind: type[Spec]) -> Any:
-    from pydantic import ConfigDict, TypeAdapter, with_config  # where results are written it may not be installed
+    from pydantic import TypeAdapter  # where results are written it may not be installed
 
-    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(kind))
+    return TypeAdapter(kind)
 
 
 def spec_of(op: str, sizes: dict[str, Any]) -> Spec | None:
@@ -68,7 +68,8 @@ def spec_of(op: str, sizes: dict[str, Any]) -> Spec | None:
         return None
     try:
         spec = _adapter(SPECS[op]).validate_python(sizes)
-        if min(spec.output_shape) >= 1 and 0 <= spec.flops < 2**63:
+        known = {field.name for field in fields(spec)}
+        if sizes.keys() <= known and min(spec.output_shape) >= 1 and 0 <= spec.flops < 2**63:
             return spec
     except (ValueError, ArithmeticError):
         pass

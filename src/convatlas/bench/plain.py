@@ -85,11 +85,7 @@ def _forward(
     out: Tensor | None = None,
 ) -> Tensor:
     """nets.layers.Conv2d.forward of a net whose batch norms are folded: what is left of `bn` is an identity."""
-    pads = self._pads(x)
-    return FUNCTIONS["conv2d"](
-        x, self.weight, self.bias, self.stride, pads, self.dilation, self.groups,
-        activation=activation, residual=residual, out=out,
-    )  # fmt: skip
+    return self._convolve(x, self.weight, self.bias, activation=activation, residual=residual, out=out)
 
 
 def for_peers(folded: nn.Module) -> nn.Module:
