@@ -5,14 +5,13 @@ This module needs no torch: the names and the facts are there at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from convatlas.errors import NetError
+from convatlas.names import spelled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,23 +134,6 @@ def info(name: str) -> Net:
     Raises NetError, with the nearest names, for an unknown one.
     """
     return NETS[spelled(name, NETS, "network", f"`convatlas nets` lists all {len(NETS)}")]
-
-
-def spelled(name: str, known: Collection[str], what: str, lists: str) -> str:
-    """The one of `known` that `name` is but for case and punctuation.
-
-    Raises NetError that names the nearest ones and says, in `lists`, where all of them are to be found.
-    """
-    plain = {_folded(one): one for one in known}
-    given = _folded(name) if isinstance(name, str) else ""
-    if given in plain:
-        return plain[given]
-    nearest = ", ".join(plain[one] for one in get_close_matches(given, plain, n=3, cutoff=0.5))
-    raise NetError(f"unknown {what} {name!r}{f', nearest: {nearest}' if nearest else ''}; {lists}")
-
-
-def _folded(name: str) -> str:
-    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def create(

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convatlas.errors import ConvAtlasError, InputError, NetError
-from convatlas.nets.registry import create, info, spelled
+from convatlas.names import spelled
+from convatlas.nets.registry import create, info
 
 if TYPE_CHECKING:
     from torch import nn

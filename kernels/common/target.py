@@ -8,6 +8,8 @@ from functools import cache
 import torch
 
 from convatlas.kernels.common.interpreter import interpreting
+from convatlas.model.gpu import GPU, gpu, representative
+from convatlas.model.gpu import of_device as named
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,28 @@ class Target:
         return self.half_fma // 2 if tf32 else 128
 
 
-# Sources: NVIDIA A100 Tensor Core GPU Architecture (2020), table 4: 108 SMs, 1024 FMA/clk/SM, 164 KB shared memory, 163 for a
-# block; NVIDIA H100 (2022), tables 2 and 3: 132 SMs (SXM5), 2048 FMA/clk/SM, 228 KB, 227 for a block; Blackwell (sm_100): CUDA C++
-# Programming Guide, "Compute Capability 10.x" (228 KB, 227 for a block), 148 SMs, twice Hopper's rate.
+def of(gpu: GPU) -> Target:
+    """The view of a GPU that launch configs are chosen for."""
+    return Target(gpu.arch, gpu.sms, gpu.half_fma, gpu.architecture.block_shared)
+
+
+# The numbers and their sources stand in model/gpus.json. An architecture by itself is one GPU of it.
 TARGETS = {
     "interpreter": Target(0, 1, 1, 1 << 40, interpreted=True),
-    "sm_80": Target(80, 108, 1024, 163 * 1024),
-    "sm_90": Target(90, 132, 2048, 227 * 1024),
-    "sm_100": Target(100, 148, 4096, 227 * 1024),
+    "sm_80": of(gpu("a100-80")),
+    "sm_90": of(gpu("h100-sxm")),
+    "sm_100": of(gpu("b200")),
 }
 
 
 @cache
 def of_device(index: int) -> Target:
-    """The target that a GPU of this machine is."""
+    """The target that a GPU of this machine is; its tensor cores are those of the GPU of that name, or of its architecture."""
     properties = torch.cuda.get_device_properties(index)
     arch = 10 * properties.major + properties.minor
+    like = named(properties.name) or representative(arch)
     shared = properties.shared_memory_per_block_optin
-    family = TARGETS["sm_80"] if arch < 90 else TARGETS["sm_90"] if arch < 100 else TARGETS["sm_100"]
-    return Target(arch, properties.multi_processor_count, family.half_fma, shared)
+    return Target(arch, properties.multi_processor_count, like.half_fma, shared)
 
 
 def current(x: torch.Tensor, backend: str) -> Target:

@@ -11,8 +11,8 @@ copy bandwidth, and one launch (Williams, Waterman, Patterson 2009, "Roofline", 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -22,55 +22,12 @@ from convatlas.bench.clocks import sample
 from convatlas.bench.environment import environment
 from convatlas.bench.timing import Timer
 from convatlas.errors import InputError
-from convatlas.specs import Epilogue, Spec
+from convatlas.model.ceilings import Ceilings
 
-BINDS = ("tensor", "bandwidth", "launch")
 MODES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
 COPY_BYTES = 2**30  # of the source: 20 times an H100's L2
 PAUSE = 0.1  # seconds
 MATMUL = 8192
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """Rates of one GPU.
-
-    Attributes:
-        copy_bytes_per_s: read plus written.
-        matmul_flops_per_s: by mode: float16, bfloat16, tf32, float32 (IEEE).
-        launch_seconds: of a kernel that does nothing to speak of, in a graph.
-    """
-
-    copy_bytes_per_s: float
-    matmul_flops_per_s: Mapping[str, float]
-    launch_seconds: float
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Ceilings:
-        """From ceilings.json. Raises InputError where it lacks one."""
-        try:
-            return cls(*(document[name] for name in cls.__dataclass_fields__))
-        except KeyError as missing:
-            raise InputError(f"the ceilings lack {missing}, expected {', '.join(cls.__dataclass_fields__)}") from None
-
-    def bound(
-        self, op: str, spec: Spec, epilogue: Epilogue | None, dtype: str, tf32: bool = False
-    ) -> tuple[float, str]:
-        """(seconds, which of BINDS) below which no kernel computes the layer on this GPU.
-
-        Tensor cores multiply what is a GEMM: linear layers and convolutions but depthwise ones. Of the other ops only the traffic
-        counts; their arithmetic is far below the vector units' rate.
-        """
-        mode = "tf32" if dtype == "float32" and tf32 else dtype
-        gemm = op == "linear" or (op == "conv2d" and getattr(spec, "kind", "") != "depthwise")
-        bytes = spec.bytes(dtype, epilogue)
-        times = {
-            "tensor": spec.flops / self.matmul_flops_per_s[mode] if gemm else 0.0,
-            "bandwidth": bytes / self.copy_bytes_per_s,
-            "launch": self.launch_seconds,
-        }
-        binds = max(BINDS, key=lambda name: times[name])
-        return times[binds], binds
 
 
 def _least(run: Callable[[Any], object], data: dict[str, torch.Tensor], timer: Timer, samples: int) -> float:

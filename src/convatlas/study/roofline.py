@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convatlas.model.gpu import gpu
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -22,6 +24,14 @@ class Machine:
     vector: float
     bandwidth: float
 
+    @classmethod
+    def of(cls, name: str) -> Machine:
+        """The view of a known GPU (model/gpus.json)."""
+        one = gpu(name)
+        sources = dict.fromkeys(one.source(attribute) for attribute in ("tensor", "vector", "dram_bytes_per_s"))
+        rates = one.rate("float16"), one.rate("float16", tensor=False), one.dram_bytes_per_s
+        return cls(one.title, "; ".join(sources), *rates)
+
     def ridge(self, tensor: bool = True) -> float:
         """FLOPs a byte above which arithmetic, not bandwidth, is the bound (Williams, Waterman, Patterson 2009)."""
         return (self.tensor if tensor else self.vector) / self.bandwidth
@@ -31,35 +41,5 @@ class Machine:
         return max(flops / (self.tensor if tensor else self.vector), bytes / self.bandwidth)
 
 
-H100 = Machine(
-    "H100 SXM5",
-    "NVIDIA H100 Tensor Core GPU Architecture (2022), table 2; NVIDIA H100 datasheet, 3.35 TB/s",
-    tensor=989.4e12,
-    vector=133.8e12,
-    bandwidth=3.35e12,
-)
-
-A100 = Machine(
-    "A100 SXM4 80GB",
-    "NVIDIA A100 Tensor Core GPU Architecture (2020), table 1; NVIDIA A100 datasheet, 2,039 GB/s",
-    tensor=312e12,
-    vector=78e12,
-    bandwidth=2.039e12,
-)
-# The H100's chip with faster memory.
-H200 = Machine(
-    "H200 SXM",
-    "NVIDIA H200 Tensor Core GPU datasheet (2024): 1,979 TFLOPS with sparsity, half of it dense; 4.8 TB/s",
-    tensor=989.4e12,
-    vector=133.8e12,
-    bandwidth=4.8e12,
-)
-B200 = Machine(
-    "B200 SXM",
-    "NVIDIA Blackwell Architecture Technical Brief (2024), HGX B200: FP16 4.5 PFLOPS with sparsity, half of it dense; FP32 80 "
-    "TFLOPS, of which FP16 is taken to be twice, as on the H100; 8 TB/s",
-    tensor=2.25e15,
-    vector=160e12,
-    bandwidth=8e12,
-)
+H100, A100, H200, B200 = map(Machine.of, ("h100-sxm", "a100-80", "h200", "b200"))
 MACHINES = (A100, H100, H200, B200)

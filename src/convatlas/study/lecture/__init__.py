@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from convatlas.names import spelled
 from convatlas.nets import registry
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def names() -> list[str]:
 def check(name: str) -> str:
     """The topic's or network's name as it is written here. Raises NetError, with the nearest names, for an unknown one."""
     known = [*_WHERE, *registry.names()]
-    return registry.spelled(name, known, "topic", f"the topics are {', '.join(_WHERE)}, and every network is one")
+    return spelled(name, known, "topic", f"the topics are {', '.join(_WHERE)}, and every network is one")
 
 
 def topic(name: str) -> Topic:
