@@ -122,13 +122,21 @@ def layout() -> list[str]:
 
 def test_design_lists_what_exists() -> None:
     paths = layout()
-    assert len(paths) > 10
-    assert not [path for path in paths if not (ROOT / path).exists()]
+    assert len(paths) == len(set(paths)) > 10
+    assert not [path for path in paths if not (ROOT / path).exists() or (ROOT / path).is_dir() != path.endswith("/")]
 
 
-def test_design_lists_every_package_folder() -> None:
-    packages = {f"{relative(p.parent)}/" for p in files("__init__.py", folders=("src/convatlas", "kernels"))}
-    assert packages - set(layout()) == set()
+def test_design_lists_every_folder_and_every_module_of_the_package() -> None:
+    """The folders of kernels, docs and src/convatlas, and the modules that stand in src/convatlas itself."""
+    folders = {f"{relative(p.parent)}/" for p in files("", folders=("src/convatlas", "kernels", "docs"))}
+    modules = {relative(p) for p in (ROOT / "src/convatlas").glob("*.py") if not p.name.startswith("__")}
+    assert len(folders) > 20 and len(modules) >= 5
+    assert (folders | modules | {"nets/", "reference/", "tests/", "benchmarks/"}) - set(layout()) == set()
+
+
+def test_design_is_short() -> None:
+    """What the parts agree on fits in 200 lines; what one part is like belongs to that part or to a page of its own."""
+    assert len((ROOT / "docs/design.md").read_text().splitlines()) <= 200
 
 
 def test_readme_names_the_two_commands() -> None:
@@ -176,14 +184,32 @@ def test_readme_commands_on_one_op_and_on_torchvision_run(capsys: pytest.Capture
     assert "all within the error bound" in out and "MACs: 4,089,184,256;" in out
 
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+
+
+def targets(document: Path) -> list[str]:
+    """What a document links to in this repository, and the pictures that it shows."""
+    text = document.read_text()
+    found = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'src="([^"]+)"', text)
+    return [target for target in found if "://" not in target and not target.startswith("mailto:")]
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments that lead to a document's headings, as GitHub makes them: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), flags=re.MULTILINE)
+    titles = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
 def test_links_lead_somewhere(document: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text()) + re.findall(r'src="([^"]+)"', document.read_text())
-    local = [target for target in targets if "://" not in target and not target.startswith("mailto:")]
-    assert not [target for target in local if not (document.parent / target).exists()]
+    wrong = []
+    for target in targets(document):
+        name, _, fragment = target.partition("#")
+        path = document.parent / name if name else document
+        if not path.exists() or (fragment and path.suffix == ".md" and fragment not in anchors(path)):
+            wrong.append(target)
+    assert not wrong
 
 
 def test_code_cites_items_that_the_roadmap_has() -> None:

@@ -71,7 +71,7 @@ def candidates(layer: Layer, launch: Launch, target: Target, size: int = 2) -> l
 
 
 def _tiles(layer: Layer, target: Target, size: int) -> Iterator[TileConfig]:
-    """4 warps for filters larger than 1x1 (docs/design.md, "Few warps where loops are flattened"); a split divides the steps."""
+    """4 warps for filters larger than 1x1 (docs/kernels.md, "Triton: gather and GEMM"); a split divides the steps."""
     spec = layer.spec
     taps, M = spec.R * spec.S, spec.N * spec.P * spec.Q
     for BM in (64, 128):
