@@ -129,6 +129,14 @@ def bare_entry(out):
     write(out / "layers.json", {"benchmarks": [{"group": "x"}]})
 
 
+def older(out):
+    """Entries of a version that did not store a layer's kind."""
+    items = layers()
+    for item in items:
+        del item["extra_info"]["kind"]
+    write(out / "layers.json", suite(items))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -138,6 +146,7 @@ def bare_entry(out):
         (no_commit, "does not say which commit was measured, expected --commit HASH"),
         (nothing, "holds no result that names its GPU"),
         (no_json, r"layers.json: no JSON \(.*\), expected a JSON file of results"),
+        (older, "an entry without kind, expected one of `make gpu` of this version: measure anew"),
         (bare_entry, "an entry without group, stats or extra_info"),
     ],
 )

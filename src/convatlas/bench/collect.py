@@ -52,6 +52,10 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
     for name in schema.FILES.keys() & parts.keys():
         schema.check(schema.FILES[name], parts[name], folder / name)
     extras = [item["extra_info"] for item in benchmarks]
+    for missing in (name for extra in extras for name in schema.REQUIRED if name not in extra):
+        raise InputError(
+            f"{folder}: an entry without {missing}, expected one of `make gpu` of this version: measure anew"
+        )
     if state.get(REHEARSAL) or any(found.get("timer") == REHEARSAL for found in (ceilings or {}, *extras)):
         raise InputError(f"{folder} holds a rehearsal, whose times are invented: expected measurements")
     gpus = {found.get("gpu") for found in (*([ceilings] if ceilings else []), *extras)} - {None}
