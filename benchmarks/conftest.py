@@ -111,7 +111,7 @@ def _ceilings(file: str | None) -> Ceilings | None:
         return None
     try:
         return Ceilings.of(json.loads(Path(file).read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--ceilings {file}: {error}") from None
 
 

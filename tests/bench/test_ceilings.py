@@ -83,3 +83,14 @@ def test_on_a_gpu_the_rates_are_possible() -> None:
     assert 1e9 < found.copy_bytes_per_s < 5e13
     assert all(1e9 < rate < 1e16 for rate in found.matmul_flops_per_s.values())
     assert 1e-7 < found.launch_seconds < 1e-2
+
+
+@pytest.mark.parametrize("change", [{"launch_seconds": "x"}, {"copy_bytes_per_s": 0}, {"matmul_flops_per_s": {"float16": None}},
+                                    {"matmul_flops_per_s": 3}, {"launch_seconds": float("nan")}])  # fmt: skip
+def test_what_are_no_ceilings_is_refused(change: dict) -> None:
+    good = {"copy_bytes_per_s": 2e12, "matmul_flops_per_s": {"float16": 5e14}, "launch_seconds": 2e-6}
+    assert Ceilings.of(good).launch_seconds == 2e-6
+    with pytest.raises(InputError, match="the ceilings "):
+        Ceilings.of({**good, **change})
+    with pytest.raises(InputError, match="the ceilings are no JSON object"):
+        Ceilings.of([])

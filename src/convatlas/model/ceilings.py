@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from convatlas.errors import InputError
@@ -29,11 +30,17 @@ class Ceilings:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Ceilings:
-        """From ceilings.json. Raises InputError where it lacks one."""
+        """From ceilings.json. Raises InputError where it lacks one, or has one that is no rate."""
         try:
-            return cls(*(document[name] for name in cls.__dataclass_fields__))
+            found = cls(*(document[name] for name in cls.__dataclass_fields__))
+            rates = [found.copy_bytes_per_s, found.launch_seconds, *found.matmul_flops_per_s.values()]
         except KeyError as missing:
             raise InputError(f"the ceilings lack {missing}, expected {', '.join(cls.__dataclass_fields__)}") from None
+        except (AttributeError, TypeError):
+            raise InputError("the ceilings are no JSON object of rates, expected what `make gpu` wrote") from None
+        if not all(isinstance(rate, (int, float)) and 0 < rate < inf for rate in rates):
+            raise InputError(f"the ceilings hold {rates}, expected numbers above 0")
+        return found
 
     @classmethod
     def published(cls, gpu: GPU) -> Ceilings:

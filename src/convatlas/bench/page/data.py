@@ -68,5 +68,6 @@ class Report:
     @property
     def pictures(self) -> list[str]:
         """Their names, <slug>-<name>.svg: those for which there is something to draw."""
-        names = ("speedup", "roofline") if self.results.head.get("ceilings") else ("speedup",)
+        rates = (self.results.head.get("ceilings") or {}).get("matmul_flops_per_s", {})
+        names = ("speedup", "roofline") if HEADLINE in rates else ("speedup",)
         return list(names) if self.drawn else []

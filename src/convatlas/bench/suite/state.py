@@ -42,7 +42,7 @@ def read_json(path: Path) -> Any:
         return None
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}, expected a JSON file of this suite; remove it to measure anew") from None
 
 
