@@ -100,9 +100,9 @@ def test_pixels_that_32_bits_cannot_count(backend: str, weight: tuple, groups: i
         torch.empty(s, dtype=torch.float16, device="meta") for s in (spec.input_shape, weight, spec.output_shape)
     )
     x, y = (t.contiguous(memory_format=torch.channels_last) for t in (x, y))
-    call = Call("conv2d", spec, Epilogue(), dtype="float16")
+    call = Call("conv2d", spec, Epilogue(), dtype="float16", backend=backend)
     with pytest.raises(ShapeError, match=r"N\*P\*Q = 131072\*128\*128 = 2147483648 output pixels, expected at most"):
-        triton_backend.launcher(backend, "conv2d")(Problem.of(call, {"input": x, "weight": w}, y, TARGETS["sm_90"]))
+        triton_backend.run(call, {"input": x, "weight": w}, y)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
