@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.errors import ShapeError
+from convatlas.layout import taps_first
 
 Folded = tuple[Tensor, Tensor]
 
@@ -20,8 +21,7 @@ Folded = tuple[Tensor, Tensor]
 def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
     """(w', b') in the weight's dtype, computed in float32, or in float64 for float64 weights.
 
-    A depthwise w' (one input channel a filter) lies in memory as R, S, K: its kernel reads the tap of neighbouring channels as one
-    vector, where K, R, S would take a load each.
+    A depthwise w' (one input channel a filter) lies in memory as its kernel reads it (layout.taps_first).
 
     Raises ShapeError when bn has not one channel per output channel of the weight.
     """
@@ -41,7 +41,7 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
         shift = shift + bn.bias.to(wide)
     folded = (weight.to(wide) * scale[:, None, None, None]).to(weight.dtype)
     if weight.shape[1] == 1:
-        folded = folded.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+        folded = taps_first(folded)
     return folded, shift.to(weight.dtype)
 
 

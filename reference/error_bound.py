@@ -36,9 +36,6 @@ C = 8.0
 # there, (16, 2) on the H100 and B200 (Fasi, Higham, Mikaitis, Pranesh 2021; Khattak, Mikaitis 2025).
 DRIFT = (1 / 4 + 2.0**-1) / 2
 
-# Tensor cores multiply matrices; every other op adds in plain float32 arithmetic, which rounds to nearest.
-TENSOR_CORE_OPS = ("conv2d", "linear")
-
 CHUNK = 1 << 18  # elements at a time: what is computed of them stays in the cache
 
 TF32_CUT = 2.0**-10  # truncation to 10 explicit mantissa bits; rounding to nearest would be half of it
@@ -138,8 +135,8 @@ class _Law:
         self.ref, self.A, self.S = (a.reshape(-1) for a in (truth.value, truth.magnitude, truth.spread))
         self.L, self.roundings, self.stores = truth.length, truth.roundings, stores
         out, acc = format_of(dtype), format_of(accumulate)
-        products = truth.op in TENSOR_CORE_OPS
-        tensor_core = products and accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
+        # Tensor cores multiply matrices; every other op adds in plain float32 arithmetic, which rounds to nearest.
+        tensor_core = truth.products and accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
         self.u_acc = acc.unit_roundoff * (2 if tensor_core else 1)
         self.u_out = out.unit_roundoff
         self.drift = DRIFT * self.L if tensor_core else 0.0

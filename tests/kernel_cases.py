@@ -12,6 +12,7 @@ from torch import Tensor
 import convatlas
 from convatlas.call import Call
 from convatlas.kernels.common.precision import tf32
+from convatlas.layout import taps_first
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.observe import observe
 from convatlas.reference.error_bound import check
@@ -206,7 +207,7 @@ def run_convolution(
         w = w * (2.0 / (case.weight[1] * case.weight[2] * case.weight[3])) ** 0.5
     w = w.to(kind).contiguous(memory_format=torch.channels_last if form == "nhwc" else torch.contiguous_format)
     if form == "nhwc" and case.weight[1] == 1:  # as nets.folding lays a depthwise filter out: R, S, K
-        w = w.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+        w = taps_first(w)
     bias = draw((case.weight[0],), 2, WHOLE, STEP) if case.bias else None
     arguments = dict(case.arguments)
     if case.residual:

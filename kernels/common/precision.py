@@ -1,4 +1,4 @@
-"""Which multiplications may use TF32: torch's own settings, the convolution one for conv2d and the matmul one for linear."""
+"""Which multiplications may use TF32: torch's own settings, the matmul one for linear and the convolution one for convolutions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import torch
 
 from convatlas.call import Call
 
-# What torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32 set, by the op that obeys it as torch's own does.
-SETTINGS = {"conv2d": torch.backends.cudnn.conv, "linear": torch.backends.cuda.matmul}
+
+def may_be_tf32(op: str) -> bool:
+    """Whether torch's setting for an op of products lets those of float32 round their operands to TF32."""
+    setting = torch.backends.cuda.matmul if op == "linear" else torch.backends.cudnn.conv
+    return setting.fp32_precision == "tf32"
 
 
 def tf32(call: Call) -> bool:
-    """Whether torch's setting for the call's op lets float32 products round their operands to TF32."""
-    return call.dtype == "float32" and call.op in SETTINGS and SETTINGS[call.op].fp32_precision == "tf32"
+    """Whether the call's products may round their operands to TF32."""
+    return call.dtype == "float32" and call.spec.products and may_be_tf32(call.op)

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from convatlas.kernels.common.launch import cdiv
+from convatlas.kernels.common.packing import pack
 from convatlas.kernels.common.target import Target
 from convatlas.kernels.common.tiles import HELD, TileConfig, interpreter_config, step_channels, tile_config
 from convatlas.specs import Conv2dSpec
 
-# An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one, so taps and channels are flattened.
-STEM_CHANNELS = 16
 # A multiple of this many channels is read 16 bytes at a time (Triton's specialisation of integers knows multiples of 16 only).
 VECTOR = 16
-# Channels that a pack of groups aims for: 32 halves are 64 bytes, two DRAM sectors of every pixel, and two MMA steps; more
-# would only add zeros to the block-diagonal weights (a pack of G groups multiplies G times what it must).
-PACK_CHANNELS = 32
-
-
-def kind(spec: Conv2dSpec) -> str:
-    """Which kernel a convolution runs on: "depthwise", "pointwise", "stem" or "gather"."""
-    if spec.kind in ("depthwise", "pointwise"):
-        return spec.kind
-    if spec.groups == 1 and spec.C < STEM_CHANNELS:
-        return "stem"
-    return "gather"
-
-
-def pack(spec: Conv2dSpec) -> int:
-    """How many groups one program takes together: the most that divide `groups` and keep to PACK_CHANNELS channels and filters."""
-    if spec.groups == 1:
-        return 1
-    widest = max(spec.C, spec.K) // spec.groups
-    return max(g for g in range(1, spec.groups + 1) if spec.groups % g == 0 and (g == 1 or g * widest <= PACK_CHANNELS))
 
 
 def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, target: Target) -> TileConfig:
     """Tiles for the gather kernel: steps are taps x channel blocks, at most 4 warps for more than one tap (see the kernel)."""
-    packs = spec.groups // pack(spec)
+    packs = spec.groups // pack(spec.groups, spec.C // spec.groups, spec.K // spec.groups)
     M, K, C = spec.N * spec.P * spec.Q, spec.K // packs, spec.C // packs
     if target.unbounded:
         return interpreter_config(M, K, C)

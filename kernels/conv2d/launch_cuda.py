@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, reciprocal, strides, vectors, window
 from convatlas.kernels.common.launch import cdiv, channels_adjacent, is_wide
+from convatlas.kernels.common.packing import krsc
 from convatlas.kernels.depthwise.launch_cuda import depthwise
 from convatlas.kernels.gemm.launch_cuda import gemm
+from convatlas.specs.conv import STEM_CHANNELS
 
 if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
@@ -17,19 +19,15 @@ CHANNELS = 4  # a pixel of the patch
 BLOCKS_PER_SM = 4  # of 128 threads with up to 128 registers each
 
 
-# Below this many channels an NCHW input is gathered in place: an image's copy would cost more than its gather.
-FEW_CHANNELS = 16
-
-
 def conv2d(p: Problem) -> list[CudaLaunch]:
     """A convolution of any kind, with its epilogue."""
     if p.spec.kind == "depthwise":
         return depthwise(p)
     if few := stem(p):
         return few
-    x = p["input"] if p.spec.C < FEW_CHANNELS else channels_adjacent(p["input"])
-    # (K, R, S, C): the weight's own memory when it is channels_last.
-    return gemm(p, x, p["weight"].permute(0, 2, 3, 1).contiguous())
+    # An NCHW input of few channels is gathered in place: an image's copy would cost more than its gather.
+    x = p["input"] if p.spec.C < STEM_CHANNELS else channels_adjacent(p["input"])
+    return gemm(p, x, krsc(p["weight"]))
 
 
 def stem(p: Problem) -> list[CudaLaunch] | None:

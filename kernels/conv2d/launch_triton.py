@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from convatlas.kernels.common.arguments import Tile, epilogue, image, mode, partials, window
 from convatlas.kernels.common.launch import Launch, cdiv, channels_adjacent
+from convatlas.kernels.common.packing import krsc, pack
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.splitk import reduce_launch, workspace
 from convatlas.kernels.common.tiles import MAX_REGISTERS
 from convatlas.kernels.conv2d import launch_triton_rows as rows
 from convatlas.kernels.conv2d import launch_triton_tma as tma
-from convatlas.kernels.conv2d.configs import gather_config, kind, pack, stem_config
+from convatlas.kernels.conv2d.configs import gather_config, stem_config
 from convatlas.kernels.conv2d.triton_gather import conv2d_gather_kernel
 from convatlas.kernels.conv2d.triton_stem import conv2d_stem_kernel
 from convatlas.kernels.depthwise.launch_triton import depthwise
@@ -20,13 +19,7 @@ from convatlas.kernels.gemm.launch_triton import pointwise
 
 def conv2d(p: Problem) -> list[Launch]:
     """The launches of one convolution with its epilogue."""
-    launcher = {"depthwise": depthwise, "pointwise": pointwise, "stem": stem, "gather": gather}[kind(p.spec)]
-    return launcher(p)
-
-
-def krsc(weight: Tensor) -> Tensor:
-    """The filter as (K, R, S, C) with C innermost: the weight's own memory when it is channels_last, else a copy."""
-    return weight.permute(0, 2, 3, 1).contiguous()
+    return {"depthwise": depthwise, "pointwise": pointwise, "stem": stem}.get(p.spec.kind, gather)(p)
 
 
 def gather(p: Problem) -> list[Launch]:
@@ -36,7 +29,7 @@ def gather(p: Problem) -> list[Launch]:
     if tma.fits(p, x):
         return tma.launches(p, x, w)
     config = gather_config(spec, p.dtype, p.tf32, residual is not None, target)
-    together = pack(spec)
+    together = pack(spec.groups, spec.C // spec.groups, spec.K // spec.groups)
     packs = spec.groups // together
     M, K, C = spec.N * spec.P * spec.Q, spec.K // packs, spec.C // packs
     split = config.SPLIT

@@ -20,6 +20,8 @@ from convatlas.kernels.common.cuda.launch import (
     window,
 )
 from convatlas.kernels.common.launch import cdiv
+from convatlas.kernels.common.packing import pack
+from convatlas.kernels.gemm.configs import GEMV_ROWS
 from convatlas.specs import Conv2dSpec
 
 if TYPE_CHECKING:
@@ -32,9 +34,6 @@ SOURCE = "gemm/implicit_gemm.cu"
 STAGES, DEEP = 3, 6
 STEP_CHUNKS = 8
 GROUP_ROWS = 8  # implicit_gemm.cu's: row tiles of a band
-# Channels that a pack of groups aims for: 32 halves are two MMA steps; more would only add zeros to the block-diagonal weights.
-PACK_CHANNELS = 32
-GEMV_ROWS = 8
 REDUCE_THREADS = 256
 
 
@@ -107,12 +106,6 @@ def stages_for(tile: Tile, blocks: int, target: Target) -> int:
     return DEEP if resident * tile.shared(DEEP) <= target.shared else STAGES
 
 
-def pack_for(groups: int, C: int, K: int) -> int:
-    """How many groups of C channels and K filters a block takes together: the most that divide `groups` within PACK_CHANNELS."""
-    fits = (g for g in range(1, groups + 1) if groups % g == 0 and g * max(C, K) <= PACK_CHANNELS)
-    return max(fits, default=1)
-
-
 def linear(p: Problem) -> list[CudaLaunch]:
     """(..., C) x (K, C) -> (..., K): a GEMV for up to 8 rows, else the GEMM with rows as images of one pixel."""
     M, K, C = p.spec.gemm
@@ -147,7 +140,7 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
     N, _, P, Q = out.shape
     group_k, group_c, n, T = w.shape[0] // groups, w.shape[3], chunk(x), TYPES[p.dtype]
     tensor_core = T != "float" or tensor_float(p)
-    together = pack_for(groups, group_c, group_k)
+    together = pack(groups, group_c, group_k)
     C, K = group_c * together, group_k * together
     whole = vectors(x) and C % n == 0
     if not whole:

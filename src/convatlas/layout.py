@@ -33,6 +33,13 @@ def allocate(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Te
     )
 
 
+def taps_first(weight: Tensor) -> Tensor:
+    """A filter (K, C, R, S) that lies in memory as R, S, C, K: of a depthwise one the kernel reads the tap of neighbouring
+    channels as one vector, where K, R, S would take a load each.
+    """
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
 def address(x: Tensor) -> tuple[int, int]:
     """(memory, byte): where x begins. All that holds data is one memory; without data, each storage is one of its own."""
     if x.is_meta or isinstance(x, FakeTensor):

@@ -47,23 +47,23 @@ def test_one_that_cannot_be_measured_says_why() -> None:
 
 def test_what_binds() -> None:
     dense = Conv2dSpec.of((32, 256, 56, 56), (256, 256, 3, 3), padding=1)
-    seconds, binds = KNOWN.bound("conv2d", dense, Epilogue(bias=True), "float16")
+    seconds, binds = KNOWN.bound(dense, Epilogue(bias=True), "float16")
     assert binds == "tensor" and seconds == pytest.approx(2 * 32 * 56 * 56 * 256 * 256 * 9 / 5e14, rel=0.01)
-    assert KNOWN.bound("conv2d", dense, Epilogue(), "float32", tf32=True)[0] == pytest.approx(2 * seconds, rel=0.01)
-    assert KNOWN.bound("conv2d", dense, Epilogue(), "float32")[0] == pytest.approx(10 * seconds, rel=0.01)
+    assert KNOWN.bound(dense, Epilogue(), "float32", tf32=True)[0] == pytest.approx(2 * seconds, rel=0.01)
+    assert KNOWN.bound(dense, Epilogue(), "float32")[0] == pytest.approx(10 * seconds, rel=0.01)
 
     depthwise = Conv2dSpec.of((32, 256, 56, 56), (256, 1, 3, 3), padding=1, groups=256)
     bytes = 2 * (2 * 32 * 256 * 56 * 56 + 256 * 9)
-    assert KNOWN.bound("conv2d", depthwise, Epilogue(), "float16") == (pytest.approx(bytes / 2e12), "bandwidth")
+    assert KNOWN.bound(depthwise, Epilogue(), "float16") == (pytest.approx(bytes / 2e12), "bandwidth")
 
     pool = Pool2dSpec.of("max", (1, 8, 8, 8), 2)
-    assert KNOWN.bound("max_pool2d", pool, None, "float16") == (2e-6, "launch")
-    assert KNOWN.bound("linear", LinearSpec.of((1, 16), (8, 16)), Epilogue(bias=True), "float16") == (2e-6, "launch")
+    assert KNOWN.bound(pool, None, "float16") == (2e-6, "launch")
+    assert KNOWN.bound(LinearSpec.of((1, 16), (8, 16)), Epilogue(bias=True), "float16") == (2e-6, "launch")
 
 
 def test_a_residual_is_read_too() -> None:
     spec = Conv2dSpec.of((32, 64, 56, 56), (64, 1, 3, 3), padding=1, groups=64)
-    plain, added = (KNOWN.bound("conv2d", spec, Epilogue(residual=r), "float16")[0] for r in (False, True))
+    plain, added = (KNOWN.bound(spec, Epilogue(residual=r), "float16")[0] for r in (False, True))
     assert added == pytest.approx(1.5 * plain, rel=0.01)
 
 

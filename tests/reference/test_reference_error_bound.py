@@ -269,7 +269,7 @@ def test_small_integers_must_be_exact(dtype: str) -> None:
 
 def one(value: float, magnitude: float | None = None) -> Truth:
     A = np.array([abs(value) if magnitude is None else magnitude])
-    return Truth("conv2d", np.array([value]), A, A, 9, 0)
+    return Truth("conv2d", np.array([value]), A, A, 9, 0, products=True)
 
 
 inf, nan = np.inf, np.nan
@@ -330,7 +330,7 @@ def test_infinite_inputs_leave_the_other_elements_checked() -> None:
 
 
 def test_empty_and_wrong_shapes() -> None:
-    empty = Truth("linear", *[np.zeros((0, 3))] * 3, 5, 0)
+    empty = Truth("linear", *[np.zeros((0, 3))] * 3, 5, 0, products=True)
     report = check(np.zeros((0, 3), np.float32), empty, dtype="float32")
     assert report.ok
     assert (report.worst, report.count, report.where) == (0, 0, None)

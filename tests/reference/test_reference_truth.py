@@ -149,7 +149,7 @@ def test_spread_bounds_the_mean_square_of_partial_sums(L: int) -> None:
 
 
 def test_scalar_softmax_and_absent_arrays() -> None:
-    expected = truth("softmax", None, None, {"input": np.array(2.0)}, {"dim": 0})
+    expected = truth("softmax", ElementwiseSpec("softmax", ()), None, {"input": np.array(2.0)}, {"dim": 0})
     assert expected.value == 1
     assert expected.magnitude.shape == ()
     spec = Conv2dSpec.of((1, 1, 2, 2), (1, 1, 1, 1))

@@ -93,14 +93,17 @@ def test_tf_same_gives_ceil_of_size_over_stride(size: int, kernel: int, stride: 
     [
         ((8, 4, 1, 1), {}, "pointwise"),
         ((8, 4, 1, 1), {"stride": 2}, "pointwise"),
-        ((8, 4, 1, 1), {"padding": 1}, "dense"),
-        ((8, 4, 3, 3), {}, "dense"),
+        ((8, 4, 1, 1), {"padding": 1}, "stem"),
+        ((8, 15, 3, 3), {}, "stem"),
+        ((8, 16, 1, 1), {"padding": 1}, "dense"),
+        ((8, 16, 3, 3), {}, "dense"),
         ((8, 2, 3, 3), {"groups": 2}, "grouped"),
         ((8, 1, 3, 3), {"groups": 4}, "depthwise"),
     ],
 )
 def test_kind(weight: tuple, args: dict, kind: str) -> None:
-    assert Conv2dSpec.of((1, 4, 5, 5), weight, **args).kind == kind
+    channels = weight[1] * args.get("groups", 1)
+    assert Conv2dSpec.of((1, channels, 5, 5), weight, **args).kind == kind
 
 
 def test_frozen_hashable_and_normalised() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from convatlas.call import Call
 from convatlas.ops import backend_cudnn
-from convatlas.reference.error_bound import DRIFT, TENSOR_CORE_OPS, TF32_CUT, C
+from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
 from convatlas.reference.rounding import format_of
 from convatlas.specs import Epilogue, dtype_name
 from convatlas.study.tracing import Layer
@@ -94,7 +94,7 @@ def _of_products(layer: Layer, t: Tensors) -> tuple[Tensor, Tensor, int, int]:
 
 def _companions(layer: Layer, t: Tensors, value: Tensor) -> tuple[Tensor, Tensor, int, int]:
     """(S, A, L, roundings) of docs/numerics.md, "What each op adds"; value is the output before any activation."""
-    if layer.op in ("conv2d", "linear"):
+    if layer.spec.products:
         return _of_products(layer, t)
     if layer.op in ("avg_pool2d", "adaptive_avg_pool2d"):
         A = _computed(layer, {"input": t["input"].abs()}, None).abs_()
@@ -141,9 +141,7 @@ class Judge:
             value = self.expected
             if layer.op in ("residual_add", "batch_norm") and layer.epilogue.activation:
                 value = _computed(layer, wide, replace(layer.epilogue, activation=None))
-            sigma = self._sigma(
-                *_companions(layer, wide, value), dtype_name(first.dtype), tf32, layer.op in TENSOR_CORE_OPS
-            )
+            sigma = self._sigma(*_companions(layer, wide, value), dtype_name(first.dtype), tf32, layer.spec.products)
             t, squares = C * C / 2, sigma.square()
             T1, Tmax = float(squares.sum(dtype=torch.float64)), float(squares.max())
             T2 = float(squares.square_().sum(dtype=torch.float64))

@@ -24,7 +24,6 @@ PRECISIONS = {
     "tf32": (torch.float32, "tf32"),
     "float32": (torch.float32, "ieee"),
 }
-PRODUCTS = ("conv2d", "linear")  # the ops that TF32 changes anything of
 SHORT = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "ieee": "float32"}
 BATCHES = (32, 1, 128)
 # The lecture's, in the order in which their times are wanted.
@@ -205,7 +204,7 @@ def layer_cases(choice: Choice) -> list[Case]:
         for timed in [*distinct(tuple(choice.net_names), batch), *residual_adds(choice.net_names, batch)]
         if choice.wants(kind(timed.layer))
         for precision in choice.precisions
-        if precision != "tf32" or timed.layer.op in PRODUCTS
+        if precision != "tf32" or timed.layer.spec.products
     ]
     return sorted(found, key=lambda case: case.priority)
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from convatlas.bench.timing import Contestant, Run, Tensors, Timer, sets_for
 from convatlas.call import Call
+from convatlas.layout import taps_first
 from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
-from convatlas.specs import Conv2dSpec, dtype_name
+from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import call, operands
 
@@ -36,9 +37,7 @@ def is_ours(name: str) -> bool:
 
 def with_folded(layer: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The operands, and for a depthwise layer its weight a second time, lying as R, S, K, as our nets hand it to our kernels."""
-    if not isinstance(layer.spec, Conv2dSpec) or layer.spec.kind != "depthwise":
-        return tensors
-    return {**tensors, FOLDED: tensors["weight"].permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)}
+    return {**tensors, FOLDED: taps_first(tensors["weight"])} if layer.spec.layer_kind == "depthwise" else tensors
 
 
 @contextmanager

@@ -71,9 +71,8 @@ def bound(net: str, batch: int, machine: Machine, dtype: str = "float16") -> tup
     """(seconds, share of them that bandwidth binds) that a net takes at least on `machine`, its layers one after another."""
     total = bandwidth = 0.0
     for layer in layers_of(net, batch):
-        tensor = layer.op == "linear" or (layer.op == "conv2d" and layer.spec.kind != "depthwise")
         bytes = layer.spec.bytes(dtype, layer.epilogue)
-        seconds = machine.seconds(layer.spec.flops, bytes, tensor)
+        seconds = machine.seconds(layer.spec.flops, bytes, layer.spec.tensor_cores)
         total += seconds
         bandwidth += seconds if seconds == bytes / machine.bandwidth else 0.0
     return total, bandwidth / total

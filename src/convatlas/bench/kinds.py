@@ -13,7 +13,6 @@ from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSp
 KINDS = (
     "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other", "network",
 )  # fmt: skip
-STEM_CHANNELS = 8  # below so many input channels a filter tap is narrower than a tensor core's step
 SPECS: dict[str, type[Spec]] = {
     "conv2d": Conv2dSpec,
     "linear": LinearSpec,
@@ -33,18 +32,7 @@ class Layer(Protocol):
 
 def kind(layer: Layer) -> str:
     """One of KINDS."""
-    op, spec = layer.op, layer.spec
-    if op in ("linear", "residual_add"):
-        return op.replace("_", " ")
-    if "pool" in op:
-        return "pooling"
-    if not isinstance(spec, Conv2dSpec):
-        return "other"
-    if spec.kind in ("depthwise", "grouped", "pointwise"):
-        return "1x1" if spec.kind == "pointwise" else spec.kind
-    if spec.C < STEM_CHANNELS:
-        return "stem"
-    return "3x3 dense" if (spec.R, spec.S) == (3, 3) else "other dense"
+    return layer.spec.layer_kind
 
 
 def sizes_of(spec: Spec) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import AUTO, by_backend, contestants, data_sets, on, tuned
 from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race
 from convatlas.errors import BackendError
+from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer, trace
 
@@ -192,8 +193,7 @@ def _layer(layers: list[Layer], rig: Rig, ceilings: Ceilings) -> LayerProfile:
     found = race(racing, sets, rig.timer, Protocol("cold", "graph", rig.samples))
     if not found[OURS].seconds:
         raise BackendError(f'{layer.op} {layer.spec} on backend "{rig.backend}": {found[OURS].error}')
-    products = torch.backends.cudnn.conv if layer.op == "conv2d" else torch.backends.cuda.matmul
-    bound = ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype, products.fp32_precision == "tf32")
+    bound = ceilings.bound(layer.spec, layer.epilogue, dtype, may_be_tf32(layer.op))
     work = layer.spec.flops, layer.spec.bytes(dtype, layer.epilogue)
     names = [each.path or each.op for each in layers]
     return LayerProfile(names, layer.op, str(layer.spec), str(layer.epilogue or "none"), *work, *_split(found), *bound)

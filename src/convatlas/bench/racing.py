@@ -14,7 +14,7 @@ from torch import Tensor
 from convatlas import nets
 from convatlas.bench import clocks
 from convatlas.bench.accuracy import Accuracy, Judge, float32_products
-from convatlas.bench.cases import PRECISIONS, PRODUCTS, Case, layers_of, shrink
+from convatlas.bench.cases import PRECISIONS, Case, layers_of, shrink
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import contestants, data_sets, is_ours, tuned
 from convatlas.bench.environment import cpu_name, gpu_name, versions
@@ -102,7 +102,7 @@ class Racer:
         layers = (case.layer,) if case.layer else layers_of(*case.places, case.batch)
         dtype, products = PRECISIONS[case.precision]
         flops, bytes = work(layers, dtype_name(dtype))
-        seconds = H100.seconds(flops, bytes, tensor=case.layer is None or case.op in PRODUCTS)
+        seconds = H100.seconds(flops, bytes, tensor=case.layer is None or case.layer.spec.products)
         made_up = FakeTimer(max(seconds, len(layers) * LAUNCH), zlib.crc32(case.name.encode()))
         timer = made_up if self.rehearse else CudaTimer()
         try:
@@ -131,7 +131,7 @@ class Racer:
             return {}
         shares: dict[str, float] = {}
         for layer in layers:
-            seconds, binds = self.ceilings.bound(layer.op, layer.spec, layer.epilogue, dtype, tf32)
+            seconds, binds = self.ceilings.bound(layer.spec, layer.epilogue, dtype, tf32)
             shares[binds] = shares.get(binds, 0.0) + seconds
         return {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
 
@@ -143,7 +143,7 @@ class Racer:
         if key in self._seen:  # rehearsals meet one shrunken layer many times
             result.accuracy, result.absent, result.wrong = (dict(part) for part in self._seen[key])
         else:
-            check(result, racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.op in PRODUCTS))
+            check(result, racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.spec.products))
         if self.rehearse:
             self._seen[key] = tuple(dict(part) for part in (result.accuracy, result.absent, result.wrong))
             result.info["rehearsed_on"] = str(layer.spec)

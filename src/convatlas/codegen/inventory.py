@@ -26,6 +26,7 @@ from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS
+from convatlas.layout import taps_first
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
@@ -97,29 +98,10 @@ def _meta(shape: tuple, dtype: torch.dtype) -> Tensor:
 
 def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
     """Meta tensors that fit a call, channels_last: what goes in by name, and the output."""
-    spec, epilogue = call.spec, call.epilogue or Epilogue()
-    out = _meta(spec.output_shape, dtype)
-    if call.op == "conv2d":
-        shapes = {"input": spec.input_shape, "weight": spec.weight_shape}
-    elif call.op == "linear":
-        shapes = {"input": (*spec.lead, spec.C), "weight": (spec.K, spec.C)}
-    elif call.op == "residual_add":
-        shapes = {"x": spec.shape, "shortcut": spec.shape}
-    elif call.op == "concat":
-        shapes = {str(i): shape for i, shape in enumerate(spec.shapes)}
-    elif call.op == "batch_norm":
-        names = ("running_mean", "running_var", "weight", "bias")
-        shapes = {"input": spec.shape, **dict.fromkeys(names, (spec.shape[1],))}
-    else:
-        shapes = {"input": getattr(spec, "input_shape", None) or spec.shape}
-    if epilogue.bias:
-        shapes["bias"] = (spec.K,)
-    if epilogue.residual:
-        shapes["residual"] = spec.output_shape
-    tensors = {name: _meta(shape, dtype) for name, shape in shapes.items()}
-    if call.op == "conv2d" and spec.kind == "depthwise":  # as nets.folding lays them out
-        tensors["weight"] = tensors["weight"].permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
-    return tensors, out
+    tensors = {name: _meta(shape, dtype) for name, shape in call.spec.operands(call.epilogue).items()}
+    if call.spec.layer_kind == "depthwise":  # as nets.folding lays it out
+        tensors["weight"] = taps_first(tensors["weight"])
+    return tensors, _meta(call.spec.output_shape, dtype)
 
 
 def launches_of(call: Call, mode: str, arch: int, backend: str = "triton", contiguous: bool = False) -> list[Any]:

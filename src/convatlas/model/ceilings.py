@@ -48,19 +48,16 @@ class Ceilings:
         tensor = {mode: rate for mode, rate in gpu.tensor.items() if rate}
         return cls(gpu.dram_bytes_per_s, {"float32": gpu.rate("float32"), **tensor}, 0.0)
 
-    def bound(
-        self, op: str, spec: Spec, epilogue: Epilogue | None, dtype: str, tf32: bool = False
-    ) -> tuple[float, str]:
+    def bound(self, spec: Spec, epilogue: Epilogue | None, dtype: str, tf32: bool = False) -> tuple[float, str]:
         """(seconds, which of BINDS) below which no kernel computes the layer on this GPU.
 
         Tensor cores multiply what is a GEMM: linear layers and convolutions but depthwise ones. Of the other ops only the traffic
         counts; their arithmetic is far below the vector units' rate.
         """
         mode = "tf32" if dtype == "float32" and tf32 else dtype
-        gemm = op == "linear" or (op == "conv2d" and getattr(spec, "kind", "") != "depthwise")
         bytes = spec.bytes(dtype, epilogue)
         times = {
-            "tensor": spec.flops / self.matmul_flops_per_s[mode] if gemm else 0.0,
+            "tensor": spec.flops / self.matmul_flops_per_s[mode] if spec.tensor_cores else 0.0,
             "bandwidth": bytes / self.copy_bytes_per_s,
             "launch": self.launch_seconds,
         }

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING
 
+from convatlas.kernels.gemm.configs import GEMV_ROWS
+
 if TYPE_CHECKING:
     from convatlas.call import Call
 
-# Rows up to which a linear layer only streams its weights, and runs on the CUDA kernel for that (kernels/gemm/gemv.cu).
-GEMV_ROWS = 8
 # Output elements from which cuda's kernel for global averages fills an H100: below, Triton's smaller programs end sooner.
 MEANS = 1 << 16
 # Taps and output pixels of a first layer from which cuda's stem kernel is the quicker one.

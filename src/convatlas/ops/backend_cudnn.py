@@ -34,50 +34,26 @@ def _conv2d(call: Call, t: Tensors) -> Tensor:
     (top, bottom), (left, right) = s.padding
     if top != bottom or left != right:
         x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-    return F.conv2d(x, t["weight"], t.get("bias"), s.stride, (top, left), s.dilation, s.groups)
+    return F.conv2d(x, t["weight"], t.get("bias"), **{**s.arguments, "padding": (top, left)})
 
 
-def _max_pool2d(call: Call, t: Tensors) -> Tensor | tuple[Tensor, Tensor]:
-    s = call.spec
-    window = (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode
-    return F.max_pool2d(t["input"], *window, return_indices=call.params.get("return_indices", False))
-
-
-def _avg_pool2d(call: Call, t: Tensors) -> Tensor:
-    s = call.spec
-    return F.avg_pool2d(
-        t["input"], (s.R, s.S), s.stride, s.padding, s.ceil_mode, s.count_include_pad, s.divisor_override
-    )
-
-
-def _batch_norm(call: Call, t: Tensors) -> Tensor:
-    statistics = t["running_mean"], t["running_var"]
-    return F.batch_norm(t["input"], *statistics, t.get("weight"), t.get("bias"), eps=call.params["eps"])
-
-
-def _concat(call: Call, t: Tensors) -> Tensor:
-    return torch.cat(list(t.values()), call.spec.dim)
-
-
+# Ops that torch.nn.functional has not, or with arguments of which it lacks some.
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d": _conv2d,
-    "linear": lambda call, t: F.linear(t["input"], t["weight"], t.get("bias")),
-    "max_pool2d": _max_pool2d,
-    "avg_pool2d": _avg_pool2d,
-    "adaptive_avg_pool2d": lambda call, t: F.adaptive_avg_pool2d(t["input"], (call.spec.P, call.spec.Q)),
     "residual_add": lambda call, t: t["x"] + t["shortcut"],
-    "batch_norm": _batch_norm,
-    "local_response_norm": lambda call, t: F.local_response_norm(t["input"], call.spec.size, **call.params),
-    "softmax": lambda call, t: F.softmax(t["input"], call.params["dim"]),
-    "relu": lambda call, t: F.relu(t["input"]),
-    "relu6": lambda call, t: F.relu6(t["input"]),
-    "concat": _concat,
+    "concat": lambda call, t: torch.cat(list(t.values()), call.spec.dim),
 }
+
+
+def _by_name(call: Call, t: Tensors) -> Tensor | tuple[Tensor, Tensor]:
+    """The function of torch.nn.functional that the op is named after."""
+    operands = {name: x for name, x in t.items() if name in call.spec.inputs or name == "bias"}
+    return getattr(F, call.op)(**operands, **call.spec.arguments, **call.params)
 
 
 def run(call: Call, tensors: Tensors, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     """Computes `call` by torch.nn.functional, in the memory format that every backend of ours gives."""
-    y = OPS[call.op](call, tensors)
+    y = OPS.get(call.op, _by_name)(call, tensors)
     last = is_channels_last(next(iter(tensors.values())))
     form = torch.channels_last if last else torch.contiguous_format
     if isinstance(y, tuple):

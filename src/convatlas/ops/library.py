@@ -32,6 +32,7 @@ from convatlas.specs import (
     NormSpec,
     Pool2dSpec,
     ResidualAddSpec,
+    Spec,
 )
 from convatlas.specs.arguments import INT64
 from convatlas.specs.common import dtype_name
@@ -71,12 +72,19 @@ def _shape(x: Tensor | None) -> tuple | None:
     return None if x is None else tuple(x.shape)
 
 
-def _vector(op: str, bias: Tensor | None, length: int) -> bool:
-    if bias is not None and tuple(bias.shape) != (length,):
-        raise ShapeError(
-            f"{op}: bias of shape {tuple(bias.shape)}, expected ({length},), one number per output channel"
-        )
-    return bias is not None
+# What the operands that an epilogue adds are to an op, for messages.
+ADDED = {"bias": "one number per output channel", "residual": "the output's"}
+
+
+def _fused(op: str, spec: Spec, a: Args) -> Call:
+    """The Call with the epilogue that the arguments ask for. Raises ShapeError for a bias or a residual of another shape."""
+    given = {name: _shape(a.get(name)) for name in ADDED}
+    epilogue = Epilogue(given["bias"] is not None, a["activation"], given["residual"] is not None)
+    expected = spec.operands(epilogue)
+    for name, shape in given.items():
+        if shape is not None and shape != expected[name]:
+            raise ShapeError(f"{op}: {name} of shape {shape}, expected {expected[name]}, {ADDED[name]}")
+    return Call(op, spec, epilogue)
 
 
 def _conv2d(a: Args) -> Call:
@@ -86,17 +94,7 @@ def _conv2d(a: Args) -> Call:
     spec = Conv2dSpec.of(
         tuple(a["input"].shape), tuple(weight), tuple(a["stride"]), pads, tuple(a["dilation"]), a["groups"]
     )
-    bias, residual = _vector("conv2d", a["bias"], spec.K), a["residual"]
-    if residual is not None and tuple(residual.shape) != spec.output_shape:
-        raise ShapeError(
-            f"conv2d: residual of shape {tuple(residual.shape)}, expected the output's {spec.output_shape}"
-        )
-    return Call("conv2d", spec, Epilogue(bias, a["activation"], residual is not None))
-
-
-def _linear(a: Args) -> Call:
-    spec = LinearSpec.of(_shape(a["input"]), _shape(a["weight"]))
-    return Call("linear", spec, Epilogue(_vector("linear", a["bias"], spec.K), a["activation"]))
+    return _fused("conv2d", spec, a)
 
 
 def _max_pool2d(a: Args) -> Call:
@@ -143,7 +141,11 @@ OPS = (
         "str? activation, Tensor? residual",
         _conv2d,
     ),
-    Op("linear", "Tensor input, Tensor weight, Tensor? bias, str? activation", _linear),
+    Op(
+        "linear",
+        "Tensor input, Tensor weight, Tensor? bias, str? activation",
+        lambda a: _fused("linear", LinearSpec.of(_shape(a["input"]), _shape(a["weight"])), a),
+    ),
     Op("max_pool2d", MAX_POOL, _max_pool2d),
     Op("max_pool2d_with_indices", MAX_POOL, _max_pool2d_indices, "(Tensor, Tensor)"),
     Op("avg_pool2d", f"{POOL}, bool ceil_mode, bool count_include_pad, int? divisor_override", _avg_pool2d),

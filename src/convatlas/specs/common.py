@@ -7,7 +7,7 @@ nothing here converts a size with int(); comparisons and arithmetic are all that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from convatlas.errors import DtypeError, ShapeError
 from convatlas.specs.arguments import ACTIVATIONS, Pair, at_least, at_most, flag, known, pair, shown
@@ -15,6 +15,7 @@ from convatlas.specs.arguments import ACTIVATIONS, Pair, at_least, at_most, flag
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 Pads = tuple[Pair, Pair]
+Shapes = dict[str, tuple[int, ...]]
 
 
 def dtype_name(dtype: Any) -> str:
@@ -114,11 +115,48 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Spec:
-    """Base of the specs. A subclass gives `elements`, `output_shape` and `flops`; the rest follows."""
+    """Base of the specs. A subclass gives `output_shape`, `elements` and `flops`, and what else the defaults do not say.
+
+    Attributes:
+        optional: names of operands that a call may leave out.
+        products: its work is products with weights: what tensor cores multiply, and what TF32 rounds the factors of.
+    """
+
+    optional: ClassVar[tuple[str, ...]] = ()
+    products: ClassVar[bool] = False
 
     @property
     def output_shape(self) -> tuple[int, ...]:
         raise NotImplementedError
+
+    @property
+    def inputs(self) -> Shapes:
+        """Shapes of the op's own operands, by the names that the public op has for them; one input of the output's shape."""
+        return {"input": self.output_shape}
+
+    def operands(self, epilogue: Epilogue | None = None) -> Shapes:
+        """Shapes of all operands of a call: the op's own, and the bias and the residual that the epilogue adds."""
+        shapes = self.inputs
+        if epilogue is not None and epilogue.bias:
+            shapes["bias"] = (self.bias_elements,)
+        if epilogue is not None and epilogue.residual:
+            shapes["residual"] = self.output_shape
+        return shapes
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The public op's arguments, by name, that follow from the spec: all but tensors and a Call's parameters."""
+        return {}
+
+    @property
+    def tensor_cores(self) -> bool:
+        """Whether tensor cores can multiply it: products of which many share an operand, as in a GEMM."""
+        return self.products
+
+    @property
+    def layer_kind(self) -> str:
+        """The kind of layer, by which benchmarks are chosen and summed up: one of bench.kinds.KINDS."""
+        return "other"
 
     def __str__(self) -> str:
         """One short line for tables: the output's shape, where a subclass has nothing better."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
 from convatlas.specs.arguments import Pair, at_least, at_most, image, integer, pair, shape_of
-from convatlas.specs.common import Pads, Spec, reads, window_padding
+from convatlas.specs.common import Pads, Shapes, Spec, reads, window_padding
+
+# An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one. Such a first layer is called a stem.
+STEM_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class Conv2dSpec(Spec):
     padding: Pads = ((0, 0), (0, 0))
     dilation: Pair = (1, 1)
     groups: int = 1
+    optional: ClassVar[tuple[str, ...]] = ("bias", "residual")
+    products: ClassVar[bool] = True
 
     @classmethod
     def of(
@@ -103,6 +108,14 @@ class Conv2dSpec(Spec):
         return self.N, self.K, self.P, self.Q
 
     @property
+    def inputs(self) -> Shapes:
+        return {"input": self.input_shape, "weight": self.weight_shape}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups)
+
+    @property
     def reduction(self) -> int:
         """L, the products that one output sums: C/groups * R * S."""
         return self.C // self.groups * self.R * self.S
@@ -114,10 +127,23 @@ class Conv2dSpec(Spec):
 
     @property
     def kind(self) -> str:
-        """One of "depthwise" (one input channel a group, groups > 1), "grouped", "pointwise" (1x1, no padding) or "dense"."""
+        """One of "depthwise" (one input channel a group, groups > 1), "grouped", "pointwise" (1x1, no padding), "stem" (an input
+        of fewer than STEM_CHANNELS channels) or "dense".
+        """
         if self.groups > 1:
             return "depthwise" if self.groups == self.C else "grouped"
-        return "pointwise" if (self.R, self.S) == (1, 1) and self.padding == ((0, 0), (0, 0)) else "dense"
+        if (self.R, self.S) == (1, 1) and self.padding == ((0, 0), (0, 0)):
+            return "pointwise"
+        return "stem" if self.C < STEM_CHANNELS else "dense"
+
+    @property
+    def tensor_cores(self) -> bool:
+        return self.kind != "depthwise"
+
+    @property
+    def layer_kind(self) -> str:
+        window = "3x3" if (self.R, self.S) == (3, 3) else "other"
+        return {"pointwise": "1x1", "dense": f"{window} dense"}.get(self.kind, self.kind)
 
     @property
     def elements(self) -> dict[str, int]:

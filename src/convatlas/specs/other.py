@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
 from convatlas.specs.arguments import at_most, integer, known, number, shape_of, shown
-from convatlas.specs.common import Spec
+from convatlas.specs.common import Shapes, Spec
 
 LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127  # kernels compute in float32, in which what lies beyond is infinite
 
@@ -19,6 +20,8 @@ class LinearSpec(Spec):
     lead: tuple[int, ...]
     C: int
     K: int
+    optional: ClassVar[tuple[str, ...]] = ("bias",)
+    products: ClassVar[bool] = True
 
     @classmethod
     def of(cls, input: tuple, weight: tuple) -> LinearSpec:
@@ -38,6 +41,14 @@ class LinearSpec(Spec):
     @property
     def output_shape(self) -> tuple[int, ...]:
         return (*self.lead, self.K)
+
+    @property
+    def inputs(self) -> Shapes:
+        return {"input": (*self.lead, self.C), "weight": (self.K, self.C)}
+
+    @property
+    def layer_kind(self) -> str:
+        return "linear"
 
     @property
     def gemm(self) -> tuple[int, int, int]:
@@ -92,6 +103,14 @@ class ResidualAddSpec(Spec):
         return self.shape
 
     @property
+    def inputs(self) -> Shapes:
+        return {"x": self.shape, "shortcut": self.shape}
+
+    @property
+    def layer_kind(self) -> str:
+        return "residual add"
+
+    @property
     def reduction(self) -> int:
         return 2
 
@@ -111,6 +130,7 @@ class NormSpec(Spec):
     """Batch normalisation at inference: y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] (Ioffe, Szegedy 2015)."""
 
     shape: tuple[int, ...]
+    optional: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     @classmethod
     def of(cls, input: tuple, eps: float = 1e-5, **parameters: tuple | None) -> NormSpec:
@@ -130,6 +150,11 @@ class NormSpec(Spec):
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.shape
+
+    @property
+    def inputs(self) -> Shapes:
+        numbers = dict.fromkeys(("running_mean", "running_var", "weight", "bias"), (self.shape[1],))
+        return {"input": self.shape, **numbers}
 
     @property
     def reduction(self) -> int:
@@ -173,6 +198,10 @@ class LocalResponseNormSpec(Spec):
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.shape
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"size": self.size}
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -256,6 +285,14 @@ class ConcatSpec(Spec):
     def output_shape(self) -> tuple[int, ...]:
         first = self.shapes[0]
         return (*first[: self.dim], sum(s[self.dim] for s in self.shapes), *first[self.dim + 1 :])
+
+    @property
+    def inputs(self) -> Shapes:
+        return {str(i): shape for i, shape in enumerate(self.shapes)}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"dim": self.dim}
 
     @property
     def reduction(self) -> int:

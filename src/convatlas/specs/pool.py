@@ -20,7 +20,7 @@ from convatlas.specs.arguments import (
     shape_of,
     stride_or,
 )
-from convatlas.specs.common import Spec, reads
+from convatlas.specs.common import Shapes, Spec, reads
 
 
 def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
@@ -149,6 +149,21 @@ class Pool2dSpec(Spec):
         return self.N, self.C, self.P, self.Q
 
     @property
+    def inputs(self) -> Shapes:
+        return {"input": self.input_shape}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        window = dict(kernel_size=(self.R, self.S), stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode)
+        if self.kind == "max":
+            return {**window, "dilation": self.dilation}
+        return {**window, "count_include_pad": self.count_include_pad, "divisor_override": self.divisor_override}
+
+    @property
+    def layer_kind(self) -> str:
+        return "pooling"
+
+    @property
     def reduction(self) -> int:
         """L, the elements of one window."""
         return self.R * self.S
@@ -213,6 +228,18 @@ class AdaptivePool2dSpec(Spec):
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
         return self.N, self.C, self.P, self.Q
+
+    @property
+    def inputs(self) -> Shapes:
+        return {"input": self.input_shape}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"output_size": (self.P, self.Q)}
+
+    @property
+    def layer_kind(self) -> str:
+        return "pooling"
 
     def largest(self, axis: int) -> int:
         """Rows (axis 0) or columns (axis 1) of the largest window; 1 where there are no outputs.

@@ -79,14 +79,14 @@ class TorchSpec(Spec):
         name: torch's.
         input_shape, result_shape: of the first operand and the first result.
         moved: elements of all operands, then of the result.
-        products: half of the FLOPs that torch.utils.flop_counter counts.
+        multiplied: half of the FLOPs that torch.utils.flop_counter counts.
     """
 
     name: str
     input_shape: tuple[int, ...]
     result_shape: tuple[int, ...]
     moved: tuple[int, int]
-    products: int
+    multiplied: int
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ class TorchSpec(Spec):
 
     @property
     def macs(self) -> int:
-        return self.products
+        return self.multiplied
 
     @property
     def flops(self) -> int:

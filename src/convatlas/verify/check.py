@@ -94,7 +94,7 @@ class Checker:
         start = perf_counter()
         arrays = {name: as_array(x) for name, x in tensors.items()}
         expected = truth(call.op, call.spec, call.epilogue, arrays, call.params)
-        exact = self.probing and rounds_once(call.op, call.backend)
+        exact = self.probing and rounds_once(call)
         how = precision(call, output.device)
         report = error_bound.check(as_array(output), expected, dtype=call.dtype, exact=exact, **how)
         self.checks.append(LayerCheck(self.path(), call, report, perf_counter() - start))

@@ -10,6 +10,7 @@ from math import isqrt, prod, sqrt
 import torch
 from torch import Tensor
 
+from convatlas.call import Call
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import Tensors, operands
 
@@ -38,9 +39,9 @@ def integers(shape: tuple[int, ...], largest: int, unit: float, generator: torch
     return torch.randint(-largest, largest + 1, shape, generator=generator).float() * unit
 
 
-def rounds_once(op: str, backend: str) -> bool:
-    """Whether the backend's result for `op` on probes must be the truth, rounded once: ours, not a library's own algorithms."""
-    return op in ("conv2d", "linear") and backend != "cudnn"
+def rounds_once(call: Call) -> bool:
+    """Whether the call's result on probes must be the truth, rounded once: ours, not a library's own algorithms."""
+    return call.spec.products and call.backend != "cudnn"
 
 
 def probes(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) -> Tensors:
@@ -49,7 +50,7 @@ def probes(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) ->
     tensors = operands(layer, dtype, torch.device("cpu"), seed)
     spec, params = layer.spec, layer.params
     capped = layer.epilogue is not None and layer.epilogue.activation == "relu6"
-    if layer.op in ("conv2d", "linear"):
+    if spec.products:
         B = largest_integer(spec.reduction)
         sizes = {"input": (B, 1.0), "weight": (B, UNIT), "bias": (WHOLE, STEP), "residual": (WHOLE, STEP)}
         for name, x in tensors.items():

@@ -34,24 +34,10 @@ def operands(
         x = (torch.randn(shape, generator=generator, device=drawn_on) * scale).to(device, dtype)
         return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
 
-    if layer.op == "concat":
-        return {str(i): normal(shape) for i, shape in enumerate(spec.shapes)}
-    if layer.op == "residual_add":
-        return {"x": normal(spec.shape), "shortcut": normal(spec.shape)}
-    if layer.op == "linear":
-        tensors = {"input": normal((*spec.lead, spec.C)), "weight": normal((spec.K, spec.C), sqrt(2 / spec.reduction))}
-    elif layer.op == "conv2d":
-        tensors = {"input": normal(spec.input_shape), "weight": normal(spec.weight_shape, sqrt(2 / spec.reduction))}
-    elif layer.op == "batch_norm":
-        C = (spec.shape[1],)
-        statistics = {"running_mean": normal(C), "running_var": normal(C).abs() + 0.5}
-        return {"input": normal(spec.shape), **statistics, "weight": normal(C), "bias": normal(C)}
-    else:
-        return {"input": normal(getattr(spec, "input_shape", None) or spec.shape)}
-    if layer.epilogue.bias:
-        tensors["bias"] = normal((spec.bias_elements,))
-    if layer.epilogue.residual:
-        tensors["residual"] = normal(spec.output_shape)
+    scales = {"weight": sqrt(2 / spec.reduction)} if spec.products else {}
+    tensors = {name: normal(shape, scales.get(name, 1.0)) for name, shape in spec.operands(layer.epilogue).items()}
+    if "running_var" in tensors:
+        tensors["running_var"] = tensors["running_var"].abs() + 0.5
     return tensors
 
 
@@ -68,26 +54,7 @@ def run(layer: Layer, tensors: Tensors, backend: str) -> Tensor:
 
 def call(layer: Layer, t: Tensors, out: Tensor | None = None) -> Tensor:
     """The public op that `layer` is, on operands named as `operands` names them."""
-    s, activation = layer.spec, layer.epilogue.activation if layer.epilogue else None
-    match layer.op:
-        case "conv2d":
-            geometry = s.stride, s.padding, s.dilation, s.groups
-            epilogue = {"activation": activation, "residual": t.get("residual")}
-            return ops.conv2d(t["input"], t["weight"], t.get("bias"), *geometry, **epilogue, out=out)
-        case "linear":
-            return ops.linear(t["input"], t["weight"], t.get("bias"), activation=activation, out=out)
-        case "max_pool2d":
-            return ops.max_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode, out=out)
-        case "avg_pool2d":
-            divide = s.ceil_mode, s.count_include_pad, s.divisor_override
-            return ops.avg_pool2d(t["input"], (s.R, s.S), s.stride, s.padding, *divide, out=out)
-        case "adaptive_avg_pool2d":
-            return ops.adaptive_avg_pool2d(t["input"], (s.P, s.Q), out=out)
-        case "local_response_norm":
-            return ops.local_response_norm(t["input"], s.size, **layer.params, out=out)
-        case "concat":
-            return ops.concat(list(t.values()), s.dim, out=out)
-        case "residual_add" | "batch_norm":
-            return getattr(ops, layer.op)(**t, **layer.params, activation=activation, out=out)
-        case _:  # relu, relu6, softmax
-            return getattr(ops, layer.op)(t["input"], **layer.params, out=out)
+    fused = {} if layer.epilogue is None else {"activation": layer.epilogue.activation}
+    operands = (list(t.values()),) if layer.op == "concat" else ()
+    named = {} if operands else t
+    return getattr(ops, layer.op)(*operands, **named, **layer.spec.arguments, **layer.params, **fused, out=out)

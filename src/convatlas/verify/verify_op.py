@@ -75,13 +75,13 @@ def described(
         given = [meta(input), meta(input)]
     elif op == "batch_norm":
         given = [meta(input), *(meta(input[1:2]) for _ in range(4))]
-    elif weight is not None:
-        given = [meta(input), meta(weight), meta(weight[:1]) if bias else None]
     else:
-        given = [meta(input)]
+        given = [meta(shape) for shape in (input, weight) if shape is not None]
     seen: list[Call] = []
     with observe(lambda call, tensors, output: seen.append(call)):
         getattr(ops, op)(*given, **arguments)
     call = seen[0]
-    epilogue = replace(call.epilogue, residual=True) if residual else call.epilogue  # of the output's shape
+    epilogue = call.epilogue
+    if bias or residual:  # whose shapes follow from the spec
+        epilogue = replace(epilogue, bias=bias, residual=residual)
     return Layer("", op, call.spec, epilogue, call.params)

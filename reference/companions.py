@@ -1,0 +1,121 @@
+"""What the error bound of each op is made of, beside its value (docs/numerics.md derives them): a function an op.
+
+Each takes the spec, the operands in float64, the parameters and the value before the activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convatlas.reference.conv2d import correlate
+from convatlas.reference.norm import lrn_base, per_channel
+from convatlas.reference.pool import adaptive_divisors, adaptive_sum, divisors, window_sum
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec
+
+Arrays = dict[str, np.ndarray]
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Companions:
+    """A Truth without its value (reference/truth.py says what each field is)."""
+
+    magnitude: np.ndarray
+    spread: np.ndarray
+    length: int
+    roundings: int
+
+
+def exact(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """max_pool2d, relu, relu6, concat: the result is one of the inputs, or 0, or 6."""
+    zero = np.zeros(value.shape)
+    return Companions(zero, zero, 0, 0)
+
+
+def _sum_of_products(
+    product: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    length: int,
+    a: Arrays,
+    added: list[np.ndarray],
+    value: np.ndarray,
+) -> Companions:
+    """A sum of `length` products, to which bias and residual are added: A = sum |x||w| + |bias| + |residual|.
+
+    Of a sum whose terms come in no particular order, a part has mean square at most (the sum)^2 + sum of (x w)^2.
+    """
+    x, w = a["input"], a["weight"]
+    magnitude = product(np.abs(x), np.abs(w))
+    squares = product(x * x, w * w)
+    for term in added:
+        magnitude += np.abs(term)
+        squares += term * term
+        value = value - term
+    squares += value * value
+    return Companions(magnitude, np.sqrt(squares, out=squares), length + len(added), 0)
+
+
+def conv2d(spec: Conv2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    added = [a["bias"][:, None, None]] if "bias" in a else []
+    added += [a["residual"]] if "residual" in a else []
+    return _sum_of_products(lambda x, w: correlate(x, w, spec), spec.reduction, a, added, value)
+
+
+def linear(spec: LinearSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    added = [a["bias"]] if "bias" in a else []
+    return _sum_of_products(lambda x, w: x @ w.T, spec.reduction, a, added, value)
+
+
+def _mean(
+    window_sums: Callable[[np.ndarray], np.ndarray], divisor: np.ndarray, length: int, x: np.ndarray, value: np.ndarray
+) -> Companions:
+    """Average pooling: a sum, then a division, or a product with a rounded reciprocal, which is two roundings."""
+    magnitude = window_sums(np.abs(x)) / np.abs(divisor)
+    spread = np.sqrt(window_sums(x * x) / np.square(divisor) + value * value)
+    return Companions(magnitude, spread, length, 2)
+
+
+def avg_pool2d(spec: Pool2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    divisor = divisors(spec).astype(np.float64)
+    return _mean(lambda x: window_sum(x, spec), divisor, spec.reduction, a["input"], value)
+
+
+def adaptive_avg_pool2d(spec: AdaptivePool2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    divisor = adaptive_divisors(spec).astype(np.float64)
+    return _mean(lambda x: adaptive_sum(x, spec), divisor, spec.reduction, a["input"], value)
+
+
+def residual_add(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """One addition, rounded once."""
+    return Companions(np.abs(value), np.abs(value), 0, 1)
+
+
+def batch_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """Folded into scale and shift or not, at most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|."""
+    scale = np.abs(a.get("weight", np.float64(1))) / np.sqrt(a["running_var"] + params.get("eps", 1e-5))
+    shift = np.abs(a["running_mean"]) * scale + np.abs(a.get("bias", np.float64(0)))
+    rank = a["input"].ndim
+    magnitude = np.abs(a["input"]) * per_channel(scale, rank) + per_channel(shift, rank)
+    return Companions(magnitude, magnitude, 0, 9)
+
+
+def local_response_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """Proportional to |y|: base^-beta errs relatively by beta times the base's error, and by beta*|ln base| from the power."""
+    alpha, beta, k = params.get("alpha", 1e-4), params.get("beta", 0.75), params.get("k", 1.0)
+    base = lrn_base(a["input"], spec, alpha, k)
+    cancelled = lrn_base(a["input"], spec, abs(alpha), abs(k)) / np.abs(base)  # 1 unless alpha or k is negative
+    magnitude = np.abs(value) * (1 + abs(beta) * (cancelled + np.abs(np.log(base))))
+    return Companions(magnitude, magnitude, spec.reduction, 10)
+
+
+def softmax(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """Proportional to y: an error of u*|d| in the exponent d = x - max is a relative one of exp(d)."""
+    x, dim = np.atleast_1d(a["input"]), params.get("dim", -1)
+    if x.size == 0:
+        return exact(spec, a, params, value)
+    depth = np.max(x, axis=dim, keepdims=True) - x
+    magnitude = value * (1 + depth + np.log(x.shape[dim])).reshape(value.shape)
+    return Companions(magnitude, magnitude, x.shape[dim], 12)

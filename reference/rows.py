@@ -1,0 +1,80 @@
+"""The reference's table of ops: what computes each one's value, what its error bound is made of, and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convatlas.reference import companions
+from convatlas.reference.activation import relu, relu6, softmax
+from convatlas.reference.companions import Arrays, Companions, Params
+from convatlas.reference.concat import concat
+from convatlas.reference.conv2d import correlate
+from convatlas.reference.norm import batch_norm, local_response_norm
+from convatlas.reference.pool import adaptive_mean, average, max_pool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One op.
+
+    Attributes:
+        value: from spec, operands and parameters to the value before the epilogue's activation, bias and residual added.
+        companions: from the same and the value to what the error bound is made of.
+        params: names of its parameters that are no part of a shape; PyTorch's default stands for one left out.
+    """
+
+    value: Callable[[Any, Arrays, Params], np.ndarray]
+    companions: Callable[[Any, Arrays, Params, np.ndarray], Companions] = companions.exact
+    params: tuple[str, ...] = ()
+
+
+def _conv2d(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    y = correlate(a["input"], a["weight"], spec)
+    if "bias" in a:
+        y = y + a["bias"][:, None, None]
+    return y + a["residual"] if "residual" in a else y
+
+
+def _linear(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    y = a["input"] @ a["weight"].T
+    return y + a["bias"] if "bias" in a else y
+
+
+def _batch_norm(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    given = (a["input"], a["running_mean"], a["running_var"], a.get("weight"), a.get("bias"))
+    return batch_norm(*given, params.get("eps", 1e-5), dtype=a["input"].dtype)
+
+
+def _local_response_norm(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    numbers = {name: params[name] for name in ("alpha", "beta", "k") if name in params}
+    return local_response_norm(a["input"], spec.size, **numbers, dtype=a["input"].dtype)
+
+
+def _concat(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    return concat([a[str(i)] for i in range(len(a))], spec.dim, dtype=a["0"].dtype)
+
+
+ROWS: dict[str, Row] = {
+    "conv2d": Row(_conv2d, companions.conv2d),
+    "linear": Row(_linear, companions.linear),
+    "max_pool2d": Row(
+        lambda spec, a, params: max_pool(a["input"], spec, return_indices=False), params=("return_indices",)
+    ),
+    "avg_pool2d": Row(lambda spec, a, params: average(a["input"], spec), companions.avg_pool2d),
+    "adaptive_avg_pool2d": Row(lambda spec, a, params: adaptive_mean(a["input"], spec), companions.adaptive_avg_pool2d),
+    "residual_add": Row(lambda spec, a, params: a["x"] + a["shortcut"], companions.residual_add),
+    "batch_norm": Row(_batch_norm, companions.batch_norm, ("eps",)),
+    "local_response_norm": Row(_local_response_norm, companions.local_response_norm, ("alpha", "beta", "k")),
+    "softmax": Row(
+        lambda spec, a, params: softmax(a["input"], params.get("dim", -1), dtype=a["input"].dtype),
+        companions.softmax,
+        ("dim",),
+    ),
+    "relu": Row(lambda spec, a, params: relu(a["input"], dtype=a["input"].dtype)),
+    "relu6": Row(lambda spec, a, params: relu6(a["input"], dtype=a["input"].dtype)),
+    "concat": Row(_concat),
+}
