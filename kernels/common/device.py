@@ -1,4 +1,4 @@
-"""Functions that kernels share on the device: what a program owns, activation, rounding, and how a tile is stored.
+"""Device functions that kernels share: which pixels and channels a program owns, activation, rounding, and how a tile is stored.
 
 The tuples that they take (Image, Epilogue, Tile, Block, Mode) are those of arguments.py.
 """
@@ -9,7 +9,10 @@ import triton.language as tl
 
 @triton.jit
 def activate(v, ACTIVATION: tl.constexpr):
-    """relu or relu6 of a float32 block. PTX max and min drop a NaN operand; .NaN forms keep it, as torch.relu does."""
+    """relu or relu6 of a float32 block, None for neither.
+
+    PTX's max and min drop a NaN; their .NaN forms keep it, as torch.relu does.
+    """
     if ACTIVATION == "relu":
         v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
     elif ACTIVATION == "relu6":
@@ -20,7 +23,10 @@ def activate(v, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def cast(v, dtype: tl.constexpr, INTERPRET: tl.constexpr):
-    """float32 -> dtype, round to nearest even. The interpreter truncates bfloat16 and loses subnormals: there by bits."""
+    """float32 -> dtype, rounded to nearest even.
+
+    The interpreter truncates bfloat16 and loses subnormals: there it is done on bits.
+    """
     if INTERPRET and dtype == tl.bfloat16:
         bits = v.to(tl.uint32, bitcast=True)
         bits = tl.where(v != v, bits | 0x400000, bits + 0x7FFF + ((bits >> 16) & 1))
@@ -32,7 +38,7 @@ def cast(v, dtype: tl.constexpr, INTERPRET: tl.constexpr):
 
 @triton.jit
 def widen(v, INTERPRET: tl.constexpr):
-    """float32 of what was loaded. The interpreter makes zeros of bfloat16's subnormals, so there it goes by bits."""
+    """What was loaded, as float32. The interpreter makes zeros of bfloat16's subnormals, so there it is done on bits."""
     if INTERPRET and v.dtype == tl.bfloat16:
         v = (v.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     else:
@@ -64,7 +70,7 @@ def unravel(m, P, Q, WIDE: tl.constexpr):
 
 @triton.jit
 def wide(i, WIDE: tl.constexpr):
-    """An index in 64 bits where offsets need them."""
+    """The index i, in 64 bits where offsets need them."""
     if WIDE:
         i = i.to(tl.int64)
     return i
@@ -112,14 +118,14 @@ def store_block(y, n, p, q, c, value, mask, mode):
 @triton.jit
 def store_tile(y, y_row, residual_row, k, k_mask, mask, acc, epilogue, mode):
     """y = activation(acc + bias + residual), in float32 and rounded once. The rows are offsets of pixels, k the filters."""
-    column = wide(k, mode.WIDE)
+    channel = wide(k, mode.WIDE)
     if epilogue.bias is not None:
         acc += widen(tl.load(epilogue.bias + k, mask=k_mask, other=0.0), mode.INTERPRET)[None, :]
     if epilogue.residual.ptr is not None:
-        place = residual_row[:, None] + column[None, :] * epilogue.residual.c
+        place = residual_row[:, None] + channel[None, :] * epilogue.residual.c
         acc += widen(tl.load(epilogue.residual.ptr + place, mask=mask, other=0.0), mode.INTERPRET)
     out = cast(activate(acc, mode.ACTIVATION), y.ptr.dtype.element_ty, mode.INTERPRET)
-    tl.store(y.ptr + y_row[:, None] + column[None, :] * y.c, out, mask=mask)
+    tl.store(y.ptr + y_row[:, None] + channel[None, :] * y.c, out, mask=mask)
 
 
 @triton.jit

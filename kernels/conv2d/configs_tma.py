@@ -56,7 +56,7 @@ class TmaConfig:
     RESIDENT: int = 0
 
 
-def step_channels(C: int, dtype: str) -> int:
+def box_channels(C: int, dtype: str) -> int:
     """BK: 128 bytes of channels, a full line of L2 and the widest swizzle, or half of that; 0 where neither divides C."""
     line = 128 // (2 if dtype != "float32" else 4)
     return next((BK for BK in (line, line // 2) if C % BK == 0), 0)
@@ -89,7 +89,7 @@ def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> 
     """
     if target.unbounded:
         return _interpreted(spec, dtype)
-    BK = step_channels(spec.C, dtype)
+    BK = box_channels(spec.C, dtype)
     steps = spec.R * spec.S * (spec.C // BK)
     persistent = _persistent(spec, dtype, residual, target, BK, steps)
     return persistent or _one_tile(spec, dtype, residual, target, BK, steps)
@@ -170,7 +170,7 @@ def _one_tile(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: 
 
 def _interpreted(spec: Conv2dSpec, dtype: str) -> TmaConfig:
     """Blocks as big as Triton allows (2^20 elements): the interpreter's cost is per operation, not per element."""
-    BN, BK = min(power_of_two(spec.K), 256), step_channels(spec.C, dtype)
+    BN, BK = min(power_of_two(spec.K), 256), box_channels(spec.C, dtype)
     while spec.C % (2 * BK) == 0 and BK < 256:
         BK *= 2
     pixels = power_of_two(max(spec.N * spec.P * spec.Q, 16))

@@ -11,7 +11,7 @@ from convatlas.kernels.common.override import forced
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.splitk import reduce_launch, workspace
 from convatlas.kernels.common.tiles import MAX_REGISTERS
-from convatlas.kernels.conv2d.configs_tma import TmaConfig, step_channels, tma_config
+from convatlas.kernels.conv2d.configs_tma import TmaConfig, box_channels, tma_config
 from convatlas.kernels.conv2d.triton_tma import conv2d_tma_kernel
 
 # cuTensorMapEncodeTiled: addresses and strides are multiples of 16 bytes; a box has at most 256 elements a side.
@@ -42,7 +42,7 @@ def fits(p: Problem, x: Tensor) -> bool:
         return False
     SH, SW = spec.stride
     dense = SW == 1 or x.stride(3) == spec.C
-    whole = spec.H % SH == 0 and spec.W % SW == 0 and step_channels(spec.C, p.dtype) > 0
+    whole = spec.H % SH == 0 and spec.W % SW == 0 and box_channels(spec.C, p.dtype) > 0
     return whole and dense and spec.K >= 64 and aligned(x)
 
 

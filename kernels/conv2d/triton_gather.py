@@ -1,15 +1,16 @@
 """Implicit GEMM by pointer gather: y[m, k] = sum over r, s, c of x[pixel of m shifted by (r, s), c] * w[k, r, s, c].
 
-M = N*P*Q output pixels, GEMM K = R*S*C, its slices BK channels of one tap (r, s). Per output pixel the address of its first
-tap and two bit masks (which of the R rows and S columns of its window lie inside the image) are computed once, so that a step
-costs one addition and two shifts a row; outside pixels load zero, so padding costs nothing. Source of the mask idea: CUTLASS's
-Conv2dFprop "optimized" iterator.
+The GEMM has M = N*P*Q output pixels and a reduction of R*S*C; a step of it is BK channels of one tap (r, s). For each output pixel
+the address of its first tap and two bit masks (which of the R rows and S columns of its window lie inside the image) are computed
+once. A step then costs one addition and two shifts a row. Pixels outside the image load zero, so padding costs nothing. Source
+of the
+masks: CUTLASS's Conv2dFprop "optimized" iterator.
 
 Groups: a program works inside one pack of PACK groups. Many-channel groups have PACK = 1; few-channel groups (ResNeXt: 4 to 32
 channels) are packed so that an MMA is full, the weights of a pack forming a block-diagonal matrix.
 
-The one flattened loop over taps and channels is what Triton can pipeline; with 8 warps such loops are reported to miscompile
-(pytorch#173068, pytorch#183989), so configs keep to 4 warps here.
+Taps and channels are one flattened loop, since that is what Triton can pipeline; docs/kernels.md says why such a loop has at most 4
+warps.
 """
 
 import triton
@@ -48,19 +49,19 @@ def conv2d_gather_kernel(
     m_mask = m < M
     k_mask = k < K
     n, p, q = unravel(m, P, Q, mode.WIDE)
-    h = p * window.STRIDE_H - window.TOP
-    v = q * window.STRIDE_W - window.LEFT
-    origin = row_of(x, n, h, v) + pack * C
+    h0 = p * window.STRIDE_H - window.TOP
+    w0 = q * window.STRIDE_W - window.LEFT
+    origin = row_of(x, n, h0, w0) + pack * C
     if BITS:
-        row_bits = window_bits(h, H, window.R, window.DILATION_H)
-        column_bits = window_bits(v, W, window.S, window.DILATION_W)
-    column = pack * K + k
+        row_bits = window_bits(h0, H, window.R, window.DILATION_H)
+        column_bits = window_bits(w0, W, window.S, window.DILATION_W)
+    k_out = pack * K + k
     if mode.WIDE:
-        column = column.to(tl.int64)
+        k_out = k_out.to(tl.int64)
     if PACK > 1:
-        filter = column * (window.R * window.S * GROUP_C)
+        filter = k_out * (window.R * window.S * GROUP_C)
     else:
-        filter = column * (window.R * window.S * C)
+        filter = k_out * (window.R * window.S * C)
 
     acc = tl.zeros((tile.BM, tile.BN), tl.float32)
     for i in range(window.R * window.S * C_BLOCKS // tile.SPLIT):
@@ -72,8 +73,8 @@ def conv2d_gather_kernel(
         if BITS:
             inside = m_mask & (((row_bits >> r) & (column_bits >> s) & 1) != 0)
         else:
-            at_h = h + r * window.DILATION_H
-            at_w = v + s * window.DILATION_W
+            at_h = h0 + r * window.DILATION_H
+            at_w = w0 + s * window.DILATION_W
             inside = m_mask & (at_h >= 0) & (at_h < H) & (at_w >= 0) & (at_w < W)
         shift = r * window.DILATION_H * x.h + s * window.DILATION_W * x.w
         a_place = x.ptr + (origin + shift)[:, None] + block[None, :]
@@ -92,14 +93,13 @@ def conv2d_gather_kernel(
     mask = m_mask[:, None] & k_mask[None, :]
     if PACK > 1:  # noqa: SIM102 (the outer condition is decided at compile time)
         # An infinity or NaN of one group times another group's structural zero is NaN: where the tile holds one, and only there,
-        # it is computed again without the zeros. Written as acc != acc: the ptxas of Triton 3.6 takes |acc| < infinity for true of
-        # every wgmma accumulator, and drops the repair (seen on an H100; test_cross_compile reads the SASS).
+        # it is computed again without the zeros. A compiler folds other ways to ask (docs/tuning/triton.md, "ptxas folds").
         if tl.max((acc != acc).to(tl.int32)) > 0:
             acc = tl.zeros((tile.BM, tile.BN), tl.float32)
             own = k // GROUP_K * GROUP_C
             for tap in range(window.R * window.S):
-                at_h = h + tap // window.S * window.DILATION_H
-                at_w = v + tap % window.S * window.DILATION_W
+                at_h = h0 + tap // window.S * window.DILATION_H
+                at_w = w0 + tap % window.S * window.DILATION_W
                 inside = m_mask & (at_h >= 0) & (at_h < H) & (at_w >= 0) & (at_w < W)
                 shift = tap // window.S * window.DILATION_H * x.h + tap % window.S * window.DILATION_W * x.w
                 for j in range(GROUP_C):
@@ -113,4 +113,4 @@ def conv2d_gather_kernel(
     if tile.SPLIT > 1:
         store_partial(y, split * M + m, k, K, mask, acc)
     else:
-        store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), column, k_mask, mask, acc, epilogue, mode)
+        store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k_out, k_mask, mask, acc, epilogue, mode)

@@ -2,11 +2,11 @@
 
     y[(n, p, q), k] = sum over r of  z[n, p*SH + r - top, q*SW ... , :] . w[k, r, :]
 
-The image is packed once into z (N, H', W', CP): its channels filled up to CP = 4 or 8 with zeros, its left and right padding
-written out. Then the S columns x CP channels that output (p, q) meets in one row are WINDOW >= S*CP adjacent numbers that begin at
-column q*SW, and runs of neighbouring outputs overlap: a descriptor whose pixels lie SW*CP numbers apart and are WINDOW wide gives
-them as rows of a matrix. The filters are packed the same way, with zeros for columns beyond S and channels beyond C. A convolution
-of 7x7x3 is then 7 steps of 32 products instead of 49 of 3.
+The image is packed once into z (N, H', W', CP): zeros fill its channels up to CP = 4 or 8, and its left and right padding are
+written out. Then the S columns x CP channels that output (p, q) meets in one row lie within WINDOW >= S*CP adjacent numbers
+that begin at column q*SW. The numbers of neighbouring outputs overlap: a descriptor whose pixels lie SW*CP numbers apart and
+are WINDOW wide gives them as rows of a matrix. The filters are packed the same way, with zeros for columns beyond S and
+channels beyond C. A convolution of 7x7x3 is then 7 steps of 32 products instead of 49 of 3.
 """
 
 import triton
@@ -22,7 +22,7 @@ def stem_pack_kernel(
     LEFT: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, CP: tl.constexpr, WINDOW: tl.constexpr,
     BLOCK: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """The first programs pack the image, a pixel a lane; the others the filters, a row of one filter a lane."""
+    """Packs the image (the first programs, a pixel a lane) and the filters (the others, CP numbers of a filter's row a lane)."""
     pid = tl.program_id(0)
     image_programs = tl.cdiv(pixels, BLOCK)
     channel = tl.arange(0, CP)
@@ -36,10 +36,10 @@ def stem_pack_kernel(
             at = at.to(tl.int64)
         seen = (at < pixels) & (row < H) & (column >= 0) & (column < W)
         place = row_of(x, n, row, column)
-        v = tl.load(
+        value = tl.load(
             x.ptr + place[:, None] + (channel * x.c)[None, :], mask=seen[:, None] & (channel < C)[None, :], other=0.0
         )
-        tl.store(z + at[:, None] * CP + channel[None, :], v, mask=(at < pixels)[:, None])
+        tl.store(z + at[:, None] * CP + channel[None, :], value, mask=(at < pixels)[:, None])
     else:
         at = (pid - image_programs) * BLOCK + tl.arange(0, BLOCK)
         slot = at % (WINDOW // CP)
@@ -48,10 +48,10 @@ def stem_pack_kernel(
         r = row % R
         seen = (k < filters) & (slot < S)
         place = row_of(w, k, r, slot)
-        v = tl.load(
+        value = tl.load(
             w.ptr + place[:, None] + (channel * w.c)[None, :], mask=seen[:, None] & (channel < C)[None, :], other=0.0
         )
-        tl.store(packed + at[:, None] * CP + channel[None, :], v, mask=(k < filters)[:, None])
+        tl.store(packed + at[:, None] * CP + channel[None, :], value, mask=(k < filters)[:, None])
 
 
 @triton.jit(do_not_specialize=["N", "P", "Q", "tiles_p", "tiles_q"])
@@ -66,8 +66,8 @@ def conv2d_rows_kernel(
     # The pixels are the second operand, as in conv2d_tma_kernel.
     acc = tl.zeros((box.BN, BM), tl.float32)
     for r in range(window.R):
-        h, phase_h = phase(p0, r - window.TOP, window.STRIDE_H)
-        a = rows.load([n0, h, phase_h, q0, 0])
+        h0, phase_h = phase(p0, r - window.TOP, window.STRIDE_H)
+        a = rows.load([n0, h0, phase_h, q0, 0])
         b = filters.load([k0, r * WINDOW])
         a = operand(a.reshape(BM, WINDOW), mode.INTERPRET)
         acc = tl.dot(operand(b, mode.INTERPRET), a.T, acc, input_precision=mode.PRECISION)
@@ -85,9 +85,9 @@ def conv2d_rows_kernel(
             pixel = ((n * ROWS + h) * COLUMNS + q * window.STRIDE_W + tap % window.S) * CP
             weight = ((k * window.R + tap // window.S) * WINDOW) + tap % window.S * CP
             for j in range(C):
-                u = widen(tl.load(z + pixel + j, mask=seen, other=0.0), mode.INTERPRET)
-                v = widen(tl.load(w + weight + j, mask=k_mask, other=0.0), mode.INTERPRET)
-                acc += u[:, None] * v[None, :]
+                value = widen(tl.load(z + pixel + j, mask=seen, other=0.0), mode.INTERPRET)
+                factor = widen(tl.load(w + weight + j, mask=k_mask, other=0.0), mode.INTERPRET)
+                acc += value[:, None] * factor[None, :]
 
     mask = m_mask[:, None] & k_mask[None, :]
     store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)

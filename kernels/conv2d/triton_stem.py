@@ -1,8 +1,8 @@
 """The few-channel convolution (an image's 3 channels): y[m, k] = sum over j of x[window of m, j] * w[k, j], j = (r*S + s)*C + c.
 
 With C = 3 a tap is far narrower than an MMA's 16 products, so taps and channels are flattened into one GEMM K of R*S*C (147
-for 7x7x3, padded to 160 by steps of 32) instead of R*S taps of 16. Any input layout is read in place: an image
-usually comes as NCHW, and a copy would cost more than its gather.
+for 7x7x3, padded to 160 by steps of 32) instead of R*S taps of 16. An input in any layout is read in place:
+an image usually comes as NCHW, and a copy would cost more than the gather.
 """
 
 import triton
@@ -19,9 +19,9 @@ def conv2d_stem_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, tile, mode, 
     m_mask = m < M
     k_mask = k < K
     n, p, q = unravel(m, P, Q, mode.WIDE)
-    h = p * window.STRIDE_H - window.TOP
-    v = q * window.STRIDE_W - window.LEFT
-    origin = row_of(x, n, h, v)
+    h0 = p * window.STRIDE_H - window.TOP
+    w0 = q * window.STRIDE_W - window.LEFT
+    origin = row_of(x, n, h0, w0)
 
     acc = tl.zeros((tile.BM, tile.BN), tl.float32)
     for step in range(0, window.R * window.S * C, tile.BK):
@@ -31,8 +31,8 @@ def conv2d_stem_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, tile, mode, 
         tap = j // C
         dh = tap // window.S * window.DILATION_H
         dw = tap % window.S * window.DILATION_W
-        at_h = h[:, None] + dh[None, :]
-        at_w = v[:, None] + dw[None, :]
+        at_h = h0[:, None] + dh[None, :]
+        at_w = w0[:, None] + dw[None, :]
         inside = (at_h >= 0) & (at_h < H) & (at_w >= 0) & (at_w < W)
         a_place = x.ptr + origin[:, None] + (dh * x.h + dw * x.w + c * x.c)[None, :]
         a = tl.load(a_place, mask=inside & m_mask[:, None] & j_mask[None, :], other=0.0)

@@ -4,13 +4,12 @@ A box of pixels x channels, loaded by one descriptor at a tap's offset, is one s
 
     A[(n, p, q), c] = x[n, p*stride + r*dilation - top, q*stride + s*dilation - left, c]
 
-The copy engine computes the addresses, and what lies outside the image it fills with zeros: padding costs nothing, and no thread
-holds an address or a mask. A program owns TN x TH x TW output pixels (the boxes span images, so that small maps fill a tile)
-and BN filters.
+The copy engine computes the addresses, and fills with zeros what lies outside the image. A program owns TN x TH x TW output
+pixels (a box spans images, so that small maps fill a tile) and BN filters.
 
 Strides: the image is seen as (N, H/SH, SH, W/SW, SW*C), so that the pixels that a tap meets lie one step apart in the second and
 fourth dimension: with e = r*dilation - top, row p*SH + e is row p + floor(e / SH) of phase e mod SH. One descriptor serves every
-phase; H and W must be multiples of the stride.
+phase; H and W must be multiples of the stride. docs/tuning/triton.md draws it.
 
 Source: NVIDIA PTX ISA, "Tensors" (tiled mode, out-of-bounds access); CUDA driver API, cuTensorMapEncodeTiled (rank at most 5,
 strides multiples of 16 bytes, boxes of at most 256 elements a side).
@@ -27,16 +26,16 @@ BIAS = tl.constexpr(1 << 12)
 
 @triton.jit
 def phase(first, offset, STRIDE: tl.constexpr):
-    """first + floor(offset / STRIDE), and offset mod STRIDE: where a tap meets an axis that was split by the stride."""
+    """Where a tap meets an axis that was split by the stride: first + floor(offset / STRIDE), and offset mod STRIDE."""
     at = offset + BIAS * STRIDE
     return first + at // STRIDE - BIAS, at % STRIDE
 
 
 @triton.jit
 def corner(number, tiles_p, tiles_q, K, box):
-    """Tile number -> its first filter, column and row, and the tile along images (and splits): filters vary fastest.
+    """The first filter, column and row of the tile of this number, and its place along images (and splits).
 
-    Programs that run together read the same pixels.
+    Filters vary fastest, so that programs that run together read the same pixels.
     """
     tiles_k = tl.cdiv(K, box.BN)
     k0 = number % tiles_k * box.BN
@@ -48,7 +47,7 @@ def corner(number, tiles_p, tiles_q, K, box):
 
 @triton.jit
 def inside(n0, p0, q0, k0, N, P, Q, K, box):
-    """The pixels and filters of the tile whose corner is given: n, p, q, whether they lie in the output, k, k < K."""
+    """The pixels and filters of the tile at this corner: n, p, q, whether (n, p, q) lies in the output, k, and k < K."""
     m = tl.arange(0, box.TN * box.TH * box.TW)
     k = k0 + tl.arange(0, box.BN)
     n = n0 + m // (box.TH * box.TW)
@@ -59,24 +58,23 @@ def inside(n0, p0, q0, k0, N, P, Q, K, box):
 
 @triton.jit
 def _tile(number, x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, window, box, mode, C: tl.constexpr):
-    """Tile number `number` of y."""
+    """Computes and stores the tile of y with this number."""
     k0, q0, p0, rest = corner(number, tiles_p, tiles_q, K, box)
     tiles_n = tl.cdiv(N, box.TN)
     n0 = rest % tiles_n * box.TN
     split = rest // tiles_n
 
-    # wgmma takes its second operand from shared memory only, and there Triton (3.6 to 3.8) folds the reshape of a loaded box away.
-    # A reshaped first operand it loads into registers, which it overwrites while the wgmma still reads them (wrong results with 8
-    # warps, seen on an H100). So the pixels are the second operand, unless the box is one row and needs no reshape.
+    # The pixels are the second operand, since Triton compiles a reshaped first operand of a wgmma wrongly (docs/tuning/triton.md,
+    # "A wgmma reads registers"). A box of one row needs no reshape, and there they are the first.
     ROW: tl.constexpr = box.TN * box.TH == 1
     acc = tl.zeros((box.TW, box.BN), tl.float32) if ROW else tl.zeros((box.BN, box.TN * box.TH * box.TW), tl.float32)
     for i in range(window.R * window.S * (C // box.BK) // box.SPLIT):
         step = i * box.SPLIT + split
         tap = step // (C // box.BK)
         c = step % (C // box.BK) * box.BK
-        h, phase_h = phase(p0, tap // window.S * window.DILATION_H - window.TOP, window.STRIDE_H)
-        v, phase_w = phase(q0, tap % window.S * window.DILATION_W - window.LEFT, window.STRIDE_W)
-        a = x.load([n0, h, phase_h, v, phase_w * C + c])
+        h0, phase_h = phase(p0, tap // window.S * window.DILATION_H - window.TOP, window.STRIDE_H)
+        w0, phase_w = phase(q0, tap % window.S * window.DILATION_W - window.LEFT, window.STRIDE_W)
+        a = x.load([n0, h0, phase_h, w0, phase_w * C + c])
         b = w.load([k0, tap * C + c])
         a = operand(a.reshape(box.TN * box.TH * box.TW, box.BK), mode.INTERPRET)
         b = operand(b, mode.INTERPRET)

@@ -9,17 +9,17 @@ from convatlas.kernels.common.device import activate, block_of, row_of, store_bl
 @triton.jit(do_not_specialize=["M", "H", "W"])
 def batch_norm_kernel(x, mean, var, weight, bias, y, M, H, W, C, eps, block, mode):
     """y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]) (Ioffe, Szegedy 2015)."""
-    n, h, v, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
+    n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
     center = widen(tl.load(mean + c, mask=c_mask, other=0.0), mode.INTERPRET)
     scale = 1.0 / tl.sqrt_rn(widen(tl.load(var + c, mask=c_mask, other=1.0), mode.INTERPRET) + eps)
     if weight is not None:
         scale *= widen(tl.load(weight + c, mask=c_mask, other=0.0), mode.INTERPRET)
-    place = row_of(x, n, h, v)[:, None] + (wide(c, mode.WIDE) * x.c)[None, :]
+    place = row_of(x, n, h, w)[:, None] + (wide(c, mode.WIDE) * x.c)[None, :]
     value = (widen(tl.load(x.ptr + place, mask=valid, other=0.0), mode.INTERPRET) - center[None, :]) * scale[None, :]
     if bias is not None:
         value += widen(tl.load(bias + c, mask=c_mask, other=0.0), mode.INTERPRET)[None, :]
-    store_block(y, n, h, v, c, activate(value, mode.ACTIVATION), valid, mode)
+    store_block(y, n, h, w, c, activate(value, mode.ACTIVATION), valid, mode)
 
 
 @triton.jit(do_not_specialize=["M", "H", "W"])
@@ -28,19 +28,20 @@ def local_response_norm_kernel(
 ):  # fmt: skip
     """y[c] = x[c] / (k + scale * sum of x[j]^2)^beta, j from c - BEFORE to c + AFTER (Krizhevsky et al. 2012, section 3.3).
 
-    BETA, "zero", "odd", "even" or "fraction", says what becomes of a base that is negative or not finite.
+    BETA ("zero", "odd", "even" or "fraction") is the kind of exponent; it says what becomes of a base that is negative or not
+    finite.
     """
-    n, h, v, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
-    row = row_of(x, n, h, v)
-    column = wide(c, mode.WIDE)
+    n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
+    row = row_of(x, n, h, w)
+    channel = wide(c, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
     squares = tl.zeros((block.BM, block.BC), tl.float32)
     for j in range(-BEFORE, AFTER + 1):
-        at = column + j
+        at = channel + j
         inside = valid & ((at >= 0) & (at < C))[None, :]
         value = widen(tl.load(x.ptr + row[:, None] + (at * x.c)[None, :], mask=inside, other=0.0), mode.INTERPRET)
         squares += value * value
-    value = widen(tl.load(x.ptr + row[:, None] + (column * x.c)[None, :], mask=valid, other=0.0), mode.INTERPRET)
+    value = widen(tl.load(x.ptr + row[:, None] + (channel * x.c)[None, :], mask=valid, other=0.0), mode.INTERPRET)
     if BETA != "zero":
         base = k + scale * squares
         factor = tl.exp2(-beta * tl.log2(tl.abs(base)))
@@ -49,4 +50,4 @@ def local_response_norm_kernel(
         elif BETA == "fraction":
             factor = tl.where((base < 0) & (base != float("-inf")), float("nan"), factor)
         value *= factor
-    store_block(y, n, h, v, c, value, valid, mode)
+    store_block(y, n, h, w, c, value, valid, mode)
