@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch is imported when first asked for."""
+    """Imports what needs torch when it is first asked for."""
     if name in _LAZY:
         return getattr(import_module(f"convatlas.nets.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'convatlas.nets' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""AlexNet: the network of 2012 in two groups, and the single tower of 2014 that PyTorch users know by the name."""
+"""AlexNet: the network of 2012, in two groups, and the single tower of 2014 that PyTorch users know by this name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from convatlas.nets.sequential import FusedSequential
 def one_tower(in_channels: int) -> FusedSequential:
     """Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, footnote 1.
 
-    The single column that torchvision took from there: 64, 192, 384, 256, 256 channels, no groups, no normalisation.
+    This is the single column that torchvision has: 64, 192, 384, 256, 256 channels, no groups, no normalisation.
     """
     return FusedSequential(
         Conv2d(in_channels, 64, 11, stride=4, padding=2),
@@ -35,7 +35,7 @@ def two_groups(in_channels: int) -> FusedSequential:
     """Krizhevsky, Sutskever, Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks", section 3.5, figure 2.
 
     The second, fourth and fifth convolution see the channels of their own GPU only: two groups. Overlapping 3x3/2 pooling. The
-    paper says 224x224; its own 55x55 map needs 227x227, which is what everybody builds.
+    paper says 224x224; its own 55x55 map needs 227x227, and that is what is usually built.
     """
     return FusedSequential(
         Conv2d(in_channels, 96, 11, stride=4),

@@ -15,14 +15,14 @@ from convatlas.ops import functional as ops
 def join(x: Tensor, branches: Sequence[tuple[nn.Module, int]], **keywords: Any) -> Tensor:
     """concat of branch(x) along channels, for branches that keep the size of x and take `out`.
 
-    At inference each branch writes into its channels of one buffer, so that the concatenation moves no byte. Where that cannot
-    be, it is convatlas.concat: while a gradient is wanted, which an `out` has none for; under autocast, where the ops choose the
-    dtype; while a compiler traces, which plans memory itself.
+    At inference each branch writes into its channels of one buffer, so that the concatenation moves no byte. In three cases it is
+    convatlas.concat instead: while a gradient is wanted, since an op with an `out` has none; under autocast, where the ops choose
+    the dtype; and while a compiler traces, since it plans memory itself.
 
     Args:
         x: (N, C, H, W), channels_last.
-        branches: (module, its output channels) each.
-        keywords: given to every branch.
+        branches: for each branch (module, its output channels).
+        keywords: keyword arguments for every branch.
 
     Returns (N, sum of the channels, H, W), channels_last. Raises ShapeError, DtypeError, BackendError.
     """

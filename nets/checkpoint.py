@@ -1,4 +1,4 @@
-"""From a file to a state_dict: PyTorch's files and safetensors', bare or as trainers write them."""
+"""Reads a state_dict from a file of PyTorch's or of safetensors', bare or as trainers write them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HARMLESS = [Namespace, np.dtype, *SCALARS, *((SCALAR, f"numpy.{core}.multiarray.
 def read(path: str | PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU: a state_dict, or the one that a checkpoint holds under a name of WEIGHTS.
 
-    Raises InputError for a file that is missing, of another kind, damaged, compressed, or that asks for code to be run.
+    Raises InputError for a file that is missing, damaged or compressed, that is of another kind, or that asks for code to be run.
     """
     file, name = Path(path), f"weights {shown(path)}"
     if file.suffix.lower() not in PYTORCH + SAFETENSORS:

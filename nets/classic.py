@@ -14,9 +14,9 @@ class Classic(Network):
 
     Args:
         features: the convolutional part.
-        classifier: of the flattened map.
-        pooled: pixels of the map that the classifier was made for; another one is average-pooled to it, as torchvision does. None
-            pools nothing, as the papers, which knew one input size.
+        classifier: the fully connected layers, which take the flattened map.
+        pooled: pixels of the map that the classifier was made for; another map is average-pooled to it, as torchvision does. None
+            pools nothing, as in the papers, whose input has one size.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Classic(Network):
         self.classifier = classifier
 
     def logits(self, x: Tensor) -> Tensor:
-        """features, pooling unless the map has its size already, classifier."""
+        """The features, pooled unless their map has the right size already, through the classifier."""
         x = self.features(x)
         if self.avgpool is not None and (is_traced(x) or x.shape[-2:] != (self.avgpool.output_size,) * 2):
             x = self.avgpool(x)

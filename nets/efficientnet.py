@@ -82,7 +82,7 @@ class EfficientNetLite(Network):
         self._fc = Linear(HEAD, num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of the head's averages."""
+        """The linear layer on the averages of the head's maps."""
         x = self._conv_stem(x, self._bn0, "relu6")
         for block in self._blocks:
             x = block(x)
@@ -91,5 +91,5 @@ class EfficientNetLite(Network):
 
 
 def build(name: str, num_classes: int, in_channels: int) -> EfficientNetLite:
-    """EfficientNet-Lite0, the one size there is here."""
+    """EfficientNet-Lite0, the only size that this file has."""
     return EfficientNetLite(num_classes, in_channels)

@@ -1,4 +1,4 @@
-"""A whole net with its batch norms folded away, as the very weights the kernels get."""
+"""A copy of a net with its batch norms folded into its weights, which are then the weights that the kernels get."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def fold_batch_norms(net: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
     """A copy of `net`, in eval mode, whose convolutions hold their folded weights and whose batch norms are exact identities.
 
     The copy computes with bit for bit the weights that `net` computes with at inference, and still does after .double(): an
-    identity (mean 0, variance 1, eps 0) folds into nothing in any dtype. Which batch norm follows which convolution is seen by
-    running the copy on the meta device.
+    identity (mean 0, variance 1, eps 0) changes no weight in any dtype. Running the copy on the meta device shows which batch norm
+    follows which convolution.
 
     Raises NetError for a convolution that two different batch norms follow.
     """

@@ -23,7 +23,7 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
 
     A depthwise w' (one input channel a filter) lies in memory as its kernel reads it (layout.taps_first).
 
-    Raises ShapeError when bn has not one channel per output channel of the weight.
+    Raises ShapeError where bn does not have one channel for each output channel of the weight.
     """
     mean, var = bn.running_mean, bn.running_var
     if mean.shape != weight.shape[:1]:
@@ -48,8 +48,8 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
 class FoldCache:
     """The last folded weights of one convolution, used again until a tensor they came from changes.
 
-    A change is another tensor object, version, memory, dtype or device. PyTorch counts no version for a write through
-    `.data`, so the convolution also drops the cache in train(), eval() and whenever it is moved or cast.
+    A tensor has changed if its object, version, memory, dtype or device is another. PyTorch counts no version for a write through
+    `.data`, so the convolution also drops the cache in train(), in eval(), and whenever it is moved or cast.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class FoldCache:
 
 
 def _cacheable(sources: tuple[Tensor | None, ...]) -> bool:
-    """Not while a compiler traces, not where a gradient would be lost, not for tensors that count no versions or hold no data."""
+    """Whether folded weights may be kept: nothing traces, no gradient is lost, and the tensors count versions and hold data."""
     if torch.compiler.is_compiling():
         return False
     given = [t for t in sources if t is not None]

@@ -3,9 +3,10 @@
 Szegedy et al. 2014, "Going Deeper with Convolutions", arXiv:1409.4842, table 1, in two forms, one class:
 
 - "googlenet_2014" is the paper's: biases and no batch norm, local response normalisation, 5x5 convolutions in the third branch.
-- "googlenet" is torchvision's, whose weights load. It departs from the paper: batch norms; no response normalisation; 3x3 in
-  the place of the 5x5 (a slip that the weights made permanent, https://github.com/pytorch/vision/issues/906); 2x2 in the place
-  of the last 3x3 max pooling; other dropout; auxiliary classifiers that pool to 4x4 whatever the size. torchvision turns images
+- "googlenet" is torchvision's, whose weights load. It departs from the paper: it has batch norms and no response normalisation,
+  3x3 convolutions in the place of the 5x5 (a mistake that the published weights made permanent,
+  https://github.com/pytorch/vision/issues/906), a 2x2 max pooling in the place of the last 3x3, other dropout, and auxiliary
+  classifiers that pool to 4x4 whatever the size. torchvision turns images
   normalised by ImageNet's mean into (x - 127.5) / 127.5 inside the net; here the registry's preprocessing gives that at once.
 
 Auxiliary classifiers against vanishing gradients (section 5) exist in training only: create(name, aux=True), and train().
@@ -56,15 +57,15 @@ AUXILIARY = {"aux1": "4a", "aux2": "4d"}  # heads, and the modules that they sta
 
 @dataclass(frozen=True)
 class Config:
-    """What tells the two forms apart.
+    """The ways in which the two forms differ.
 
     Attributes:
-        batch_norm: behind every convolution, which then has no bias.
+        batch_norm: a batch norm follows every convolution, which then has no bias.
         third: kernel size of the third branch.
-        response_norm: around the second and third convolution.
+        response_norm: there is one before the second and one behind the third convolution.
         last_pool: kernel size of the max pooling before stage 5.
-        dropout: before the last layer.
-        adaptive_aux_pool: the auxiliary classifiers pool to 4x4; else by 5x5/3, which gives 4x4 of the native 14x14.
+        dropout: its probability before the last layer.
+        adaptive_aux_pool: the auxiliary classifiers pool to 4x4; else they pool by 5x5/3, which makes 4x4 of the native 14x14.
     """
 
     batch_norm: bool
@@ -90,7 +91,7 @@ class Outputs(NamedTuple):
 
 
 class ConvBlock(nn.Module):
-    """relu(conv(x)), with a batch norm between them or not."""
+    """relu(conv(x)) or relu(bn(conv(x)))."""
 
     def __init__(self, config: Config, C: int, K: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -171,7 +172,7 @@ class GoogLeNet(Network):
         self.fc = Linear(C, num_classes)
 
     def logits(self, x: Tensor) -> Tensor | Outputs:
-        """Logits; with auxiliary classifiers and in training, Outputs."""
+        """The logits or, with auxiliary classifiers and in training, Outputs."""
         x = self.norm1(self.maxpool1(self.conv1(x)))
         x = self.maxpool2(self.norm2(self.conv3(self.conv2(x))))
         x = self.maxpool3(self.inception3b(self.inception3a(x)))

@@ -20,12 +20,12 @@ from convatlas.specs import tf_same_padding
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """x in channels_last memory, the kernels' fast path; every op keeps that format, so a net asks once, for its input."""
+    """x in channels_last memory, the kernels' fast path. Every op keeps that format, so a net converts its input only."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def is_traced(x: Any) -> bool:
-    """Whether torch.fx traces x symbolically, so that nothing may be asked of its values or its shape."""
+    """Whether torch.fx traces x symbolically, so that its values and its shape are not known."""
     return isinstance(x, torch.fx.Proxy)
 
 
@@ -96,7 +96,7 @@ class Conv2d(nn.Conv2d):
         """activation(bn(conv(x)) + residual).
 
         At inference the batch norm is folded into the weights (nets.folding) and all of it is one kernel. While bn.training, it
-        normalises by the batch, which no kernel can know beforehand: the convolution, then torch.nn.functional for the rest.
+        normalises by the batch, which no kernel can know beforehand: then torch.nn.functional computes all but the convolution.
 
         Raises ShapeError, DtypeError, BackendError as convatlas.conv2d.
         """
@@ -133,17 +133,17 @@ class Conv2d(nn.Conv2d):
         return same_padding(x, self.kernel_size, self.stride, self.dilation)
 
     def train(self, mode: bool = True) -> Conv2d:
-        """As torch.nn.Module.train; forgets the folded weights, so a change made through `.data` is seen after it."""
+        """As torch.nn.Module.train. It also forgets the folded weights, so that a change made through `.data` takes effect."""
         self._folded.clear()
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Conv2d:
-        """What .to(), .half() and .cuda() call: the folded weights of the old dtype or device are freed."""
+        """What .to(), .half() and .cuda() call; it also frees the folded weights of the old dtype or device."""
         self._folded.clear()
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy.deepcopy: the folded weights are derived, a copy makes its own."""
+        """The state for pickle and copy.deepcopy, without the folded weights: a copy computes its own."""
         return {**self.__dict__, "_folded": FoldCache()}
 
 
@@ -203,10 +203,10 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch.nn.BatchNorm2d as a kernel of its own, for one that no convolution stands before; with a fused activation."""
+    """torch.nn.BatchNorm2d as a kernel of its own, with a fused activation, for a batch norm that follows no convolution."""
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """activation(bn(x)); while training, or without statistics, by the batch and by torch.nn.functional.
+        """activation(bn(x)). While training, or without statistics, torch.nn.functional computes it, by the batch's statistics.
 
         Raises ShapeError, DtypeError, BackendError.
         """

@@ -11,10 +11,11 @@ from convatlas.errors import ConvAtlasError, NetError
 
 
 def run_on_meta(net: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Any:
-    """net(x) for a channels_last x of `input_shape`, with parameters, buffers and x on the meta device; no memory, no arithmetic.
+    """net(x) for a channels_last x of `input_shape`; parameters, buffers and x are on the meta device, so nothing is allocated
+    or computed.
 
-    dtype: of x and of every floating-point parameter and buffer; None keeps the parameters' own and gives x the first one's.
-    Raises NetError when the net keeps a tensor that is neither a parameter nor a buffer, and whatever the net raises.
+    dtype: the dtype of x and of every floating-point parameter and buffer. None keeps the parameters' own, and x gets the first
+    one's. Raises NetError when the net keeps a tensor that is neither a parameter nor a buffer, and whatever the net raises.
     """
 
     def shadow(t: Tensor) -> Tensor:

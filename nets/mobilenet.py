@@ -41,7 +41,7 @@ class MobileNet(Network):
         self.classifier = FusedSequential(nn.Dropout(dropout), Linear(K, num_classes))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of the features' averages."""
+        """The linear layer on the averages of the features."""
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
 
 

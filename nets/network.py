@@ -1,4 +1,7 @@
-"""What every net is: images in, logits out, and a size that is too small refused with the smallest one that works."""
+"""The base of every net: images in, logits out.
+
+A size that is too small is refused, and the error names the smallest that works.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ class Network(nn.Module):
     """The base of the nets: a subclass writes logits(x).
 
     Attributes:
-        in_channels: of the images.
-        training_only: prefixes of the names of parameters that only training needs. Weights of them in a file are no error
-            where the net was built without (nets.load).
+        in_channels: channels of the images.
+        training_only: prefixes of the names of parameters that only training needs. A file may hold weights for them although
+            the net was built without (nets.load).
     """
 
     training_only: tuple[str, ...] = ()
@@ -38,7 +41,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, in_channels, H, W).
 
-        Raises ShapeError for images that do not fit; where only their size is at fault, with the smallest that works.
+        Raises ShapeError for images that do not fit. Where only their size is wrong, the error names the smallest that works.
         """
         try:
             return self.logits(channels_last(x))
@@ -59,7 +62,7 @@ def smallest_size(net: Network) -> int | None:
 
 
 class _Logits(nn.Module):
-    """The net without the explanation of its errors, which would search again."""
+    """The net's logits alone: its forward would answer an error by searching the smallest size again."""
 
     def __init__(self, net: Network) -> None:
         super().__init__()

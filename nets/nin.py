@@ -1,4 +1,5 @@
-"""Network in Network: behind each convolution two 1x1 ones, a small perceptron slid over the map; no fully connected layer.
+"""Network in Network: two 1x1 convolutions, a small perceptron slid over the map, follow each convolution; no fully connected
+layer.
 
 Lin, Chen, Yan 2013, "Network In Network", arXiv:1312.4400, section 3.1; in the ImageNet form of the authors' Caffe model
 (https://gist.github.com/mavenlin/d802a5849de39225bcc6): the paper gives sizes for 32x32 images only.
@@ -44,5 +45,5 @@ class NetworkInNetwork(Network):
 
 
 def build(name: str, num_classes: int, in_channels: int) -> NetworkInNetwork:
-    """NiN, the one size there is here."""
+    """NiN, the only size that this file has."""
     return NetworkInNetwork(num_classes, in_channels)

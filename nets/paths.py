@@ -17,11 +17,11 @@ def _names(net: nn.Module) -> dict[int, str]:
 
 @contextmanager
 def module_paths(net: nn.Module | None) -> Iterator[Callable[[], str]]:
-    """Inside the `with` block, the function it yields tells the path of the innermost module of `net` that is running.
+    """Yields a function that, inside the `with` block, returns the path of the innermost module of `net` that is running.
 
-    A path is a name of net.named_modules(), such as "layer1.0.conv1"; "" is the net itself, or nothing. Without a net it is the
-    outermost module that is running at the time. Only the thread that entered counts. The hooks are PyTorch's global ones: the
-    net is not touched, and none stays behind.
+    A path is a name of net.named_modules(), such as "layer1.0.conv1"; "" means the net itself, or that no module
+    is running. Without a net, paths begin at the outermost module that is running at the time. Only modules that run in this thread
+    count. The hooks are PyTorch's global ones, so that the net is not touched; all are removed at the end.
     """
     names: dict[int, str] = {} if net is None else _names(net)
     thread = threading.get_ident()

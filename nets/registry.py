@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a photograph becomes an input: the shorter side to `resize` pixels, the `crop` x `crop` in the middle, (x - mean) / std.
+    """How a photograph becomes an input: (x - mean) / std of the crop x crop pixels in the middle of the resized image.
 
     Attributes:
-        resize, crop: pixels.
+        resize: pixels of the shorter side after resizing.
+        crop: pixels of the square that is cut out.
         interpolation: "bilinear" or "bicubic".
         mean, std: per channel R, G, B, in pixel values from 0 to 255.
     """
@@ -55,12 +56,12 @@ class Net:
     Attributes:
         name: unique.
         module: the file of nets/ whose build(name, num_classes, in_channels, **options) makes it.
-        year: of the paper.
-        paper: citation.
+        year: the paper's year.
+        paper: its citation.
         size: pixels of the native square input.
-        preprocess: of a photograph.
+        preprocess: how a photograph becomes an input.
         weights: which published weights fit it.
-        classes: that create() gives it unless told otherwise; 1000 is ImageNet, 10 CIFAR-10.
+        classes: classes that create() gives it unless told otherwise: 1000 for ImageNet, 10 for CIFAR-10.
     """
 
     name: str
@@ -142,13 +143,13 @@ def create(
     """The net called `name`, in eval mode and channels_last memory, with random weights (He et al. 2015).
 
     Args:
-        num_classes: width of the last layer; None is that of the data set the net was made for, 1000 but for CIFAR's nets.
-        in_channels: of the input.
-        seed: for weights that are the same each time, whatever torch.manual_seed says, and without touching it; None draws
+        num_classes: width of the last layer; None takes the classes of the net's data set, 1000 or, for CIFAR's nets, 10.
+        in_channels: channels of the input.
+        seed: the same seed gives the same weights each time; torch's global generator is neither used nor changed. None draws
             from torch's global generator.
-        options: of the net's family: fuse_residual=False (ResNet), aux=True (GoogLeNet), width=0.5 (MobileNet).
+        options: options of the net's family: fuse_residual=False (ResNet), aux=True (GoogLeNet), width=0.5 (MobileNet).
 
-    Raises NetError for an unknown name, a number below 1 or an option that the family does not have.
+    Raises NetError for an unknown name, for a number below 1, and for an option that the family does not have.
     """
     import torch
 

@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.fuse_residual = fuse_residual
 
     def shortcut(self, x: Tensor) -> Tensor | None:
-        """What is added, or None."""
+        """What is added to F(x), or None in a net without shortcuts."""
         if not self.shortcuts:
             return None
         if self.downsample is None:
@@ -159,7 +159,7 @@ class ResNet(Network):
                 nn.init.constant_(module.get_submodule(module.last_bn).weight, blocks**-0.5)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of the last map's averages."""
+        """The linear layer on the averages of the last map."""
         x = self.maxpool(self.conv1(x, self.bn1, "relu"))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x).flatten(1))

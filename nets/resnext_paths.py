@@ -2,8 +2,8 @@
 
     y = relu(bn(sum over paths p of W3_p * relu(bn(W2_p * relu(bn(W1_p * x))))) + shortcut(x))
 
-The last convolutions' sum over paths is one convolution over all paths' channels, and what the second ones read of their own
-path only is a grouped convolution. The batch norm stands behind the sum, as the paper has it (section 4).
+The sum over the paths' last convolutions is one convolution over the channels of all paths. The second convolutions, each of which
+reads its own path only, are one grouped convolution. The batch norm stands behind the sum, as the paper has it (section 4).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a command takes for a network: one of ours, one of torchvision's, or a module of the user's own.
+"""From a command's argument to a network: one of ours, one of torchvision's, or a module of the user's own.
 
     resnet18                    ours, by name
     torchvision:resnet50        torchvision.models.get_model
-    mymodule.py:Net             what Net is in that file: a class or function that is called without arguments, or a module
+    mymodule.py:Net             Net in that file: a class or function that is called without arguments, or a module
     mypackage.models:Net        the same of an importable module
 
 A user's file runs as Python would run it: it is the user's own code.
@@ -35,7 +35,7 @@ class Found:
     """A net by its argument.
 
     Attributes:
-        name: of the net; the argument as it was given for one that is not ours.
+        name: the net's name; for a net that is not ours, the argument as it was given.
         size: pixels of the square input that it was made for.
         build: makes it, in eval mode; on the meta device inside `with torch.device("meta")`.
     """

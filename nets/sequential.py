@@ -17,7 +17,7 @@ Step = tuple[nn.Module, nn.BatchNorm2d | None, str | None]
 class FusedSequential(nn.Sequential):
     """torch.nn.Sequential, with its state_dict keys; a Conv2d, the BatchNorm2d and the ReLU behind it are one kernel.
 
-    So are a Linear and its ReLU. The last module may be given `residual` and `out`, as Conv2d takes them.
+    A Linear and the ReLU behind it are one kernel too. The last module may be given `residual` and `out`, as Conv2d takes them.
     """
 
     def forward(self, x: Tensor, **epilogue: Any) -> Tensor:

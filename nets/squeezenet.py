@@ -25,8 +25,8 @@ class Config:
     """A version.
 
     Attributes:
-        channels, kernel: of the first convolution, which has stride 2.
-        pooled: Fire modules before which there is a 3x3/2 max pooling, counted from 0.
+        channels, kernel: filters and kernel size of the first convolution, which has stride 2.
+        pooled: the Fire modules, counted from 0, that a 3x3/2 max pooling precedes.
     """
 
     channels: int

@@ -24,7 +24,7 @@ CHANNELS = (64, 128, 256, 512, 512)
 
 
 def features(depths: tuple[int, ...], in_channels: int, batch_norm: bool) -> FusedSequential:
-    """The stages; batch_norm puts one behind each convolution, which the paper, older than it, does not have."""
+    """The stages. batch_norm: one follows each convolution; the paper, which is older than batch norm, has none."""
     layers: list[nn.Module] = []
     C = in_channels
     for depth, K in zip(depths, CHANNELS):
@@ -41,7 +41,7 @@ class VGG(Classic):
 
 
 def build(name: str, num_classes: int, in_channels: int) -> VGG:
-    """The VGG called `name`, "vgg16" or "vgg16_bn" say."""
+    """The VGG called `name`, such as "vgg16" or "vgg16_bn"."""
     column = name.removesuffix("_bn")
     if column not in DEPTHS:
         raise NetError(f"VGG {name!r}, expected one of {', '.join(DEPTHS)}, with or without _bn")

@@ -1,4 +1,4 @@
-"""Weights from files: all of them fit, or nothing is loaded and one error says what does not."""
+"""Loads weights from files. Either all of them fit, or none is loaded and one error says which do not fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WeightsError(NetError):
     Attributes:
         missing: names the net has and the file lacks.
         unexpected: names the file has and the net lacks.
-        misfits: by name, (what the file has, what the net has), each a shape or a dtype.
+        misfits: from a name to (what the file has, what the net has), both a shape or both a dtype.
     """
 
     def __init__(self, source: str, missing: list[str], unexpected: list[str], misfits: dict[str, tuple[str, str]]):
@@ -66,7 +66,7 @@ def load(net: nn.Module, path: str | PathLike[str]) -> nn.Module:
     and a ConvAtlasWarning says how many there are and where.
 
     Raises InputError for a file that is missing or unreadable, WeightsError (a NetError) for weights that do not fit, NetError for
-    a net on the meta device; the net is then as it was.
+    a net on the meta device; the net then stays as it was.
     """
     expected = {k: t for k, t in net.state_dict().items() if isinstance(t, Tensor)}
     if any(t.is_meta for t in expected.values()):
@@ -87,7 +87,10 @@ def load(net: nn.Module, path: str | PathLike[str]) -> nn.Module:
 
 
 def _renamed(given: dict[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`given` under the net's names, as far as only wrappers make the difference; other names stay, for the error to list."""
+    """Gives entries of `given` the net's names where only a wrapper makes the difference.
+
+    Other names stay, for the error to list.
+    """
     wanted = {_unwrapped(name): name for name in expected}
     for holder in ("", *HOLDERS):
         names = {name: wanted.get(_unwrapped(_unwrapped(name).removeprefix(holder))) for name in given}
@@ -124,7 +127,7 @@ def _misfit(given: Tensor, expected: Tensor) -> tuple[str, str] | None:
 
 
 def _kind(tensor: Tensor) -> str:
-    """What dtypes must share: a cast between kinds would not keep the meaning."""
+    """The kind that two dtypes must share, since a cast between kinds would not keep the meaning."""
     if tensor.is_quantized or tensor.is_complex() or tensor.dtype == torch.bool:
         return str(tensor.dtype)
     return "floating" if tensor.is_floating_point() else "integer"

@@ -73,7 +73,7 @@ class WideResNet(Network):
         self.fc = Linear(C, num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Of the last map's averages."""
+        """The linear layer on the averages of the last map."""
         x = self.group3(self.group2(self.group1(self.conv1(x))))
         return self.fc(self.avgpool(self.bn(x, "relu")).flatten(1))
 

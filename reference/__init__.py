@@ -1,4 +1,4 @@
-"""The NumPy reference: what every kernel is held to. One file an op, float64 unless told otherwise, no GPU and no torch.
+"""The NumPy reference that every kernel is held to: one file an op, in float64 unless told otherwise, without a GPU or torch.
 
 The functions take NumPy arrays, NCHW, and the arguments of torch.nn.functional. `evaluate` takes any op by its name and
 spec; `truth` does so in float64 and adds what the op's error bound needs; `check` holds a kernel's output to that bound,

@@ -23,7 +23,7 @@ def relu6(x: np.ndarray, *, dtype: Any = np.float64) -> np.ndarray:
 def softmax(x: np.ndarray, dim: int = -1, *, dtype: Any = np.float64) -> np.ndarray:
     """y = exp(x - m) / sum of exp(x - m) over `dim`, m the maximum over `dim`, as torch.nn.functional.softmax.
 
-    A slice that holds NaN or +inf, or nothing but -inf, is NaN. Raises ShapeError for a dim out of range.
+    A slice that holds NaN or +inf, or only -inf, becomes NaN. Raises ShapeError for a dim out of range.
     """
     x = np.asarray(x, dtype)
     rank = max(x.ndim, 1)  # torch takes dim 0 or -1 of a scalar
@@ -38,7 +38,7 @@ def softmax(x: np.ndarray, dim: int = -1, *, dtype: Any = np.float64) -> np.ndar
 
 
 def activate(y: np.ndarray, activation: str | None) -> np.ndarray:
-    """`y` through None, "relu" or "relu6", in y's dtype. Raises ArgumentError for any other name."""
+    """`y` after the activation of that name (None, "relu" or "relu6"), in y's dtype. Raises ArgumentError for any other name."""
     name = Epilogue(activation=activation).activation
     if name is None:
         return y

@@ -14,7 +14,7 @@ def concat(tensors: Sequence[np.ndarray], dim: int = 1, *, dtype: Any = np.float
     """The tensors side by side along `dim`, channels unless told otherwise, as torch.cat.
 
     Raises ShapeError for an empty list, a dim out of range, or shapes that differ elsewhere than on `dim`. (torch.cat
-    skips tensors of shape (0,), a relic; this does not.)
+    skips tensors of shape (0,), for historical reasons; this does not.)
     """
     tensors = [np.asarray(t, dtype) for t in tensors]
     spec = ConcatSpec.of([t.shape for t in tensors], dim)

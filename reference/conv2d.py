@@ -32,8 +32,8 @@ def conv2d(
     dilation*(R-1) - 1) / stride) + 1. Padding is an int, a pair, "same", "valid" or ((top, bottom), (left, right)). The
     formula is written out in conv2d_plain.
 
-    Padding is a zero that is multiplied: an infinite or NaN weight makes NaN where it meets padding, as torch's float64
-    convolution has it. Raises ShapeError, showing both sides, for what does not fit.
+    Zeros of the padding are multiplied like any input, so an infinite or NaN weight makes NaN where it meets padding, as in torch's
+    float64 convolution. Raises ShapeError, showing both sides, for what does not fit.
     """
     x, w = np.asarray(x, dtype), np.asarray(w, dtype)
     spec = Conv2dSpec.of(x.shape, w.shape, stride, padding, dilation, groups)
@@ -89,7 +89,7 @@ def padded(image: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
 
 
 def depthwise(image: np.ndarray, w: np.ndarray, spec: Conv2dSpec) -> np.ndarray:
-    """One input channel a group: over the R*S taps, the sum of the shifted image times one number a filter."""
+    """One input channel a group: the sum over the R*S taps of the shifted image times the filter's number for that tap."""
     (u, v), (d, e) = spec.stride, spec.dilation
     filters = spec.K // spec.C
     w = w.reshape(spec.C, filters, spec.R, spec.S, 1, 1)

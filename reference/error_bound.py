@@ -82,12 +82,12 @@ def check(
         dtype: what the kernel stored: "float32", "float16", "bfloat16" or "float64".
         accumulate: what it summed in; None is "float64" for float64 outputs and "float32" for the rest.
         tf32: the kernel cuts its factors to tf32.
-        exact: no rounding but the store's is allowed: y must be the truth rounded to dtype. For inputs that are small
-            integers, of which every sum is a number of the accumulator.
+        exact: y must be the truth rounded once to dtype, as the store rounds it. For inputs that are small integers, so that the
+            accumulator holds every sum exactly.
         stores: how often the result is rounded to dtype, where a library stores the convolution and adds the bias later.
 
-    A NaN must stand where the truth has one, and an infinity where it has the same, or where the bound reaches so far
-    that the output dtype overflows. Raises DtypeError for an unknown dtype.
+    Where the truth is NaN, y must be NaN; where it is an infinity, y must be the same one. An infinity is also right where the
+    truth plus its bound overflows the output dtype. Raises DtypeError for an unknown dtype.
     """
     y = np.asarray(y)
     law = _Law(truth, dtype, accumulate or ("float64" if dtype == "float64" else "float32"), tf32, stores)
@@ -158,7 +158,7 @@ class _Law:
 
 
 def _ratios(y: np.ndarray, ref: np.ndarray, bound: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """(|error| / bound, |error|); where y or ref is not finite, 0 or infinity as y is right or wrong, and NaN."""
+    """(|error| / bound, |error|). Where y or ref is not finite: (0 if y is right, else infinity, NaN)."""
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(y - ref)
         ratio = error / bound
@@ -172,7 +172,7 @@ def _ratios(y: np.ndarray, ref: np.ndarray, bound: np.ndarray, dtype: str) -> tu
 
 
 def _exactly(y: np.ndarray, truth: Truth, dtype: str) -> Report:
-    """y against the truth rounded to dtype, to the last bit (the sign of a zero aside)."""
+    """Compares y with the truth rounded to dtype, to the last bit but for the sign of a zero."""
     expected = round_to(truth.value, dtype)
     wrong = ~((y == expected) | (np.isnan(y) & np.isnan(expected)))
     where = tuple(int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))

@@ -1,4 +1,4 @@
-"""Any op by its name and spec: what truth, the NumPy backend and whatever walks a network share."""
+"""Evaluates any op by its name and spec: what truth, the NumPy backend and all that walks a network share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def evaluate(
 
     The operands are those that the spec names (`spec.inputs`), with a bias and a residual where the op can add them. A parameter
     left out has PyTorch's default; reference/rows.py lists them. The epilogue's activation is applied; bias and residual are added
-    when they are among `arrays`. The shapes must be the spec's: whoever made it has validated them. Raises ArgumentError for an
+    when they are among `arrays`. The shapes must be the spec's, which were validated when it was made. Raises ArgumentError for an
     unknown op, operand or parameter, and for an operand that is missing.
     """
     arrays = as_arrays(arrays, dtype)

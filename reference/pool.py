@@ -1,4 +1,4 @@
-"""Max, average and adaptive average pooling. Each loops over the window, and every output takes its tap at once."""
+"""Max, average and adaptive average pooling. Each loops over the taps of the window and treats all outputs at once."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def max_pool2d(
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
     """y[n, c, p, q] = max over r, s of x[n, c, p*u - t + r*d, q*v - l + s*e], -inf outside, as torch.nn.functional.max_pool2d.
 
-    A NaN in the window wins. With return_indices, also the winner's place h*W + w in the H x W input, int64: the first
-    maximum in row-major order, the last NaN if there is one, and the first place of the window inside the padding's inner
-    edge where all is -inf. Raises ShapeError.
+    A NaN in the window wins. With return_indices, also the winner's place h*W + w in the H x W input, int64. It is the first
+    maximum in row-major order; the last NaN, if there is one; and where all is -inf, the first place of the window that is not
+    above or left of the input. Raises ShapeError.
     """
     x = np.asarray(x, dtype)
     return max_pool(x, Pool2dSpec.of("max", x.shape, kernel_size, stride, padding, dilation, ceil_mode), return_indices)
@@ -64,7 +64,7 @@ def adaptive_avg_pool2d(x: np.ndarray, output_size: Any, *, dtype: Any = np.floa
 
 
 def max_pool(x: np.ndarray, spec: Pool2dSpec, return_indices: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """max_pool2d, its arguments checked."""
+    """max_pool2d for arguments that were checked."""
     best = np.full(spec.output_shape, -np.inf, x.dtype)
     where = np.empty(spec.output_shape, np.int64)
     where[...] = first_inside(spec, 0)[:, None] * spec.W + first_inside(spec, 1)
@@ -104,7 +104,7 @@ def taps(x: np.ndarray, spec: Pool2dSpec, fill: float) -> Iterator[tuple[int, in
 
 
 def average(x: np.ndarray, spec: Pool2dSpec) -> np.ndarray:
-    """avg_pool2d, its arguments checked."""
+    """avg_pool2d for arguments that were checked."""
     return window_sum(x, spec) / divisors(spec).astype(x.dtype)
 
 
@@ -135,7 +135,7 @@ def divisors(spec: Pool2dSpec) -> np.ndarray:
 
 
 def adaptive_mean(x: np.ndarray, spec: AdaptivePool2dSpec) -> np.ndarray:
-    """adaptive_avg_pool2d, its arguments checked."""
+    """adaptive_avg_pool2d for arguments that were checked."""
     return adaptive_sum(x, spec) / adaptive_divisors(spec).astype(x.dtype)
 
 
