@@ -45,7 +45,7 @@ def _sum_of_products(
 ) -> Companions:
     """A sum of `length` products, to which bias and residual are added: A = sum |x||w| + |bias| + |residual|.
 
-    Of a sum whose terms come in no particular order, a part has mean square at most (the sum)^2 + sum of (x w)^2.
+    Where the terms come in no particular order, a partial sum has a mean square of at most (the sum)^2 + sum of (x w)^2.
     """
     x, w = a["input"], a["weight"]
     magnitude = product(np.abs(x), np.abs(w))
@@ -72,7 +72,7 @@ def linear(spec: LinearSpec, a: Arrays, params: Params, value: np.ndarray) -> Co
 def _mean(
     window_sums: Callable[[np.ndarray], np.ndarray], divisor: np.ndarray, length: int, x: np.ndarray, value: np.ndarray
 ) -> Companions:
-    """Average pooling: a sum, then a division, or a product with a rounded reciprocal, which is two roundings."""
+    """Average pooling: a sum, then a division (one rounding) or a product with a rounded reciprocal (two)."""
     magnitude = window_sums(np.abs(x)) / np.abs(divisor)
     spread = np.sqrt(window_sums(x * x) / np.square(divisor) + value * value)
     return Companions(magnitude, spread, length, 2)
@@ -94,7 +94,7 @@ def residual_add(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Com
 
 
 def batch_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
-    """Folded into scale and shift or not, at most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|."""
+    """At most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|, whether or not it is folded into scale and shift."""
     scale = np.abs(a.get("weight", np.float64(1))) / np.sqrt(a["running_var"] + params.get("eps", 1e-5))
     shift = np.abs(a["running_mean"]) * scale + np.abs(a.get("bias", np.float64(0)))
     rank = a["input"].ndim

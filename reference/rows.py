@@ -22,8 +22,9 @@ class Row:
     """One op.
 
     Attributes:
-        value: from spec, operands and parameters to the value before the epilogue's activation, bias and residual added.
-        companions: from the same and the value to what the error bound is made of.
+        value: computes the value before the epilogue's activation, with bias and residual added, from spec, operands and
+        parameters.
+        companions: computes what the error bound is made of, from the same and the value.
         params: names of its parameters that are no part of a shape; PyTorch's default stands for one left out.
     """
 

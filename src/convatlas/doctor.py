@@ -1,4 +1,7 @@
-"""What is installed here, what it makes possible, and what to install for the rest. Nothing missing or broken may stop it."""
+"""Finds out what is installed here, what that makes possible, and what to install for the rest.
+
+Nothing that is missing or broken stops it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Finding:
     """One thing looked for.
 
     Attributes:
-        name: of it.
+        name: its name.
         ok: it is here and works.
         found: its version or kind, or what is wrong with it.
         enables: what it makes possible.
@@ -52,7 +55,7 @@ class Probe:
 
 
 class Missing(Exception):
-    """Not here, which is no fault of what is."""
+    """The thing is not installed, which is not an error."""
 
 
 def _module(name: str) -> Any:
@@ -136,7 +139,7 @@ def _nvrtc() -> str:
 
 
 def _compiler() -> str:
-    """g++, or what CXX names, by the first line that it says of itself."""
+    """The first line that the C++ compiler (g++, or what CXX names) prints about itself."""
     name = shlex.split(os.environ.get("CXX") or "g++")[0]
     if shutil.which(name) is None:
         raise Missing(f"{name} not found")

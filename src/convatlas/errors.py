@@ -6,7 +6,7 @@ class ConvAtlasError(Exception):
 
 
 class ArgumentError(ConvAtlasError, ValueError):
-    """An argument that no shape would make right: an unknown activation or operand, what is no number where one is needed."""
+    """An argument that is wrong whatever the shapes: an unknown activation or operand, or no number where one is needed."""
 
 
 class ShapeError(ConvAtlasError, ValueError):

@@ -1,4 +1,7 @@
-"""Files that a user names: one line for what is wrong with one, before the work; what is written is there whole or not at all."""
+"""Files that a user names.
+
+What is wrong with one is said in one line before the work begins; a file is written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ SHOWN = 160  # characters of a path in a message
 
 
 def shown(path: str | PathLike[str]) -> str:
-    """A path for a message: control characters escaped, the middle of a very long one left out."""
+    """A path as a message shows it: control characters are escaped, and the middle of a very long path is left out."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(path))
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
 
 
 def readable(path: str | PathLike[str], what: str) -> Path:
-    """The path, of a regular file that can be opened. Raises InputError: "`what` PATH: no such file", and the like."""
+    """The path, if it is a regular file that can be opened. Else raises InputError, such as "`what` PATH: no such file"."""
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
             with open(path, "rb"):
@@ -36,9 +39,9 @@ def readable(path: str | PathLike[str], what: str) -> Path:
 
 
 def check_writable(path: str | PathLike[str], folder: bool = False) -> None:
-    """Raises InputError where no file could be written at `path`, or, with `folder`, none in a folder of that name.
+    """Raises InputError where no file could be written at `path` or, with `folder`, where none could be written in that folder.
 
-    Folders that are missing would be made. Nothing is left behind.
+    Missing folders count as writable if they could be made. The check leaves nothing behind.
     """
     path = Path(path)
     try:
@@ -67,7 +70,7 @@ def check_writable(path: str | PathLike[str], folder: bool = False) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """What kind of thing is there; None for nothing."""
+    """The mode of what is at `path`, None where nothing is there."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +82,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _target(path: Path) -> Path:
-    """The file behind a link: a rename onto the link would replace the link."""
+    """The file that a link leads to, since a rename onto the link itself would replace the link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -89,9 +92,9 @@ def _temporary(folder: Path) -> Path:
 
 @contextmanager
 def whole(path: str | PathLike[str]) -> Iterator[Path]:
-    """Where to write instead of `path`: a temporary name beside it, renamed to `path` when the block ends well, else removed.
+    """Yields a temporary name beside `path` to write to. It is renamed to `path` when the block ends well, else removed.
 
-    A reader, or a run that is killed, never sees half a file. A device or a pipe is written to as it is. Missing folders are made.
+    So no reader sees half a file, even if the run is killed. A device or a pipe is yielded as it is. Missing folders are made.
     """
     path = _target(Path(path))
     if path.exists() and not path.is_file():
@@ -109,6 +112,6 @@ def whole(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | PathLike[str], text: str) -> None:
-    """The text, in UTF-8, as `whole` writes."""
+    """Writes the text in UTF-8, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -41,14 +41,17 @@ def taps_first(weight: Tensor) -> Tensor:
 
 
 def address(x: Tensor) -> tuple[int, int]:
-    """(memory, byte): where x begins. All that holds data is one memory; without data, each storage is one of its own."""
+    """(memory, byte): where x begins.
+
+    All tensors that hold data share one memory; without data, each storage is a memory of its own.
+    """
     if x.is_meta or isinstance(x, FakeTensor):
         return x.untyped_storage()._cdata, x.storage_offset() * x.element_size()
     return 0, x.data_ptr()
 
 
 def is_static(x: Tensor) -> bool:
-    """Whether all of its sizes and strides are known: false while a compiler traces with dynamic shapes."""
+    """Whether all sizes and strides of x are known, which is not so while a compiler traces with dynamic shapes."""
     return all(type(n) is int for n in (*x.shape, *x.stride(), x.storage_offset()))
 
 
@@ -69,8 +72,8 @@ def _dimensions(x: Tensor) -> Dims:
 def _meet(a: Dims, b: Dims, distance: int, size: int = 1) -> bool:
     """Whether some index of `a` and one of `b`, whose first element lies `distance` bytes further, are one place in memory.
 
-    Elements have `size` bytes. Exact, by the solver of bounded Diophantine equations of numpy.shares_memory. Where that gives up,
-    every place is listed; where those are too many, the answer is True.
+    Elements have `size` bytes. The answer is exact, by numpy.shares_memory's solver of bounded Diophantine equations. Where
+    that gives up, every place is listed; where there are too many places, the answer is True.
     """
     if distance % size:  # elements cut in two: what counts are bytes
         a, b = ([(n, s * size) for n, s in dims] + [(size, 1)] for dims in (a, b))
@@ -86,7 +89,7 @@ def _meet(a: Dims, b: Dims, distance: int, size: int = 1) -> bool:
 
 
 class _Places:
-    """What NumPy makes an array from whose elements are single bytes at the given places; it is never read."""
+    """The description of an array whose elements are single bytes at the given places. NumPy makes it, and never reads it."""
 
     def __init__(self, start: int, dims: Dims) -> None:
         shape, strides = zip(*dims) if dims else ((), ())
@@ -119,7 +122,7 @@ def overlaps_itself(x: Tensor) -> bool:
     """Whether two indices of x are one place in memory, as where x was expanded: exact.
 
     Two indices whose last difference, by ascending stride, is in dimension d meet exactly where the dimensions below d, at
-    index 0 of d, meet themselves at one of its further indices. A stride that passes all that lies below it needs no question.
+    index 0 of d, meet themselves at one of its further indices. A stride larger than all that lies below it needs no such check.
     """
     span, dims = 0, _dimensions(x) if x.numel() else []
     for at, (n, s) in enumerate(dims):

@@ -1,4 +1,4 @@
-"""Names that a user writes: read whatever their case and punctuation, and with the nearest known ones in the error."""
+"""Names that a user writes: their case and punctuation do not matter, and an error shows the nearest known names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convatlas.errors import ConvAtlasError, NetError
 
 
 def spelled(name: str, known: Collection[str], what: str, lists: str, error: type[ConvAtlasError] = NetError) -> str:
-    """The one of `known` that `name` is but for case and punctuation.
+    """The one of `known` that equals `name` but for case and punctuation.
 
     Raises `error` that names the nearest ones and says, in `lists`, where all of them are to be found.
     """

@@ -1,1 +1,1 @@
-"""The public ops and what carries them: functional (signatures), library (torch registration), backends (who computes)."""
+"""The public ops: their signatures (functional), their registration with torch (library), and who computes them (backends)."""

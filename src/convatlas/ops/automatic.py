@@ -1,4 +1,7 @@
-"""Which of our two backends a CUDA tensor gets when nobody says: one rule, in one place, for measurements to replace."""
+"""Which of our two backends computes on a CUDA tensor when nobody names one.
+
+The rule stands here only; measurements may change it.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +30,24 @@ def cuda_is_here() -> bool:
 
 
 def choose(call: Call) -> str:
-    """The preferred backend where it can run: without CuPy everything is Triton's."""
+    """The preferred backend, or Triton where CuPy is not installed."""
     return preferred(call) if cuda_is_here() else "triton"
 
 
 def preferred(call: Call) -> str:
     """The backend that was the quicker one on an H100 80GB HBM3 (float16, L2 cold, CUDA graphs; docs/performance.md has them all).
 
-    cuda: max and average pooling; depthwise convolution, by tiles in shared memory; global averages of many maps; linear layers of
-    up to 8 rows, which stream their weights, and those of few rows and filters and a long reduction; 7x7 and larger windows of few
-    channels in half precision on many images; windows over channels that 8 divides and 16 does not, which Triton reads one by one.
-    triton: everything else. Where tensor cores multiply it reaches Hopper's and Blackwell's own instructions (HGMMA, UTCHMMA), our
-    CUDA kernels only mma.sync.
+    layer                                              backend   why
+    max and average pooling, depthwise convolution     cuda      every copy of a window is on its way at once
+    global average of 65,536 outputs and more          cuda      only then do its blocks fill the GPU
+    linear, up to 8 rows                               cuda      it only streams its weights, by a kernel written for that
+    linear, half precision, up to 64 rows and          cuda      its GEMM splits the reduction finer
+      1024 filters, 2048 channels and more
+    few channels, 7x7 windows and larger, half         cuda      the stem kernel reads the image as it lies
+      precision, many images
+    windows over 8, 24, 40, ... channels, half         cuda      Triton reads such pixels one number at a time
+      precision
+    all else, such as dense layers and residual_add    triton    it reaches wgmma and TMA, our CUDA kernels only mma.sync
     """
     spec, half = call.spec, call.dtype != "float32"
     if call.op in ("max_pool2d", "avg_pool2d"):

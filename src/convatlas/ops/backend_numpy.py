@@ -24,7 +24,7 @@ def as_array(x: Tensor) -> np.ndarray:
 
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-    """Computes `call` by the reference. It rounds itself: torch's cast from float64 to a half type goes through float32."""
+    """Computes `call` by the reference, and rounds by its own rule, since torch casts float64 to a half type through float32."""
     first = next(iter(tensors.values()))
     arrays = {name: as_array(x) for name, x in tensors.items()}
     if out is None:

@@ -1,4 +1,4 @@
-"""Which backend computes an op: argument, context manager, environment, default; and what each needs to run."""
+"""Chooses the backend of an op (by argument, context manager, environment or device) and says what each backend needs to run."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def _known(name: str, source: str) -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Ops inside the `with` block run on backend `name`, one of BACKENDS, unless their own argument says otherwise.
 
-    It reaches as far as a context variable does: this thread, the asyncio tasks that it starts inside the block and
-    asyncio.to_thread; a new thread starts without it, unless contextvars.copy_context().run(f) runs it. The environment variable
-    CONVATLAS_BACKEND reaches every thread and process. Raises BackendError for an unknown name.
+    It holds where a context variable holds: in this thread, in the asyncio tasks that it starts inside the block and in
+    asyncio.to_thread. A new thread starts without it, unless contextvars.copy_context().run(f) runs the thread's work. The
+    environment variable CONVATLAS_BACKEND holds in every thread and process. Raises BackendError for an unknown name.
     """
     token = _current.set(_known(name, "use_backend"))
     try:

@@ -1,7 +1,7 @@
 """torch.utils.flop_counter.FlopCounterMode counts our ops: by torch's own convention, in which only products with weights count.
 
-torch counts a multiplication and an addition as 2 FLOPs, for convolutions and matrix products alone: poolings, norms and
-activations are 0 to it, the epilogue too. `spec.flops` counts them (docs/design.md); these formulas do not.
+torch counts a multiplication and an addition as 2 FLOPs, and only for convolutions and matrix products: poolings, norms,
+activations and the epilogue count as 0. `spec.flops` counts them (docs/design.md); these formulas do not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 
 def register(name: str, call_of: Any) -> None:
-    """Registers torch.ops.convatlas.<name>, whose Call `call_of(values, keywords)` gives."""
+    """Registers a formula for torch.ops.convatlas.<name>; `call_of(values, keywords)` gives the op's Call."""
     target = getattr(torch.ops.convatlas, name)
 
     @register_flop_formula(target, get_raw=True)

@@ -3,7 +3,7 @@
 Every op takes `backend=` ("triton", "cuda", "cudnn", "numpy"; default: use_backend, CONVATLAS_BACKEND, then by device) and
 `out=`, a tensor of the output's shape that may be a channel slice of a wider channels_last buffer, so that a concatenation costs
 nothing. Outputs come in the memory format of the input. Raises ShapeError, DtypeError, BackendError,
-or ArgumentError for what is no number, flag or known activation where one is needed; never returns garbage.
+or ArgumentError where an argument is no number, flag or known activation and one is needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 
 def _overridable(op: Callable[P, R]) -> Callable[P, R]:
-    """As torch.nn.functional's: torch.fx's proxies and every other type with __torch_function__ see the op as one call."""
+    """Lets torch.fx's proxies and every other type with __torch_function__ see the op as one call, as torch.nn.functional does."""
 
     @wraps(op)
     def public(*args: P.args, **keywords: P.kwargs) -> R:
@@ -41,7 +41,7 @@ def _overridable(op: Callable[P, R]) -> Callable[P, R]:
 
 
 def _call(name: str, args: tuple, backend: str | None, out: Tensor | None) -> Tensor:
-    """The functional form, or the out form, or what is equivalent where `out` is not plain memory that a kernel can write."""
+    """Calls the functional form, or the out form, or an equivalent where `out` is not plain memory that a kernel can write."""
     if backend is not None and not isinstance(backend, str):
         raise BackendError(f"{name}: backend={shown(backend)}, expected None or one of {', '.join(BACKENDS)}")
     if out is None:
@@ -59,7 +59,7 @@ OPTIONAL = ("bias", "residual", "out")
 
 
 def _check(op: str, optional: tuple[str, ...] = OPTIONAL, **given: Any) -> None:
-    """Raises DtypeError unless each is a dense tensor, or None where it is optional."""
+    """Raises DtypeError unless each operand is a dense tensor, or None where it is optional."""
     for name, x in given.items():
         if x is None and name in optional:
             continue
@@ -176,8 +176,8 @@ def max_pool2d(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The largest element of every window, as torch.nn.functional.max_pool2d: padding is -inf, NaN wins.
 
-    With return_indices also each maximum's position h*W + w in the unpadded input (int64), the first of equal ones. `out` cannot be
-    given together with return_indices. Raises ArgumentError, ShapeError, DtypeError, BackendError.
+    With return_indices it also returns each maximum's position h*W + w in the unpadded input (int64), the first of equal ones.
+    `out` cannot be given together with return_indices. Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     op = "max_pool2d"
     _check(op, input=input, out=out)

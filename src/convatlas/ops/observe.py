@@ -24,9 +24,10 @@ _observers: ContextVar[tuple[Observer, ...]] = ContextVar("convatlas_observers",
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Calls `observer(call, tensors, output)` after every op inside the `with` block, in this thread and where use_backend reaches.
+    """Calls `observer(call, tensors, output)` after every op inside the `with` block, in this thread and wherever use_backend
+    holds.
 
-    An observer that is taken to other threads by contextvars.copy_context() is called in them, by several at once.
+    contextvars.copy_context() takes an observer to other threads; then several threads may call it at once.
     """
     token = _observers.set((*_observers.get(), observer))
     try:
@@ -41,7 +42,7 @@ def observed() -> bool:
 
 
 def notify(call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
-    """Tells every active observer; the observers themselves may call ops, which are then not observed."""
+    """Calls every active observer. Ops that an observer itself calls are not observed."""
     active = _observers.get()
     if not active:
         return

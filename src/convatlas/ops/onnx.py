@@ -4,7 +4,7 @@
     torch.onnx.export(net, (x,), dynamo=True, custom_translation_table=translation_table())
 
 Tensors are the node's inputs, an absent one an empty input; everything else is an attribute, and one that is None is left out. The
-choice of a backend is no part of the graph. No runtime brings these nodes: whoever runs the file maps them to kernels.
+choice of a backend is no part of the graph. No runtime knows these nodes: whoever runs the file maps them to kernels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DOMAIN, VERSION = "convatlas", 1
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """From every op to what writes its node, for torch.onnx.export. Raises InputError where onnxscript is not installed."""
+    """The function that writes each op's node, for torch.onnx.export. Raises InputError where onnxscript is not installed."""
     try:
         import onnxscript
     except ImportError:
@@ -50,7 +50,7 @@ def _translation(onnxscript: Any, opset: Any, overload: Any) -> Callable[..., An
 
 
 def _schema(overload: Any, arguments: list[Any], is_input: list[bool]) -> Any:
-    """The ONNX schema that torch's schema of the op says."""
+    """The ONNX schema that corresponds to torch's schema of the op."""
     from onnx.defs import OpSchema
 
     kinds = {"int": "INT", "bool": "INT", "SymInt": "INT", "float": "FLOAT", "str": "STRING"}

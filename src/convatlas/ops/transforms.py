@@ -1,4 +1,4 @@
-"""What torch's transforms make of an op: derivatives, of which there are none yet and none is silently zero, and torch.vmap."""
+"""How torch's transforms treat an op: asking for a derivative raises, as there is none yet; torch.vmap runs example by example."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 
 def tensors_and_proxies(values: Any) -> Iterator[Any]:
-    """What may override an op among its arguments: whatever has __torch_function__, those in lists and tuples one by one."""
+    """The arguments that may override an op: all with __torch_function__, those in lists and tuples one by one."""
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from tensors_and_proxies(value)
@@ -56,8 +56,9 @@ def tensors_and_proxies(values: Any) -> Iterator[Any]:
 def derivative_rule(name: str) -> Callable[..., Any]:
     """The kernel of torch.ops.convatlas.<name> for the dispatch key Autograd.
 
-    It raises BackwardError for forward-mode derivatives (dual numbers, torch.func.jvp and jacfwd) and torch.func's reverse ones
-    (grad, vjp, hessian) at the call, for backward() when it reaches the op; ShapeError where an `out` would lose a gradient.
+    It raises BackwardError: at the call for forward-mode derivatives (dual numbers, torch.func.jvp and jacfwd) and for torch.func's
+    reverse ones (grad, vjp, hessian), and for backward() when that reaches the op. It raises ShapeError where an `out` would lose a
+    gradient.
     """
     public = name.removesuffix("_out").removesuffix("_with_indices")
 
@@ -111,7 +112,7 @@ def vmap_rule(name: str) -> Callable[..., Any]:
 
 
 def is_wrapped(*tensors: Tensor) -> bool:
-    """Whether one is a wrapper of torch.func's: vmap's, functionalize's or grad's."""
+    """Whether one of the tensors is a wrapper of torch.func's: vmap's, functionalize's or grad's."""
     return any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))
 
 

@@ -1,4 +1,5 @@
-"""Arguments as users give them -> the values that specs hold: integers, pairs, numbers, flags and names, or one clear error.
+"""Turns arguments as users give them into the values that specs hold (integers, pairs, numbers, flags, names), or raises one
+clear error.
 
 A size may be symbolic (torch.SymInt, while torch.compile or torch.export traces with dynamic shapes): it is taken as it is.
 """
@@ -20,13 +21,13 @@ Pair = tuple[int, int]
 
 
 def shown(value: Any) -> str:
-    """A value in a message: on one line, and short."""
+    """A value as a message shows it: on one line, and short."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _as_integer(value: Any) -> int | None:
-    """An int, a symbolic one, or what counts as one (NumPy's, a tensor of one); None for all else, bools among it."""
+    """The int, symbolic int, or what counts as an int (NumPy's, a tensor of one element); None for all else, bools included."""
     if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
     if isinstance(value, int) or type(value).__name__ == "SymInt":
@@ -56,7 +57,7 @@ def pair(value: Any, name: str, op: str) -> Pair:
 
 
 def stride_or(kernel: Pair, stride: Any, op: str) -> Pair:
-    """A pooling's stride: None or an empty sequence stand for the window's size."""
+    """A pooling's stride; None or an empty sequence means the window's size."""
     empty = stride is None or (isinstance(stride, (tuple, list)) and not stride)
     return kernel if empty else pair(stride, "stride", op)
 
@@ -113,14 +114,14 @@ def number(value: Any, name: str, op: str) -> float:
 
 
 def flag(value: Any, name: str, op: str) -> bool:
-    """True or False as it is. Raises ArgumentError for all else: a 0 or a None here is mostly another argument's."""
+    """True or False. Raises ArgumentError for all else, since a 0 or a None here mostly belongs to another argument."""
     if isinstance(value, bool):
         return value
     raise ArgumentError(f"{op}: {name}={shown(value)}, expected True or False")
 
 
 def known(value: Any, names: tuple, what: str, op: str = "") -> Any:
-    """One of `names`, as it is. Raises ArgumentError that lists them."""
+    """`value` if it is one of `names`. Else raises ArgumentError, which lists them."""
     if (value is None or isinstance(value, str)) and value in names:
         return value
     listed = ", ".join(map(str, names))

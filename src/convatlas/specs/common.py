@@ -1,7 +1,7 @@
 """What all specs share: padding, dtype sizes, the epilogue, and the base class.
 
 Sizes may be Python integers or torch.SymInt (while torch.compile or torch.export traces with dynamic shapes), so
-nothing here converts a size with int(); comparisons and arithmetic are all that is asked of one.
+nothing here converts a size with int(); sizes are only compared and calculated with.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def tf_same_padding(size: Pair, kernel: Any, stride: Any = 1, dilation: Any = 1)
 
 
 def reads(size: int, kernel: int, stride: int, dilation: int, before: int, out: int) -> int:
-    """How many of `size` rows (or columns) at least one output depends on: a stride above the kernel skips some."""
+    """How many of `size` rows (or columns) some output depends on: a stride larger than the kernel skips some."""
     if dilation == 1 and stride <= kernel:  # the windows touch or overlap: every row up to the last one read
         return max(min((out - 1) * stride - before + kernel, size), 0)
     rows = {p * stride - before + r * dilation for p in range(out) for r in range(kernel)}
@@ -174,7 +174,7 @@ class Spec:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations; what counts as one is said by each subclass."""
+        """Floating-point operations; each subclass says what counts as one."""
         raise NotImplementedError
 
     @property

@@ -205,12 +205,12 @@ class LocalResponseNormSpec(Spec):
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Channels before and after one's own that its window can meet: size // 2 and (size - 1) // 2, no more than there are."""
+        """Channels before and after a channel that its window can meet: size // 2 and (size - 1) // 2, at most all channels."""
         return min(self.size // 2, self.shape[1]), min((self.size - 1) // 2, self.shape[1])
 
     @property
     def reduction(self) -> int:
-        """The channels of a window that lies inside."""
+        """The channels of a window that lies inside the input."""
         return min(self.size, self.shape[1])
 
     @property

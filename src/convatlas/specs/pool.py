@@ -131,8 +131,8 @@ class Pool2dSpec(Spec):
     def live(self, axis: int) -> Pair:
         """The window's rows (axis 0) or columns (axis 1) [first, stop) that lie inside the image for any output at all.
 
-        All of them in every usual layer. PyTorch pads by up to half of a kernel of any size: of 2^20 rows over an image of one, all
-        but a few see nothing.
+        In every usual layer these are all. But PyTorch pads by up to half of a kernel of any size: of the 2^20 rows of a window
+        over an image of one row, only a few ever lie inside.
         """
         size, out, kernel = ((self.H, self.P, self.R), (self.W, self.Q, self.S))[axis]
         stride, dilation, pad = self.stride[axis], self.dilation[axis], self.padding[axis]
