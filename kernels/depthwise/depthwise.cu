@@ -18,18 +18,8 @@ struct DepthwiseParams {
 
 template <typename T, int VEC>
 __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VEC], i64 n, int ph, int q, int k) {
-    if (p.bias) {
-        float bias[VEC];
-        load(bias, static_cast<const T *>(p.bias) + k);
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) sum[e] += bias[e];
-    }
-    if (p.residual) {
-        float more[VEC];
-        load(more, static_cast<const T *>(p.residual) + n * p.res_n + ph * p.res_h + q * p.res_w + k * p.res_c);
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) sum[e] += more[e];
-    }
+    if (p.bias) add(sum, static_cast<const T *>(p.bias) + k);
+    if (p.residual) add(sum, static_cast<const T *>(p.residual) + n * p.res_n + ph * p.res_h + q * p.res_w + k * p.res_c);
     activate(sum, int(p.activation));
     store(static_cast<T *>(p.y) + n * p.y_n + ph * p.y_h + q * p.y_w + k * p.y_c, sum);
 }
@@ -99,12 +89,7 @@ __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_ti
         if (tile.q + i >= p.Q) break;
 #pragma unroll
         for (int e = 0; e < VEC; ++e) sum[i][e] += bias[e];
-        if (p.residual) {
-            float more[VEC];
-            load(more, residual + i * p.res_w);
-#pragma unroll
-            for (int e = 0; e < VEC; ++e) sum[i][e] += more[e];
-        }
+        if (p.residual) add(sum[i], residual + i * p.res_w);
         activate(sum[i], int(p.activation));
         store(y + i * p.y_w, sum[i]);
     }
@@ -112,12 +97,8 @@ __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_ti
 
 // Every other shape and layout: a thread owns one pixel and VEC channels, and reads its window from L1.
 template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_any(const DepthwiseParams p) {
-    const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.K / VEC, pixels = p.N * p.P * p.Q;
-    if (i >= chunks * pixels) return;
-    const i64 outer = quotient64(i, p.channels_last ? chunks : pixels), inner = i - outer * (p.channels_last ? chunks : pixels);
-    const i64 pixel = p.channels_last ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
-    const int k = int(p.channels_last ? inner : outer) * VEC;
-    const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
+    const auto [n, ph, q, k, valid] = place<VEC>(p.N, p.K, p.P, p.Q, p.channels_last);
+    if (!valid) return;
     const int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     const int multiplier = int(p.K / p.C);  // 1 where VEC > 1
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + k / multiplier * p.x_c;

@@ -11,25 +11,12 @@ struct NormParams {
     double eps, scale, beta, k;  // scale = alpha / size
 };
 
-// The pixel and first channel that a thread owns.
-struct Place {
-    i64 n;
-    int h, w, c;
-    bool valid;
-};
-template <int VEC> __device__ __forceinline__ Place place(const NormParams &p) {
-    const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC, pixels = p.N * p.H * p.W;
-    const i64 pixel = p.channels_last ? i / chunks : i % pixels;
-    const int c = int(p.channels_last ? i % chunks : i / pixels) * VEC;
-    return {pixel / p.W / p.H, int(pixel / p.W % p.H), int(pixel % p.W), c, i < chunks * pixels};
-}
-
 // y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]): one pass, the channel's numbers from L1.
 template <typename T, int VEC> __global__ void __launch_bounds__(256) batch_norm(const NormParams p) {
-    const Place at = place<VEC>(p);
+    const Place at = place<VEC>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     float value[VEC], number[VEC], scale[VEC];
-    load(value, static_cast<const T *>(p.x) + at.n * p.x_n + at.h * p.x_h + at.w * p.x_w + at.c * p.x_c);
+    load(value, static_cast<const T *>(p.x) + at.n * p.x_n + at.p * p.x_h + at.q * p.x_w + at.c * p.x_c);
     load(number, static_cast<const T *>(p.mean) + at.c);
     load(scale, static_cast<const T *>(p.var) + at.c);
 #pragma unroll
@@ -44,15 +31,15 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) batch_norm
 #pragma unroll
     for (int e = 0; e < VEC; ++e) value[e] = fmaf(value[e], scale[e], number[e]);
     activate(value, int(p.activation));
-    store(static_cast<T *>(p.y) + at.n * p.y_n + at.h * p.y_h + at.w * p.y_w + at.c * p.y_c, value);
+    store(static_cast<T *>(p.y) + at.n * p.y_n + at.p * p.y_h + at.q * p.y_w + at.c * p.y_c, value);
 }
 
 // y[c] = x[c] / (k + alpha / size * sum of x[j]^2)^beta over the channels c - before to c + after: a thread owns one element, and
 // reads its window from L1.
 template <typename T> __global__ void __launch_bounds__(256) local_response_norm(const NormParams p) {
-    const Place at = place<1>(p);
+    const Place at = place<1>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
-    const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.h * p.x_h + at.w * p.x_w;
+    const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.p * p.x_h + at.q * p.x_w;
     float squares = 0.0f;
     for (int c = max(at.c - int(p.before), 0); c <= min(at.c + int(p.after), int(p.C) - 1); ++c) {
         const float value = to_float(x[c * p.x_c]);
@@ -63,5 +50,5 @@ template <typename T> __global__ void __launch_bounds__(256) local_response_norm
     if (base < 0.0f && beta != floorf(beta) && base != -INFINITY) factor = bits_to_float(0x7FC00000u);
     if (base < 0.0f && beta == floorf(beta) && beta != 2.0f * floorf(0.5f * beta)) factor = -factor;
     const float value = to_float(x[at.c * p.x_c]) * factor;
-    static_cast<T *>(p.y)[at.n * p.y_n + at.h * p.y_h + at.w * p.y_w + at.c * p.y_c] = from_float<T>(value);
+    static_cast<T *>(p.y)[at.n * p.y_n + at.p * p.y_h + at.q * p.y_w + at.c * p.y_c] = from_float<T>(value);
 }

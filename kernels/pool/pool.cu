@@ -123,12 +123,8 @@ template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_
 
 // Every other window and layout: a thread owns one output pixel and VEC channels.
 template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
-    const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC, pixels = p.N * p.P * p.Q;
-    if (i >= chunks * pixels) return;
-    const i64 outer = quotient64(i, p.channels_last ? chunks : pixels), inner = i - outer * (p.channels_last ? chunks : pixels);
-    const i64 pixel = p.channels_last ? outer : inner, row = quotient64(pixel, p.Q), n = quotient64(row, p.P);
-    const int c = int(p.channels_last ? inner : outer) * VEC;
-    const int q = int(pixel - row * p.Q), ph = int(row - n * p.P);
+    const auto [n, ph, q, c, valid] = place<VEC>(p.N, p.C, p.P, p.Q, p.channels_last);
+    if (!valid) return;
     int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
     int rows = int(p.r1), columns = int(p.s1);
     if (KIND == ADAPTIVE) {  // rows floor(p H / P) up to ceil((p + 1) H / P), columns likewise

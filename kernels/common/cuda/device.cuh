@@ -164,6 +164,21 @@ __device__ __forceinline__ int quotient(int n, i64 by) {
 // n / d for any n and d >= 0: in 32 bits where both fit.
 __device__ __forceinline__ i64 quotient64(i64 n, i64 d) { return (n | d) >> 32 ? n / d : i64(unsigned(n) / unsigned(d)); }
 
+// What a thread of a one-dimensional grid of 256-thread blocks owns of maps (N, C, P, Q): one pixel, and VEC channels from c on.
+// Neighbouring threads take neighbouring channels where those are adjacent (channels_last), else neighbouring pixels.
+struct Place {
+    i64 n;
+    int p, q, c;
+    bool valid;
+};
+template <int VEC> __device__ __forceinline__ Place place(i64 N, i64 C, i64 P, i64 Q, bool channels_last) {
+    const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = C / VEC, pixels = N * P * Q;
+    if (i >= chunks * pixels) return {0, 0, 0, 0, false};
+    const i64 inner_size = channels_last ? chunks : pixels, outer = quotient64(i, inner_size), inner = i - outer * inner_size;
+    const i64 pixel = channels_last ? outer : inner, row = quotient64(pixel, Q), n = quotient64(row, P);
+    return {n, int(row - n * P), int(pixel - row * Q), int(channels_last ? inner : outer) * VEC, true};
+}
+
 __device__ __forceinline__ int count_leading_zeros(int v) {
 #if ON_GPU
     return __clz(v);
@@ -234,6 +249,14 @@ __device__ __forceinline__ float activate(float v, int activation) {
 template <int N> __device__ __forceinline__ void activate(float (&v)[N], int activation) {
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = activate(v[i], activation);
+}
+
+// v plus the N elements at p: what an epilogue adds, a bias or a residual.
+template <typename T, int N> __device__ __forceinline__ void add(float (&v)[N], const T *p) {
+    float more[N];
+    load(more, p);
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] += more[i];
 }
 
 // Infinite or NaN.
