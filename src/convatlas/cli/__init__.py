@@ -1,8 +1,8 @@
 """The command line, `convatlas` and `python -m convatlas`.
 
 Exit codes: 0 fine, 1 verification failed or a --fail-on was met, 2 bad usage or input that cannot be used (one line on stderr,
-no traceback), 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), both after what was found so far, 141 the reader of the
-output went away.
+no traceback), 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), both after printing what was found so far, 141 the reader of
+the output has closed it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _terminated_as_interrupted() -> Iterator[list[int]]:
 
 
 def _forget_output() -> None:
-    """Python flushes stdout once more on its way out, which must not fail again (docs.python.org, signal, "SIGPIPE")."""
+    """Makes Python's last flush of stdout at its exit harmless, since it would fail again (docs.python.org, signal, "SIGPIPE")."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -100,7 +100,7 @@ def _forget_output() -> None:
 
 
 def _show_warning(message: Warning | str, *about: Any, **more: Any) -> None:
-    """One line; where in the source a warning comes from is nothing to a user of the command line."""
+    """Prints a warning as one line, without the place in the source, which is of no use on the command line."""
     print(f"convatlas: {' '.join(str(message).split())}", file=sys.stderr)
 
 

@@ -25,8 +25,8 @@ class Column:
     Attributes:
         header: printed above it.
         cells: one a row.
-        drop: where the terminal is too narrow, the columns with the highest number go first, together; those of 0 stay.
-        text: it holds words, which stand left and may fold; else numbers.
+        drop: where the terminal is too narrow, the columns with the highest number are left out first, together; those with 0 stay.
+        text: the column holds words, which stand left and may fold; else numbers.
     """
 
     header: str
@@ -57,12 +57,12 @@ def _table(columns: Sequence[Column]) -> Table:
 
 
 def not_shown(dropped: list[str]) -> str:
-    """What a narrow terminal is told under the table; "" where every column fitted."""
+    """The line under a table that names the columns for which there was no room; "" where every column fitted."""
     return f"not shown for want of room: {', '.join(dropped)} (a wider terminal, a pipe, --json and --csv have them)"
 
 
 def print_csv(rows: Sequence[dict[str, Any]]) -> None:
-    """The rows on stdout, the first one's keys as the first line; what a row lacks is empty."""
+    """Prints the rows on stdout, the first row's keys as the first line. A field that a row lacks is empty."""
     writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

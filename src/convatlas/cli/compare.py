@@ -104,7 +104,7 @@ def _words(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 
 def _refuse_unprovable(compared: Compared, fails: tuple[str, ...]) -> None:
-    """A gate that could never close is no gate."""
+    """Refuses a --fail-on that could never be met."""
     from convatlas.bench.comparison import CHANGES
     from convatlas.errors import InputError
 
@@ -117,7 +117,7 @@ def _refuse_unprovable(compared: Compared, fails: tuple[str, ...]) -> None:
 
 
 def failures(compared: Compared, fails: tuple[str, ...]) -> list[str]:
-    """Why the exit code is 1, a line for each of `fails` that was met."""
+    """The reasons for exit code 1, a line for each of `fails` that was met."""
     found = []
     for word in fails:
         if word == MISSING:
@@ -198,7 +198,7 @@ def micro(seconds: float) -> str:
 
 
 def show_text(compared: Compared, first: Results, second: Results | None, chosen: tuple[str, ...]) -> None:
-    """What is compared, a table by kind of layer, one for each way of timing, what only one has, the counts."""
+    """Prints what is compared, a table by kind of layer and one for each way of timing, what only one of them has, and counts."""
     console = output.console()
     for letter, name, results in zip("AB", compared.names, (first, second or first)):
         console.print(output.plain(f"{letter}: {headline(name, results)}"))
@@ -225,7 +225,10 @@ def show_text(compared: Compared, first: Results, second: Results | None, chosen
 
 
 def by_kind(console: Console, compared: Compared) -> list[str]:
-    """A row a kind of layer; nothing where there is but one. Returns the headers that the terminal had no room for."""
+    """Prints a row for each kind of layer; nothing where there is only one kind.
+
+    Returns the headers that the terminal had no room for.
+    """
     kinds = compared.kinds
     if len(kinds) < 2:
         return []
@@ -252,7 +255,7 @@ def headline(name: str, results: Results) -> str:
 
 
 def differing(first: Results, second: Results) -> list[str]:
-    """Versions that the two do not share."""
+    """The versions in which the two differ."""
     a, b = first.versions, second.versions
     names = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
     if not names or not a or not b:

@@ -1,4 +1,4 @@
-"""What commands print with: consoles that suit a terminal, a narrow one and a pipe, JSON, and progress on stderr."""
+"""How commands print: consoles that suit a terminal, a narrow terminal and a pipe; JSON; and progress on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIPE_WIDTH = 1000  # wider than any line of ours: a pipe gets whole lines
 
 
 def console() -> Console:
-    """For stdout: as wide as the terminal; in a pipe without colour and without a width to wrap or cut at."""
+    """The console for stdout: as wide as the terminal; in a pipe without colour, and without a width at which to wrap or cut."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
@@ -75,7 +75,7 @@ class Shown:
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """For the time of a line on stdout, which may be the same terminal."""
+        """Hides the progress while a line is printed on stdout, which may be the same terminal."""
         if self.bar is not None:
             self.bar.stop()
         yield

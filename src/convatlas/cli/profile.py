@@ -79,7 +79,7 @@ def run(
     net: str, batch: int, dtype: str, backend: str, size: int | None, timer: Timer, device: torch.device,
     ceilings: Ceilings, json: Path | None = None, trace: Path | None = None, top: int | None = None, ncu: bool = False,
 ) -> None:  # fmt: skip
-    """The command on a given clock and device: what a rehearsal runs on a CPU."""
+    """Runs the command on a given clock and device, as a rehearsal does on a CPU."""
     from convatlas.bench import ncu as hardware
     from convatlas.bench.ceilings import document
     from convatlas.bench.profile import profile
@@ -106,7 +106,7 @@ def _counted(counters: list[Counters] | str | None) -> Any:
 
 
 def show_text(found: Profile, about: dict[str, Any], top: int | None) -> None:
-    """What was measured on what, a row a layer, the sums, and how to read them."""
+    """Prints what was measured and on what, a row a layer, the sums, and how to read them."""
     console = output.console()
     shape = f"{found.batch}x3x{found.size}x{found.size}"
     where = "REHEARSAL, invented times" if found.timer == "rehearsal" else about["gpu"]

@@ -1,4 +1,4 @@
-"""What must be settled before torch and triton are imported."""
+"""What must be decided before torch and triton are imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _known(backend: str) -> str:
 
 
 def one_of(value: str, known: Sequence[str]) -> str:
-    """`value`; typer.BadParameter, which names the option and its environment variable, where it is none of `known`."""
+    """`value` if it is one of `known`; else raises typer.BadParameter, which names the option and its environment variable."""
     if value not in known:
         raise typer.BadParameter(f"{value!r}, expected one of {', '.join(known)}")
     return value
@@ -58,7 +58,7 @@ def prepare(backend: str) -> None:
 
 
 def ran_on(backend: str, device: str, interpreted: bool) -> str:
-    """Where the kernels ran, for the human output."""
+    """Where the kernels ran, as the text output says it."""
     if interpreted:
         return f"{backend}, in Triton's interpreter on the CPU"
     if backend == "cuda" and device != "cuda":

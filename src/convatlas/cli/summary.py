@@ -87,7 +87,7 @@ def field(row: Row, name: str) -> str:
 
 
 def columns(summary: Summary) -> list[Column]:
-    """All that is known of each row, what is least missed with the highest number to drop."""
+    """All columns; those that a reader misses least have the highest `drop`."""
     rows = summary.rows
     return [
         Column("layer", [row.path for row in rows], text=True),

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def run(size: int | None, batch: int, dtype: str, backend: str, json: bool) -> bool:
-    """Verifies all nets and prints a row as each ends, or JSON at the end; whether all is well.
+    """Verifies all nets and prints a row as each ends, or JSON at the end. Returns whether all is well.
 
-    Raises KeyboardInterrupt once it is printed what was found before one.
+    After an interrupt it prints what was found before it, and then raises KeyboardInterrupt.
     """
     from convatlas.verify import verify_all as whole
     from convatlas.verify.device import device_for, interpreted
@@ -50,7 +50,7 @@ def run(size: int | None, batch: int, dtype: str, backend: str, json: bool) -> b
 
 
 def as_dict(results: list[NetResult]) -> dict[str, Any]:
-    """The JSON document, but for what was asked."""
+    """The JSON document, without the options that were asked for."""
     return {
         "ok": all(r.ok for r in results),
         "nets": [

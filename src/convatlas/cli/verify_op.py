@@ -25,7 +25,7 @@ def _shapes(texts: list[str]) -> list[tuple[int, ...]]:
 
 
 def _pair(text: str | None) -> Any:
-    """A number for both directions, or one each."""
+    """One number for both directions, or two numbers, one for each."""
     if text is None:
         return None
     found = sizes(text, "a number or two, such as 2 or 2x1")
@@ -191,7 +191,7 @@ COMMON = {
 
 
 def called(text: str) -> str | None:
-    """The op's command that `text` means, or None: "conv2d" is "conv", "batch-norm" is "batch_norm"."""
+    """The name of the op's command that `text` means ("conv" for "conv2d", "batch_norm" for "batch-norm"), or None."""
     name = text.casefold().replace("-", "_")
     name = ALIASES.get(name, name)
     return name if name in COMMANDS else None

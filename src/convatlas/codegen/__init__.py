@@ -1,1 +1,1 @@
-"""What kernels become: launches compiled for GPUs that are not here, and their machine code read."""
+"""Compiles launches for GPUs that are not here, and reads their machine code."""

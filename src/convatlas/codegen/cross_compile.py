@@ -39,7 +39,7 @@ class Compiled:
         kernel: its name.
         arch: compute capability, such as 90.
         constants: the tl.constexpr parameters and launch options.
-        registers: a thread's, at most 255.
+        registers: registers of a thread, at most 255.
         stack: bytes of local memory a thread has: spills and indexed arrays. 0 is what we want.
         shared: bytes of shared memory a block asks for.
         opcodes: SASS instructions by their name up to the first dot.
@@ -69,8 +69,9 @@ class Compiled:
 def specialize(launch: Launch) -> tuple[dict[str, Any], dict[tuple, Any], dict[tuple, list]]:
     """(signature, constants, attributes) as Triton's launcher would specialise the arguments.
 
-    1 and None become constants, integers and pointers that 16 divides are marked so (torch allocations are 256-byte aligned; a
-    channel slice may be less, which only a run shows). Constants and attributes go by place, within a tuple by place and index.
+    1 and None become constants; integers and pointers that 16 divides are marked as such. (torch's allocations are 256-byte
+    aligned; a channel slice may be aligned to less, which only a run shows.) Constants and attributes go by place, within a
+    tuple by place and index.
     """
     constants: dict[tuple, Any] = {}
     attributes: dict[tuple, list] = {}
@@ -104,7 +105,7 @@ def specialize(launch: Launch) -> tuple[dict[str, Any], dict[tuple, Any], dict[t
 
 
 def key(launch: Launch) -> tuple:
-    """Equal for two launches that run the same machine code."""
+    """A key that is equal for two launches that run the same machine code."""
     signature, constants, attributes = specialize(launch)
     parts = (signature, constants, attributes, launch.options)
     return (launch.kernel.__name__, *(tuple(sorted((str(k), str(v)) for k, v in part.items())) for part in parts))

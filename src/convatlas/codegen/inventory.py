@@ -51,7 +51,7 @@ BATCHES = (1, 32)
 
 
 def extra_calls() -> list[Call]:
-    """One call for every kernel that no network here reaches: the ops a user can call all the same."""
+    """One call for every kernel that a user can call but no network here reaches."""
     x = (32, 64, 28, 28)
     conv = Conv2dSpec.of
     return [
@@ -127,7 +127,7 @@ TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PR
 
 
 def config_key(launch: Launch, mode: str) -> tuple:
-    """Equal for two launches of one launch config."""
+    """A key that is equal for two launches of one launch config."""
     flat = launch.flat
     tiles = tuple(flat.get(name) for name in TILES)
     TN, TH, TW = (flat.get(name, 1) for name in ("TN", "TH", "TW"))  # a box's shape only fills in its size
@@ -177,7 +177,7 @@ def compile_inventory(arch: int, **choice: Any) -> list[dict[str, Any]]:
 
 
 def _share(task: tuple[int, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every `workers`-th launch: kernels do not pickle, so each worker lists them itself."""
+    """Every `workers`-th launch. Each worker lists the launches itself, since kernels cannot be pickled."""
     index, workers, arch, choice = task
     torch.set_num_threads(1)
     return [_compile((*entry, arch)) for entry in inventory(arch, **choice)[index::workers]]

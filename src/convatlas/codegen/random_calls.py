@@ -1,4 +1,4 @@
-"""Random convolutions, for what must hold of every shape: no spills, no stack, shared memory that fits.
+"""Compiles random convolutions to test what must hold for every shape: no spills, no stack, and shared memory that fits.
 
 `python -m convatlas.codegen.random_calls --backend triton --seed 0 --count 12` compiles launch configs of random convolutions on
 one process and prints one JSON list, as convatlas.codegen.inventory does for the networks.
@@ -24,7 +24,7 @@ ARCHITECTURES = tuple(target.arch for target in TARGETS.values() if not target.u
 
 
 def random_convolution(random: Random) -> Call:
-    """A convolution with a window, strides, dilations, groups, channel counts and an epilogue that no network need have."""
+    """A convolution with random window, strides, dilations, groups, channel counts and epilogue, such as no network may have."""
     family = random.choice(("few", "narrow", "odd", "even", "depthwise"))
     groups = 1 if family == "few" else random.choice((1, 1, 1, 2, 3, 4, 8, 32))
     if family == "depthwise":
@@ -58,7 +58,7 @@ SPILLED = (
 
 
 def random_launches(seed: int, backend: str) -> Iterator[tuple[Call, str, int, Any]]:
-    """(call, mode, arch, launch) without end: what SPILLED launch, then random convolutions in random modes on random GPUs."""
+    """(call, mode, arch, launch) without end: the launches of SPILLED, then random convolutions in random modes on random GPUs."""
     random = Random(seed)
     known = [
         (Call("conv2d", Conv2dSpec.of(*shape), Epilogue(True, "relu")), mode, arch) for shape, mode, arch in SPILLED

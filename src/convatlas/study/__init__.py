@@ -1,4 +1,4 @@
-"""Instruments that look at nets: trace lists a net's layers, wired how they hang together, summarise counts them.
+"""Instruments that look at nets: trace lists a net's layers, wired says how they are connected, summarise counts them.
 
 What walks a net (verify, summary, profile) walks that list.
 """
@@ -22,7 +22,7 @@ __all__ = list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when first asked for: the instruments need torch, the package does not."""
+    """Imports an instrument when it is first asked for, since the instruments need torch and the package does not."""
     if name in _LAZY:
         return getattr(import_module(f"convatlas.study.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'convatlas.study' has no attribute {name!r}")

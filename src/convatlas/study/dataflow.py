@@ -1,7 +1,7 @@
 """How a net's ops are wired: trace's list, with where each op's inputs and weights come from.
 
-Our ops tell of themselves (convatlas.ops.observe); torch's own are met at torch's dispatcher, which our ops pass as one op, so
-that nothing is counted twice.
+Our ops report themselves (convatlas.ops.observe). torch's own ops are seen at torch's dispatcher, where each op of ours is one
+op, so that nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from convatlas.study.torch_ops import describe, is_free, is_new, name_of
 
 
 class UncountedWarning(ConvAtlasWarning):
-    """A net ran ops of torch that no spec describes: they are in no list and no sum."""
+    """Warns that a net ran ops of torch that no spec describes, so that they are in no list and no sum."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,13 @@ class _Origin:
 class _Flow(TorchDispatchMode):
     """Keeps the origin of every storage while a net runs on the meta device.
 
-    Origins belong to storages, not to tensors, so that views and buffers written in parts need no rule of their own. What torch
-    does between the listed ops (flatten, dropout) hands the origins of its inputs on.
+    Origins belong to storages, not to tensors, so that views and buffers written in parts need no rule of their own. An op
+    of torch between the listed ones (flatten, dropout) passes the origins of its inputs on.
 
     Attributes:
         nodes: what was run and counted.
-        uncounted: what was run on activations and not counted. What is made of weights alone is no work an image.
+        uncounted: what was run on activations and not counted. Ops on weights alone are left out, since
+            they are no work for an image.
     """
 
     def __init__(self, net: nn.Module, path: Callable[[], str]) -> None:
@@ -69,7 +70,7 @@ class _Flow(TorchDispatchMode):
         self._kept: list[Tensor] = []  # storages are told apart by address, which must not be used twice
 
     def entering(self, module: nn.Module, args: Any) -> None:
-        """A forward pre-hook: when `net` begins, its parameters are the stand-ins that it runs with, and its input is the image."""
+        """A forward pre-hook: when `net` begins, notes its parameters (stand-ins on the meta device) and its input, the image."""
         if module is self.net:
             self._set(args[0], _Origin(frozenset((IMAGE,))))
             for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -119,7 +120,7 @@ class _Flow(TorchDispatchMode):
 
 
 class _Composites(TorchFunctionMode):
-    """Meets what torch's dispatcher shows only in pieces: local_response_norm, which torch computes by an average pooling."""
+    """Recognises what torch's dispatcher shows only in pieces: local_response_norm, which torch computes by an average pooling."""
 
     def __init__(self, flow: _Flow) -> None:
         super().__init__()

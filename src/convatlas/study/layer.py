@@ -18,7 +18,7 @@ class Layer:
     """One op that a net runs.
 
     Attributes:
-        path: of the module that runs it, such as "layer1.0.conv1"; "" for an op of the net's own forward.
+        path: path of the module that runs it, such as "layer1.0.conv1"; "" for an op of the net's own forward.
         op: its public name, such as "conv2d"; torch's name for an op that we do not have.
         spec: shapes and shape arithmetic.
         epilogue: what is fused behind it, or None for an op that has no epilogue.
@@ -35,7 +35,7 @@ class Layer:
 
     @property
     def key(self) -> tuple:
-        """Equal for layers that do the same work on other data: all of a layer but its path and who runs it."""
+        """A key that is equal for layers that do the same work on other data: all of a layer but its path and who runs it."""
         return self.op, self.spec, self.epilogue, tuple(sorted(self.params.items()))
 
 
@@ -45,8 +45,8 @@ class Node:
 
     Attributes:
         layer: as study.trace lists it.
-        sources: for each tensor operand that depends on the image, the nodes it comes from, by their place in the list; IMAGE is
-            the net's input. One operand may have several: a concatenation written in place is one buffer.
+        sources: for each tensor operand that depends on the image, the nodes it comes from, by their place in the list. IMAGE is
+            the net's input. One operand may have several sources, since a concatenation written in place is one buffer.
         weights: names of the net's parameters and buffers that went into it, those of a folded batch norm included.
     """
 
@@ -57,12 +57,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Uncounted:
-    """One op of torch that a net ran and that no number of ours holds: there is no spec for it.
+    """One op of torch that a net ran and that is in none of our numbers, since no spec describes it.
 
     Attributes:
         path: as Layer's.
         op: torch's name, such as "silu".
-        output_shape: of its first result.
+        output_shape: shape of its first result.
     """
 
     path: str

@@ -4,7 +4,7 @@
 
 for a window of `reach` = dilation * (kernel - 1) + 1 pixels (Araujo, Norris, Sim 2019, "Computing Receptive Fields of
 Convolutional Neural Networks", distill.pub, section 2). Where paths meet, in a residual addition or a concatenation, the field is
-the smallest interval that holds the field of every path: the largest one's, where the paths are centred on one pixel.
+the smallest interval that holds the field of every path; where all paths are centred on one pixel, that is the largest field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Field:
     Attributes:
         size: pixels, those outside the image included.
         jump: pixels from one output's field to the next's; an average where an adaptive pooling's windows differ.
-        start: first pixel of output 0's field; negative where it lies in the padding.
+        start: first pixel of output 0's field; negative where that pixel lies in the padding.
     """
 
     size: int = 1

@@ -12,7 +12,8 @@ class Machine:
     """Peak rates; no kernel reaches them, so times from them are lower bounds.
 
     Attributes:
-        name, source: of the numbers.
+        name: the GPU's.
+        source: where the numbers come from.
         tensor: FLOPs a second of the tensor cores in float16, dense.
         vector: FLOPs a second of the other units in float16, which is where depthwise convolutions run.
         bandwidth: bytes a second from DRAM.
@@ -26,7 +27,7 @@ class Machine:
 
     @classmethod
     def of(cls, name: str) -> Machine:
-        """The view of a known GPU (model/gpus.json)."""
+        """The rates of a known GPU (model/gpus.json)."""
         one = gpu(name)
         sources = dict.fromkeys(one.source(attribute) for attribute in ("tensor", "vector", "dram_bytes_per_s"))
         rates = one.rate("float16"), one.rate("float16", tensor=False), one.dram_bytes_per_s

@@ -1,4 +1,4 @@
-"""Summaries that never change between runs, kept in the package: what `nets` and `lecture` count, at once and without torch.
+"""Stored summaries of the networks, which never change between runs. So `nets` and `lecture` answer at once and without torch.
 
     python -m convatlas.study.stored        computes them anew
 
@@ -69,7 +69,7 @@ def _tuples(value: Any) -> Any:
 
 
 def dumped(summaries: Mapping[Key, Summary]) -> str:
-    """The text of summaries.json: a layer a line and a network a line, so that a change is seen; equal layers once."""
+    """The text of summaries.json: one line a layer and one a network, so that a diff shows a change; equal layers stand once."""
     places: dict[str, int] = {}
     lines = []
     for key, s in summaries.items():

@@ -80,7 +80,10 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """What its work counts as: one of KINDS; "" for an op without MACs. A grouped 3x3 that is not depthwise is a 3x3."""
+        """The kind that its work counts as, one of KINDS; "" for an op without MACs.
+
+        A grouped 3x3 that is not depthwise is a 3x3.
+        """
         if isinstance(self.spec, LinearSpec):
             return "fc"
         if not isinstance(self.spec, Conv2dSpec):
@@ -136,11 +139,11 @@ class Summary:
     """A net's rows and their totals.
 
     Attributes:
-        name: of the net.
+        name: the net's name.
         input_shape, dtype: what it was traced with.
         rows: in the order in which they run.
-        parameters: of the whole net, whether they are used in this mode or not.
-        uncounted: what the net ran besides, that no spec describes: ops of torch, element by element most of them.
+        parameters: parameters of the whole net, whether they are used in this mode or not.
+        uncounted: the other ops of torch that the net ran and no spec describes, most of them element by element.
     """
 
     name: str
@@ -258,7 +261,7 @@ def summarise(
 
 
 def summarise_found(found: Found, input_shape: tuple[int, ...], dtype: str) -> Summary:
-    """The summary of what nets.resolve found, which may be anybody's net: whatever it raises becomes a NetError of one line."""
+    """The summary of what nets.resolve found. That may be a user's net, so whatever it raises becomes a NetError of one line."""
     import torch
 
     try:

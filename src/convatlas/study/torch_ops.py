@@ -1,6 +1,6 @@
-"""torch's own ops as specs of ours, so that a net which was not built on convatlas is counted by the same rules.
+"""Describes torch's own ops by our specs, so that a net which was not built on convatlas is counted by the same rules.
 
-They are read where torch's dispatcher hands them to the device: F.linear, nn.Linear and x @ w.T are all "addmm" or "mm" there.
+The ops are read where torch's dispatcher hands them to the device: F.linear, nn.Linear and x @ w.T are all "addmm" or "mm" there.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class TorchSpec(Spec):
     """An op of torch that we do not have, but whose products torch counts: bmm, attention, conv1d, conv3d, transposed ones.
 
     Attributes:
-        name: torch's.
-        input_shape, result_shape: of the first operand and the first result.
+        name: torch's name.
+        input_shape, result_shape: shapes of the first operand and the first result.
         moved: elements of all operands, then of the result.
         multiplied: half of the FLOPs that torch.utils.flop_counter counts.
     """
@@ -123,7 +123,7 @@ def is_new(function: Any) -> bool:
 def describe(function: Any, values: tuple, keywords: Args, result: Any, depends: Depends) -> Described | None:
     """What `function` did, or None where no spec describes it.
 
-    `depends` tells whether a tensor depends on the net's input; one that does not is a weight.
+    `depends` tells whether a tensor depends on the net's input; a tensor that does not is a weight.
     """
     a = {argument.name: argument.default_value for argument in function._schema.arguments}
     a.update(zip(a, values))

@@ -1,1 +1,1 @@
-"""What runs whole nets: check (every op against the reference), verify, classify; and images, where pictures become tensors."""
+"""Runs nets and ops and holds them to the reference (check, verify); reads and classifies pictures (images, classify)."""

@@ -1,4 +1,4 @@
-"""Every op that runs, held to the reference on the very tensors that went into it."""
+"""Holds every op that runs to the reference, on the very tensors that went into it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from convatlas.verify.single import Tensors, run
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One op that ran, and what the reference says of its output.
+    """One op that ran, and how its output compares with the reference.
 
     Attributes:
-        path: of the module that ran it; "" outside any.
+        path: the path of the module that ran it; "" outside of any module.
         call: op, spec, epilogue, backend, dtype.
         report: error / bound, and where it is worst.
         seconds: spent on the reference and the comparison, not on the op.
@@ -45,16 +45,16 @@ class LayerCheck:
 
 
 class Checks(list[LayerCheck]):
-    """The LayerChecks of what ran, in that order; as text a line each, the worst share of a bound, and the verdict."""
+    """The LayerChecks of what ran, in that order. As text: a line for each, the worst share of a bound, and the verdict."""
 
     @property
     def ok(self) -> bool:
-        """Every output is within its bound; also when nothing ran, which the text says."""
+        """Whether every output is within its bound. True also when nothing ran; the text then says so."""
         return all(check.report.ok for check in self)
 
     @property
     def wrong(self) -> list[LayerCheck]:
-        """Those outside their bound."""
+        """The checks of outputs outside their bound."""
         return [check for check in self if not check.report.ok]
 
     @property
@@ -75,9 +75,9 @@ class Checker:
     """An observer for convatlas.ops.observe that appends a LayerCheck for every op.
 
     Attributes:
-        path: called after an op, tells its module path.
+        path: a function that, called after an op, returns the path of its module.
         seen: called with every new LayerCheck, for a progress display.
-        probing: the operands are probes (verify/probes.py): what rounds once must be exact on them.
+        probing: the operands are probes (verify/probes.py), on which an op that rounds once must be exact.
         raises: raise CheckError at an output outside its bound.
         checks: what was found, in the order in which the ops ran.
     """
@@ -125,8 +125,8 @@ def checking(
         print(report.worst, report)
 
     Args:
-        net: whose modules' names the paths are; None takes the outermost module that is running.
-        raises: raise CheckError as soon as an output is outside its bound, where it is computed; False collects.
+        net: the net whose module names are the paths; None takes the outermost module that is running.
+        raises: raise CheckError as soon as an output is outside its bound, where it is computed; False only collects.
         seen: called with every LayerCheck as it is made.
 
     Yields the Checks, which grow while the block runs. The reference computes in NumPy, in float64: expect seconds where the op
@@ -139,7 +139,7 @@ def checking(
 
 
 def check_alone(layer: Layer, tensors: Tensors, backend: str, probing: bool = False) -> LayerCheck:
-    """The check of one layer by itself, on operands that verify.single made, or verify.probes (`probing`)."""
+    """Checks one layer by itself, on operands from verify.single or, with `probing`, from verify.probes."""
     checker = Checker(probing=probing)
     with observe(checker):
         run(layer, tensors, backend)

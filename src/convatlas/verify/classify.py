@@ -1,4 +1,4 @@
-"""classify: a picture through a net, its likeliest classes, and, when asked, every layer against the reference."""
+"""classify: runs a picture through a net, gives its likeliest classes and, when asked, checks every layer against the reference."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Classification:
         predictions: the likeliest classes, best first.
         named: whether the classes' names are known here.
         checks: one per layer, in order, when a check was asked for; else None.
-        difference: then the largest |p - p_reference| over all classes, the reference in float64; else None.
+        difference: when a check was asked for, the largest |p - p_reference| over all classes, the reference in float64; else None.
     """
 
     image: str
@@ -125,7 +125,7 @@ def _reference(net: nn.Module, x: Tensor) -> np.ndarray:
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """float32 products in float32: TF32, PyTorch's default for convolutions, would cost three digits of the probabilities."""
+    """Switches TF32 off, PyTorch's default for convolutions, which would cost three digits of the probabilities."""
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = "ieee"

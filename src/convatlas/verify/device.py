@@ -1,4 +1,4 @@
-"""Where a backend runs here, and in which dtypes: asked before the work starts, so that the error is one line."""
+"""Finds the device that a backend runs on and checks the dtype before the work starts, so that an error is one line."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def locate(source: str) -> Path:
 def load_image(source: str) -> Image.Image:
     """The picture that locate(source) finds, upright and in RGB.
 
-    A picture in one of FORMATS, of any mode: grey (8, 16 and 32 bits), palette, CMYK; what is transparent lies on white; the
-    camera's EXIF orientation is applied; of several frames the first. Raises InputError, one line, also for a picture of more
-    pixels than Pillow takes for an honest one (178,956,970).
+    It reads pictures in one of FORMATS and of any mode: grey (8, 16 and 32 bits), palette, CMYK. What is transparent is laid on
+    white, the camera's EXIF orientation is applied, and the first of several frames is taken. Raises InputError, one line, also
+    for a picture of more pixels than Pillow accepts as genuine (178,956,970).
     """
     path = locate(source)
     Image.init()
@@ -80,7 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled by 255 / 65535; numbers of no fixed range by their largest where that is above 255 (Pillow would clip)."""
+    """8-bit grey: 16-bit grey times 255 / 65535; other numbers scaled by their largest, if above 255 (Pillow would clip them)."""
     values = np.asarray(image, np.float64)
     top = 65535.0 if image.mode.startswith("I;16") else max(float(np.nanmax(values, initial=0.0)), 255.0)
     return Image.fromarray(np.nan_to_num(values * (255.0 / top)).clip(0, 255).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Operands on which a fault must show: for each op, numbers that a skipped op moves and that only right rounding gets right.
+"""Operands on which a fault must show: on these numbers an op that is skipped, or that rounds wrongly, gives another result.
 
 docs/numerics.md ("Operands on which a fault shows") derives the numbers that stand here.
 """
@@ -30,7 +30,7 @@ BELOW = 10.0
 
 
 def largest_integer(length: int) -> int:
-    """B: sums of `length` products of uniform integers in [-B, B] deviate by SIGMA, and all |products| sum to LARGEST at most."""
+    """B, such that sums of `length` products of integers in [-B, B] deviate by SIGMA, and all |products| sum to LARGEST at most."""
     return max(1, min(WHOLE, round(sqrt(3 * SIGMA / sqrt(max(length, 1)))), isqrt(LARGEST // max(length, 1))))
 
 
@@ -40,7 +40,7 @@ def integers(shape: tuple[int, ...], largest: int, unit: float, generator: torch
 
 
 def rounds_once(call: Call) -> bool:
-    """Whether the call's result on probes must be the truth, rounded once: ours, not a library's own algorithms."""
+    """Whether the call's result on probes must be the truth rounded once: it must for ours, not for a library's algorithms."""
     return call.spec.products and call.backend != "cudnn"
 
 

@@ -24,8 +24,8 @@ def operands(
 ) -> Tensors:
     """Normal numbers under the op's operand names; weights scaled by sqrt(2/L) (He et al. 2015), so that outputs are O(1).
 
-    Four-dimensional ones are of `memory_format`, channels_last as in a net. The same seed gives the same numbers on every device,
-    unless they are drawn on it: `drawn_on` the device itself is quicker for gigabytes.
+    Four-dimensional ones have `memory_format`, channels_last as in a net. The same seed gives the same numbers on every device,
+    unless they are drawn on the device itself (`drawn_on`), which is quicker for gigabytes.
     """
     generator = torch.Generator(drawn_on).manual_seed(seed)
     spec = layer.spec
@@ -42,7 +42,7 @@ def operands(
 
 
 def run(layer: Layer, tensors: Tensors, backend: str) -> Tensor:
-    """The op on `tensors`, into an `out` of the first one's format that was full of NaN: what no kernel writes stays one."""
+    """Runs the op on `tensors`, into an `out` in the first one's format, full of NaN: what no kernel writes stays NaN."""
     first = next(iter(tensors.values()))
     out = torch.full(layer.spec.output_shape, torch.nan, dtype=first.dtype, device=first.device)
     if out.dim() == 4 and (first.dim() != 4 or first.is_contiguous(memory_format=torch.channels_last)):

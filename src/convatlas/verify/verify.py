@@ -36,8 +36,8 @@ class LayerResult:
 
     Attributes:
         layer: path, op, spec, epilogue.
-        alone: on random operands of its shapes, where convolutions and linear layers must be exact; layers of one shape share it.
-        inside: on what it was given in the net; None where the run was interrupted before.
+        alone: the check on random operands, where convolutions and linear layers must be exact; layers of one shape share it.
+        inside: the check on what the layer was given in the net; None where the run was interrupted before.
     """
 
     layer: Layer
@@ -138,7 +138,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         found: verify's Verification; verify_all's list of NetResults, the last of which may be incomplete.
-        left: of verify_all, the nets that are not done.
+        left: the nets that verify_all has not done.
     """
 
     def __init__(self, found: Any, left: list[str] | None = None) -> None:
@@ -165,7 +165,7 @@ def verify(
         batch: images.
         dtype: "float16", "bfloat16", "float32" or "float64", as far as the backend has it.
         progress: called with (what, done, of how many).
-        seed: of weights and inputs.
+        seed: seed of weights and inputs.
 
     Raises NetError, BackendError, DtypeError, InputError for a size or batch below 1, ShapeError for a size the net cannot take,
     Interrupted, a KeyboardInterrupt, with what was found so far.
@@ -231,7 +231,7 @@ class _Steps:
 
 
 def random_net(name: str, seed: int) -> nn.Module:
-    """create(name) with batch norms away from their defaults: defaults fold into nothing, and would leave biases untested."""
+    """create(name) with batch norms away from their defaults, which would fold into nothing and leave biases untested."""
     net = create(name, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -256,13 +256,13 @@ def compare_logits(y: np.ndarray, rounded: np.ndarray, exact: np.ndarray, accumu
         e        rms(rounded - exact)
 
     How much a net amplifies a rounding error depends on its weights, so no constant times a unit roundoff is right for all
-    of them; e measures it. A right kernel rounds every layer once, too, but not always to the same side: where it falls on
-    the other side of a tie the errors of the two runs part, and after some layers they are two independent draws from one
-    distribution, error / e a quotient near 1. Each is a sum of roundings seen through the features of the last layer, so
+    of them; e measures it. A right kernel also rounds every layer once, but not always to the same side. Where it rounds to the
+    other side, the errors of the two runs begin to differ, and after some layers they are two independent draws from one
+    distribution, so that error / e is near 1. Each is a sum of roundings seen through the features of the last layer, so
     error^2 / e^2 is spread like an F distribution of as many degrees of freedom: with only 10 features it passes 4^2 with
     probability 7e-5, with the hundreds that nets have, never. Measured on ResNet-18 and EfficientNet-Lite0, float16 and
-    bfloat16, three seeds each: 0.93 to 1.07.
-    A fault that moves the logits by less than rounding does is for the layers' own checks to find.
+    bfloat16, three seeds each: 0.93 to 1.07. The layers' own checks find a fault that moves the logits by less than rounding
+    does.
 
     `accumulation` is the error of summation relative to that of the rounding it comes with: a sum of L terms is rounded L
     times, a random walk of sqrt(L) steps of u_acc against one step of u_out. To first order the logits are linear in both.

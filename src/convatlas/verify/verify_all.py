@@ -35,12 +35,12 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class NetResult:
-    """What was found of one net.
+    """What verify_all found for one net.
 
     Attributes:
-        name, input_shape: of the net and its images.
+        name, input_shape: the net's name, and the shape of its images.
         layers: ops that it ran.
-        checks: of the layers whose kind no net had run before.
+        checks: the checks of those layers whose kind no net had run before.
         logits: its outputs, as compare_logits judges them; None where the run was interrupted before.
         seconds: all of it.
     """
@@ -72,7 +72,7 @@ class FirstOfAKind:
     """An observer that holds a layer to the reference where `claim` says that its kind is new.
 
     A kind is all that decides which code runs: op, spec, epilogue, parameters, and how the operands and the output lie in
-    memory, for a branch of an Inception module writes into a slice.
+    memory (a branch of an Inception module writes into a slice).
     """
 
     checker: Checker
@@ -108,7 +108,7 @@ def verify_all(
         size: pixels of the square inputs, or what a net needs at least; None is each net's own.
         batch, dtype, backend, seed: as for verify.
         progress: called with (what, layers run, of how many).
-        ended: called with each net's result as it is there.
+        ended: called with each net's result as soon as it is known.
 
     Raises NetError, BackendError, DtypeError, InputError as verify does, before the work starts; Interrupted, a
     KeyboardInterrupt, with what was found so far.

@@ -39,12 +39,12 @@ def verify_op(
 
     Args:
         op: a public op's name, such as "conv2d".
-        input: its shape; for concat one a tensor. residual_add and batch_norm take the rest from it.
-        weight: its shape, for conv2d and linear.
+        input: the input's shape; for concat a list with one shape a tensor. residual_add and batch_norm take the rest from it.
+        weight: the weight's shape, for conv2d and linear.
         bias, residual: whether conv2d and linear add one.
         dtype, backend: as the op takes them.
-        channels_last: four-dimensional operands lie so in memory; else contiguous.
-        seed: of the numbers.
+        channels_last: four-dimensional operands are channels_last in memory; else contiguous.
+        seed: seed of the numbers.
         arguments: the op's others, by their names.
 
     Raises ShapeError, DtypeError and BackendError as the op does.

@@ -1,6 +1,7 @@
 """The lecture, CS231n's on CNN architectures: its claims, each computed from the networks, with a verdict.
 
-One file a topic; a claim is a statement and a function from networks to numbers (claim.py), and its verdict follows from these.
+There is one file a topic. A claim is a statement and a function from networks to numbers (claim.py); its verdict follows from
+these.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ class Atlas:
     """Summaries by network and options.
 
     Attributes:
-        summaries: those known so far. At first what the caller gives, such as study.stored.load(), or none; what else is asked
-            for is computed.
+        summaries: the summaries known so far: at first what the caller gives, such as study.stored.load(), or none. All others are
+            computed when they are asked for.
     """
 
     def __init__(self, summaries: Mapping[stored.Key, Summary] | None = None) -> None:
@@ -33,7 +33,7 @@ class Atlas:
         return self.summaries[key]
 
     def block(self, name: str, net: nn.Module, input_shape: tuple[int, ...]) -> Summary:
-        """study.summarise_net of a part of a network, in float16, computed once; `name` tells it from others."""
+        """study.summarise_net of a part of a network, in float16, computed once; `name` identifies the part."""
         key = stored.Key(name)
         if key not in self.summaries:
             self.summaries[key] = summarise_net(net, input_shape, key.dtype, name)

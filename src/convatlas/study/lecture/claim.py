@@ -1,6 +1,6 @@
 """A claim, what is computed for it, and the verdict, which follows from the numbers alone.
 
-Nobody writes a verdict down: a number knows what was claimed of it, and how far it is from that decides.
+Nobody writes a verdict down. A number holds what was claimed about it, and its distance from that decides.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ RELATIONS = {"=": "", ">=": "at least ", "<=": "at most "}
 
 @dataclass(frozen=True)
 class Number:
-    """A computed number, and what is claimed of it.
+    """A computed number, and what is claimed about it.
 
     Attributes:
-        what: it counts.
+        what: what it counts.
         found: the number, an int where it is a count.
         claimed: what it should be; None where nothing is claimed.
-        relation: of found to claimed: "=", ">=" or "<=".
+        relation: the claimed relation of found to claimed: "=", ">=" or "<=".
         unit: "" for a plain number, "%" for a share from 0 to 1, else a word behind the number, such as "B" or "FLOPs/B".
     """
 
@@ -107,7 +107,7 @@ class Finding:
 
     @property
     def judged(self) -> list[Number]:
-        """The numbers of which something is claimed, the furthest off first."""
+        """The numbers about which something is claimed, the one farthest from its claim first."""
         return sorted((n for n in self.numbers if n.claimed is not None), key=lambda n: -n.error)
 
     @property
@@ -117,7 +117,7 @@ class Finding:
 
     @property
     def reason(self) -> str:
-        """Why: the number that decided, or that all agree."""
+        """The reason: the number that decided, or that all numbers agree."""
         if not self.judged:
             return "a number that is asked for, not claimed"
         worst = self.judged[0]
@@ -131,9 +131,9 @@ class Claim:
     """One statement of the lecture.
 
     Attributes:
-        says: it, in the words of the notes.
-        compute: from the networks and specs to the evidence.
-        source: whose words: "" is the notes'.
+        says: the statement, in the words of the notes.
+        compute: the function from the networks and specs to the evidence.
+        source: whose words these are; "" means the notes'.
     """
 
     says: str
@@ -164,13 +164,13 @@ class Topic:
     """One architecture.
 
     Attributes:
-        name: on the command line.
-        title: with the year.
-        nets: of the registry, those that the tables show.
+        name: its name on the command line.
+        title: its title, with the year.
+        nets: the nets of the registry that the tables show.
         about: what it is, for someone who has not seen the lecture; Markdown.
-        diagram: of its block, in Mermaid.
-        claims: what can be computed.
-        unanswered: what cannot.
+        diagram: a diagram of its block, in Mermaid.
+        claims: the claims that can be computed.
+        unanswered: the statements that cannot be computed.
         tables: what is shown beside the claims.
     """
 

@@ -51,7 +51,7 @@ INDIGO, WINE, GREY = "#332288", "#882255", "#777777"
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and what is said about it to those who do not see it.
+    """A figure, and its description for those who cannot see it.
 
     Attributes:
         title: one line.
@@ -221,7 +221,7 @@ def svg(drawing: Drawing) -> bytes:
 
 
 def flatten(parent: xml.Element) -> None:
-    """Puts what is in groups without attributes in their place, and neighbouring groups with the same attributes into one."""
+    """Replaces groups without attributes by their content, and joins neighbouring groups with the same attributes."""
     children: list[xml.Element] = []
     for child in parent:
         flatten(child)

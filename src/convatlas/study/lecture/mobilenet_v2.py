@@ -36,7 +36,7 @@ def role(row: Row) -> str:
 
 
 def parts(atlas: Atlas, name: str, **how: int) -> dict[str, list[Row]]:
-    """The rows of each role; those of none under "rest"."""
+    """The rows of each role; rows without a role stand under "rest"."""
     found: dict[str, list[Row]] = {name: [] for name in (*ROLES, "rest")}
     for row in atlas.rows(name, **how):
         found[role(row) or "rest"].append(row)

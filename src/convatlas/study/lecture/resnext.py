@@ -55,7 +55,7 @@ def block() -> Bottleneck:
 
 
 def outputs(module: nn.Module) -> Tensor:
-    """What it gives for a small map of random numbers, by the float64 reference."""
+    """The block's output for a small map of random numbers, by the float64 reference."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, CHANNELS, 7, 7, generator=generator, dtype=torch.float64)
     with torch.no_grad(), use_backend("numpy"):
