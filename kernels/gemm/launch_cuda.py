@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from convatlas.errors import ShapeError
 from convatlas.kernels.common.cuda.launch import (
     ACTIVATIONS,
     TYPES,
@@ -35,6 +36,7 @@ STAGES, DEEP = 3, 6
 STEP_CHUNKS = 8
 GROUP_ROWS = 8  # implicit_gemm.cu's: row tiles of a band
 REDUCE_THREADS = 256
+GRID_LIMIT = 65535  # blocks along z
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,10 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
         T, "true" if tensor_core else "false", str(tile.BM), str(tile.BN), str(tile.WM), str(tile.WN), str(stages), load,
         str(tile.threads),
     )  # fmt: skip
+    if packs * split > GRID_LIMIT:
+        raise ShapeError(
+            f'{p.op}: {packs} packs of groups on backend "cuda", expected at most {GRID_LIMIT}; "triton" takes more'
+        )
     grid = (blocks, 1, packs * split)
     gemm = CudaLaunch(
         SOURCE,

@@ -105,6 +105,16 @@ def test_pixels_that_32_bits_cannot_count(backend: str, weight: tuple, groups: i
         triton_backend.run(call, {"input": x, "weight": w}, y)
 
 
+def test_more_packs_of_groups_than_a_grid_has_rows() -> None:
+    """CUDA's grids have 65535 blocks along z."""
+    spec = Conv2dSpec.of((1, 33 * 70000, 1, 1), (33 * 70000, 33, 1, 1), groups=70000)
+    shapes = {"input": spec.input_shape, "weight": spec.weight_shape, "out": spec.output_shape}
+    given = {name: torch.empty(shape, dtype=torch.float16, device="meta") for name, shape in shapes.items()}
+    problem = Problem.of(Call("conv2d", spec, Epilogue(), dtype="float16"), given, given.pop("out"), TARGETS["sm_90"])
+    with pytest.raises(ShapeError, match=r"70000 packs of groups on backend .cuda., expected at most 65535"):
+        triton_backend.launcher("cuda", "conv2d")(problem)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_offsets_beyond_32_bits_elsewhere(backend: str) -> None:
     x, out = far((2, 3, 6, 6)), far((2, 3, 6, 6))
