@@ -2,8 +2,8 @@
 
 In each folder: kernels in triton.py (or triton_<variant>.py) and <op>.cu, launch configs in configs.py, launchers in
 launch_triton.py and launch_cuda.py. A launcher is a pure function from a Problem to a list of launches. It chooses a config and
-says what to launch, on real tensors or on meta tensors, so that every launch can be run, interpreted, or compiled for a GPU that is
-not here.
+says what to launch. That works on real tensors and on meta tensors, so that every launch can be run, interpreted, or compiled for a
+GPU that is not here.
 """
 
 if __name__ != "convatlas.kernels":

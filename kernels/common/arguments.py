@@ -1,8 +1,9 @@
-"""What Triton kernels take, grouped by meaning: tensors with their strides, windows, tiles. A kernel reads `x.ptr`, `window.R`.
+"""The arguments of Triton kernels, grouped by meaning: tensors with their strides, windows, tiles. A kernel reads `x.ptr`,
+`window.R`.
 
 Triton carries named tuples from a launch into a kernel, and from there into the functions that the kernel calls, interpreted and
-compiled (tried on 3.6 and 3.8). It always specialises on an element. So a size on which it must not specialise stays an argument
-of its own, and so does a tensor descriptor, which Triton 3.6 does not look for inside a tuple.
+compiled (tried on 3.6 and 3.8). It always specialises on the elements of a tuple. So a size on which it must not specialise
+stays an argument of its own. So does a tensor descriptor, since Triton 3.6 does not look for one inside a tuple.
 
 Upper-case elements are compile-time constants. A launch holds them as plain values (Launch.constants) and hands each to Triton as a
 tl.constexpr. A tuple that is one tl.constexpr as a whole cannot be handed on to another function under Triton 3.6.
@@ -90,7 +91,7 @@ ABSENT = Image(None, 0, 0, 0, 0)
 
 
 def image(x: Tensor | None) -> Image:
-    """A 4-D tensor as an argument; strides of an absent one are 0, and never read."""
+    """A 4-D tensor as an argument. The strides of an absent tensor are 0 and never read."""
     return ABSENT if x is None else Image(x, *x.stride())
 
 
@@ -100,14 +101,14 @@ def epilogue(p: Problem) -> Epilogue:
 
 
 def partials(p: Problem, partial: Tensor | None) -> tuple[Epilogue, Image]:
-    """(epilogue, y) of a kernel that may be one of a split: that one adds nothing, and stores its sums in the workspace."""
+    """(epilogue, y) of a kernel. With a workspace it is one of a split: it adds nothing and stores its sums in the workspace."""
     return (
         (epilogue(p), image(p.out)) if partial is None else (Epilogue(None, ABSENT), image(p.out)._replace(ptr=partial))
     )
 
 
 def mode(p: Problem, *tensors: Tensor | None, whole: bool = True) -> Mode:
-    """How a problem is computed, offsets counting the elements of `tensors`; the activation is left to the reduction of a split."""
+    """How a problem is computed. Offsets go into `tensors`. Without `whole` (a split) the activation is left to the reduction."""
     precision = "tf32" if p.tf32 else "ieee"
     return Mode(p.activation if whole else None, precision, is_wide(*tensors), p.target.interpreted)
 

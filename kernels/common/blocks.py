@@ -21,7 +21,7 @@ def block_config(pixels: int, channels: int, adjacent: bool, target: Target) -> 
     """Blocks for `pixels` x `channels` outputs.
 
     adjacent: channels lie side by side in memory (channels_last): a warp then reads rows of 64 channels, 128 bytes of halves.
-    Otherwise (NCHW) neighbouring pixels do, and a program takes one channel of many pixels. About 2048 elements a
+    Otherwise (NCHW) neighbouring pixels lie side by side, and a program takes one channel of many pixels. About 2048 elements a
     program keep 16 float32 accumulators in each of 128 threads.
     """
     if target.unbounded:

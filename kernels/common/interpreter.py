@@ -7,7 +7,7 @@ from functools import cache
 
 @cache
 def interpreting() -> bool:
-    """Whether this process's Triton kernels run in the interpreter; decided once, when triton is first imported."""
+    """Whether this process's Triton kernels run in the interpreter, which is decided when triton is first imported."""
     import triton
     import triton.language as tl
 

@@ -20,7 +20,7 @@ class Problem:
     Attributes:
         op: the op's public name.
         spec: shapes and shape arithmetic.
-        operands: what goes in, by name; a second output ("indices") too.
+        operands: the inputs by name, and a second output ("indices").
         out: where the result goes.
         target: the GPU, or the interpreter.
         dtype: the input's dtype by name.
@@ -41,7 +41,7 @@ class Problem:
 
     @classmethod
     def of(cls, call: Call, operands: dict[str, Tensor], out: Tensor, target: Target) -> Problem:
-        """The problem of a call on its tensors; what torch's settings say about TF32 is asked here, once."""
+        """The problem of a call on its tensors. This is the one place that asks torch's settings about TF32."""
         epilogue = call.epilogue or Epilogue()
         return cls(call.op, call.spec, operands, out, target, call.dtype, epilogue, call.params, tf32(call))
 
@@ -59,7 +59,7 @@ class Problem:
 
     @property
     def simt(self) -> bool:
-        """Products are IEEE float32, which no tensor core multiplies."""
+        """Whether products are IEEE float32, which no tensor core computes."""
         return self.dtype == "float32" and not self.tf32
 
     def seen_as(self, spec: Spec, out: Tensor, **operands: Tensor | None) -> Problem:

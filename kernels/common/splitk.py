@@ -1,4 +1,4 @@
-"""The second half of split-K: sums the partial tiles in a fixed order, so that results do not vary, and does the epilogue."""
+"""The second kernel of split-K: sums the partial tiles in a fixed order, so that results do not vary, and does the epilogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What launch configs are chosen for: an architecture, its SMs and its rates, or Triton's interpreter."""
+"""Target: the GPU, or Triton's interpreter, that a launch config is chosen for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Target:
         sms: streaming multiprocessors.
         half_fma: dense fp16 / bf16 tensor-core multiply-adds per clock and SM.
         shared: bytes of shared memory that one block may use.
-        interpreted: the kernel runs in Triton's interpreter, with whatever tiles: tests run a GPU's tiles so.
+        interpreted: the kernel runs in Triton's interpreter. Tests also run a GPU's tiles there, so arch may be that of a GPU.
     """
 
     arch: int
@@ -32,7 +32,10 @@ class Target:
 
     @property
     def unbounded(self) -> bool:
-        """No GPU bounds the tiles: blocks as big as Triton allows, since the interpreter's cost is per operation."""
+        """Whether no GPU bounds the tiles.
+
+        Then blocks are as large as Triton allows, since the interpreter's cost is one per operation.
+        """
         return self.arch == 0
 
     def fma_rate(self, dtype: str, tf32: bool) -> int:

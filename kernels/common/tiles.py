@@ -55,14 +55,15 @@ def interpreter_config(M: int, K: int, C: int) -> TileConfig:
 
 
 def stages(target: Target, BM: int, BN: int, BK: int, size: int) -> int:
-    """As deep a pipeline as shared memory holds, 4 at most: a DRAM latency is about 3 steps of a 128x128x64 tile."""
+    """The deepest pipeline that shared memory holds, at most 4: a DRAM latency is about 3 steps of a 128x128x64 tile."""
     return max(2, min(4, (target.shared - 8192) // ((BM + BN) * BK * size)))
 
 
 def step_channels(C: int, dtype: str, tf32: bool) -> int:
     """BK: 64 halves or 32 TF32 numbers are 128 bytes, a full line of L2; IEEE float32 multiplies out of registers, half of that.
 
-    Half a line where that divides the channels and a whole one does not: then no step is masked. 16, an MMA's depth, at least.
+    It is half a line where half a line divides the channels and a whole one does not, so that no step is masked. It is at least 16,
+    the depth of an MMA.
     """
     line = 64 if dtype != "float32" else 32 if tf32 else 16
     if line > 16 and C % line and C % (line // 2) == 0:
@@ -71,7 +72,7 @@ def step_channels(C: int, dtype: str, tf32: bool) -> int:
 
 
 def tile_config(M: int, K: int, C: int, dtype: str, tf32: bool, target: Target, **options: Any) -> TileConfig:
-    """An override's config, the interpreter's, or the one that least_time chooses, whose options these are."""
+    """The config of an override, or the interpreter's, or the one that least_time chooses with these options."""
     if (config := forced(TileConfig)) is not None:
         return config
     if target.unbounded:
@@ -103,14 +104,14 @@ def least_time(
     Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills). A thread holds at most
     `accumulators`; at most 64 where operands pass through registers too (mma on sm_80, fp32), or a residual is added, or the
     last step is masked (`ragged`: BK does not divide the channels); half of that for two of these at once, and half again for
-    three. A masked step of IEEE float32 counts twice. `held` bounds accumulators and elements of the BM x BK operand together: of
-    kernels that read them one by one, with an address each.
+    three. A masked step of IEEE float32 counts twice. `held` bounds the
+    accumulators and the elements of the BM x BK operand together, for kernels that read those one by one, with an address each.
 
     Per tile and step a program needs the larger of its tensor-core time, BM*BN*BK / rate, and its L2 time, (BM+BN)*BK*size /
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
-    written and read once. A model, not a measurement: it orders configs, its clocks are predictions. A reduction of FEW steps is
-    the exception, measured: little is left of it but stores, and small tiles, of which an SM holds many, overlap them best.
-    Remembered, since a network asks again on every run.
+    written and read once. This is a model, not a measurement: it orders configs, and its clocks are predictions. A reduction of
+    FEW steps is an exception that was measured: it consists of little but stores, and small tiles, of which an SM holds many,
+    overlap them best. Answers are cached, since a network asks again on every run.
     """
     size = 2 if dtype != "float32" else 4
     BK = BK or step_channels(C, dtype, tf32)

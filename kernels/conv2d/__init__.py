@@ -1,1 +1,1 @@
-"""2-D convolution: by gather, by tensor memory access, and for few input channels; 1x1 and depthwise have rooms of their own."""
+"""2-D convolution: by gather, by tensor memory access, and for few input channels. 1x1 and depthwise have folders of their own."""

@@ -84,8 +84,10 @@ def box(N: int, P: int, Q: int, BM: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=4096)
 def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> TmaConfig:
-    """The config with the least predicted time: of programs that take tile after tile where there are tiles for more than one round
-    of them, else of one program a tile.
+    """The config with the least predicted time.
+
+    Where there are tiles for more than one round of programs, the programs stay and take tile after tile; else there is one
+    program a tile.
     """
     if target.unbounded:
         return _interpreted(spec, dtype)
@@ -103,11 +105,12 @@ def _tiles(spec: Conv2dSpec, BM: int, BN: int) -> tuple[tuple[int, int, int], in
 
 
 def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int) -> TmaConfig | None:
-    """Programs that stay: n of them share an SM, and load the next tile while they store one. None where a round suffices.
+    """Programs that stay: n of them share an SM, and load the next tile while they store one. None where one round suffices.
 
-    Predicted: rounds * (steps * max(n * step, LATENCY / (stages - 1)) + n * store), step the longer of tensor cores and L2. Fitted
-    like the other model, on 29 layers x 8 to 18 configs; the shortlist holds what was within 3 % of the best somewhere. Beside a
-    residual and with a single step there is nothing to overlap but loads of two kinds, and programs of one tile were quicker.
+    The predicted time is rounds * (steps * max(n * step, LATENCY / (stages - 1)) + n * store), step the longer of tensor cores
+    and L2. Fitted like the other model, on 29 layers x 8 to 18 configs; the shortlist holds what was within 3 % of the best
+    somewhere. With a residual and a single step there are only two kinds of loads to overlap, and programs of one tile were
+    quicker.
     """
     size = 4 if dtype == "float32" else 2
     rate = target.fma_rate(dtype, True) * PERSISTENT_SHARE

@@ -62,7 +62,7 @@ def fits(p: Problem) -> bool:
 def launches(p: Problem, pixels: int | None = None, num_stages: int = 4) -> list[Launch]:
     """Packs the input (N, C, H, W) and the weight (K, C, R, S), whatever their strides, and convolves.
 
-    pixels, num_stages: how many pixels a program takes, and its pipeline, instead of what is chosen.
+    pixels, num_stages: pixels a program and pipeline stages, in place of those that are chosen.
     """
     spec, x, w, out, packed_as = p.spec, p["input"], p["weight"], p.out, packing(p.spec, p.dtype)
     CP, WINDOW, ROWS, COLUMNS = packed_as.CP, packed_as.WINDOW, packed_as.ROWS, packed_as.COLUMNS

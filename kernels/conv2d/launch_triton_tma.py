@@ -1,4 +1,4 @@
-"""Implicit GEMM by tensor memory access: which convolutions take it, and how it is launched. Windows, 1x1 and linear share it."""
+"""Launcher of the implicit GEMM by tensor memory access, and which layers it takes. Windows, 1x1 and linear layers share it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def aligned(x: Tensor) -> bool:
 
 
 def fits(p: Problem, x: Tensor) -> bool:
-    """Whether the TMA kernel can take the convolution of p on x, its input with adjacent channels, and is not wasted on it.
+    """Whether the TMA kernel can compute the convolution of p on x, its input with adjacent channels, and pays there.
 
     It needs Hopper's copy engine, one group, whole steps of channels, an input that a descriptor can describe and, along a strided
     axis, an extent that the stride divides. IEEE float32 multiplies without tensor cores, and fewer filters than a
@@ -49,7 +49,7 @@ def fits(p: Problem, x: Tensor) -> bool:
 def launches(p: Problem, x: Tensor, w: Tensor, config: TmaConfig | None = None) -> list[Launch]:
     """x channels_last, w (K, R, S, C) contiguous; with split-K a second launch, the reduction.
 
-    config: other tiles than the model's.
+    config: tiles in place of the model's.
     """
     spec, out, residual, target = p.spec, p.out, p.get("residual"), p.target
     if config is None:

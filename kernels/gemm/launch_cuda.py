@@ -73,8 +73,9 @@ RATES = {(128, 128): (0.6, 1.0, 1.0), (128, 64): (0.4, 0.6, 0.7), (64, 64): (0.3
 def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
     """The tile whose blocks, dealt out to the SMs, take the least time; 32 filters wide where there are no more.
 
-    Of a reduction of one or two steps little is left but the stores: smaller tiles, three blocks an SM, store while others load.
-    gathered: operands are loaded element by element; their addresses take the registers that a larger tile's sums would need.
+    A reduction of one or two steps consists of little but stores: with smaller tiles and three blocks an SM, one block stores while
+    others load. gathered: operands are loaded element by element; their addresses take the registers that a larger tile's sums
+    need.
     """
     tiles = TENSOR_CORE if tensor_core else SIMT
     if gathered:
@@ -91,10 +92,11 @@ def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathe
 
 
 def split_for(blocks: int, steps: int, target: Target) -> int:
-    """Blocks along the reduction: as many as give each SM two, up to 16, each with 4 steps at least so that its pipeline fills.
+    """Blocks along the reduction: enough to give each SM two, but at most 16, and each with 4 steps at least so that its
+    pipeline fills.
 
-    Not where every second SM has a block already (partial sums would cost more traffic than waiting does), nor where fewer than 10
-    steps would be saved: one takes about 0.2 us where its latency is all that counts, and the second kernel of a split about 2 us.
+    It is 1 where every second SM has a block already, since partial sums would cost more traffic than they save, and where fewer
+    than 10 steps would be saved: a step whose latency counts takes about 0.2 us, and the second kernel of a split about 2 us.
     """
     if blocks > target.sms // 2:
         return 1
@@ -103,7 +105,7 @@ def split_for(blocks: int, steps: int, target: Target) -> int:
 
 
 def stages_for(tile: Tile, blocks: int, target: Target) -> int:
-    """DEEP where the blocks that an SM gets leave the shared memory for it."""
+    """DEEP where shared memory holds that many stages for all blocks that an SM gets, else STAGES."""
     resident = min(cdiv(blocks, target.sms), 3)
     return DEEP if resident * tile.shared(DEEP) <= target.shared else STAGES
 
@@ -119,7 +121,7 @@ def linear(p: Problem) -> list[CudaLaunch]:
 
 
 def tensor_float(p: Problem) -> bool:
-    """TF32 is for GPUs: on a CPU float32 is float32, whatever torch's settings for CUDA say."""
+    """Whether to multiply in TF32: only on a GPU, since on a CPU float32 means float32 whatever torch's settings for CUDA say."""
     return p.tf32 and p.out.device.type != "cpu"
 
 

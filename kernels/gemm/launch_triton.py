@@ -36,7 +36,8 @@ def linear(p: Problem) -> list[Launch]:
 def gemm(p: Problem, x: Tensor, w: Tensor) -> list[Launch]:
     """One GEMM, or with split-K a GEMM and a reduction: x (N, C, H, W) with adjacent channels, w (K, C) contiguous.
 
-    Where pixels lie one distance apart throughout (flat), no index is taken apart, and the TMA kernel sees the image as one row.
+    Where all pixels lie the same distance apart (flat), no pixel number is split into n, p, q, and the TMA kernel sees the
+    image as one row.
     """
     spec, target, residual = p.spec, p.target, p.get("residual")
     M, K, C = spec.N * spec.P * spec.Q, spec.K, spec.C
@@ -64,7 +65,10 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[Launch]:
 
 
 def _by_tma(p: Problem, x: Tensor, w: Tensor, flat: bool) -> list[Launch]:
-    """The launches of the TMA kernel, none where it does not fit. A flat image is one row: its boxes are runs of pixels."""
+    """The launches of the TMA kernel, or none where it does not fit.
+
+    It sees a flat image as one row, its boxes as runs of pixels.
+    """
     if flat:
         x, out, residual = (None if t is None else _as_row(t) for t in (x, p.out, p.get("residual")))
         spec = Conv2dSpec(1, p.spec.C, 1, x.shape[3], p.spec.K, 1, 1)

@@ -1,8 +1,8 @@
 """y[m, k] = activation(sum over c of x[m, c] * w[k, c] + bias[k] + residual[m, k]).
 
-A program owns a BM x BN tile of y and walks c in steps of BK (or, split-K, its share of them). Rows are pixels: m = (n*P + p)*Q + q
-reads x at (n, p*stride_h, q*stride_w), so a strided 1x1 convolution is the same kernel. Where rows lie one distance apart
-(FLAT), no index is taken apart.
+A program owns a BM x BN tile of y and walks c in steps of BK; with split-K it walks its share of the steps. Rows are pixels: row
+m = (n*P + p)*Q + q reads x at (n, p*stride_h, q*stride_w), so a strided 1x1 convolution is the same kernel. Where all rows lie
+the same distance apart (FLAT), m is not split into n, p, q.
 """
 
 import triton

@@ -70,17 +70,17 @@ def _windows(kind: str, p: Problem) -> list[CudaLaunch]:
 
 
 def max_pool2d(p: Problem) -> list[CudaLaunch]:
-    """Operand "indices", of out's shape and strides, gets each maximum's position where it is given."""
+    """Max pooling. Where the operand "indices", of out's shape and strides, is given, it gets each maximum's position."""
     return _windows("MAX", p)
 
 
 def avg_pool2d(p: Problem) -> list[CudaLaunch]:
-    """One window an output pixel."""
+    """One window for each output pixel."""
     return _windows("AVERAGE", p)
 
 
 def adaptive_avg_pool2d(p: Problem) -> list[CudaLaunch]:
-    """The mean kernel for one output pixel, else one window a pixel."""
+    """The mean kernel for a single output pixel, else one window for each output pixel."""
     spec, x = p.spec, p["input"]
     arguments = _arguments(p)
     # The grid's second dimension counts images, up to 65535.

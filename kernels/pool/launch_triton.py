@@ -1,4 +1,4 @@
-"""Launchers of max, average, adaptive average and, as its own kernel, global average pooling (every network's last)."""
+"""Launchers of max, average, adaptive average and global average pooling; the last has a kernel of its own."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def _window(p: Problem) -> dict[str, Any]:
 
 
 def max_pool2d(p: Problem) -> list[Launch]:
-    """Operand "indices", of out's shape and strides, gets each maximum's position where it is given."""
+    """Max pooling. Where the operand "indices", of out's shape and strides, is given, it gets each maximum's position."""
     # Left to itself ptxas gives a float32 window 40 registers, and spills 8 bytes to get there.
     registers = 96 if p.out.element_size() == 4 else None
     return _launch(max_pool_kernel, p, dict(indices=p.get("indices")), registers, **_window(p))
 
 
 def avg_pool2d(p: Problem) -> list[Launch]:
-    """One window an output pixel."""
+    """One window for each output pixel."""
     count, divisor = p.spec.count_include_pad, float(p.spec.divisor_override or 0)
     return _launch(avg_pool_kernel, p, {}, **_window(p), COUNT_INCLUDE_PAD=count, DIVISOR=divisor)
 
 
 def adaptive_avg_pool2d(p: Problem) -> list[Launch]:
-    """The global kernel for one output pixel, else one window a pixel."""
+    """The global kernel for a single output pixel, else one window for each output pixel."""
     spec = p.spec
     if spec.P == spec.Q == 1:
         return [_global(p)]
@@ -65,7 +65,7 @@ def adaptive_avg_pool2d(p: Problem) -> list[Launch]:
 
 
 def _global(p: Problem) -> Launch:
-    """One program reads all pixels of BC channels: few channels each, so that an image's C/BC programs spread over SMs."""
+    """One program reads all pixels of BC channels. BC is small, so that the C/BC programs of an image spread over the SMs."""
     spec, x, unbounded = p.spec, p["input"], p.target.unbounded
     BC = min(power_of_two(spec.C), 512 if unbounded else 64 if x.stride(1) == 1 else 1)
     pixels = power_of_two(spec.H * spec.W)

@@ -14,7 +14,7 @@ THREADS = 128  # as in softmax.cu: 8 elements a thread for 1000 classes
 
 
 def softmax(p: Problem) -> list[CudaLaunch]:
-    """A block a row. p.out is contiguous (backend.run sees to it)."""
+    """One block computes one row. p.out is contiguous (backend.run sees to it)."""
     shape, dim = p.spec.shape, p.params["dim"]
     length, inner = p.spec.reduction, prod(shape[dim + 1 :])
     rows = p.out.numel() // length if length else 0

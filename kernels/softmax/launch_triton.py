@@ -10,7 +10,7 @@ from convatlas.kernels.softmax.triton import softmax_kernel
 
 
 def softmax(p: Problem) -> list[Launch]:
-    """A program takes rows of 1024 elements in all. p.out is contiguous (backend.run sees to it)."""
+    """A program takes as many rows as have 1024 elements together. p.out is contiguous (backend.run sees to it)."""
     shape, dim, unbounded = p.spec.shape, p.params["dim"], p.target.unbounded
     length, inner = p.spec.reduction, prod(shape[dim + 1 :])
     rows = p.out.numel() // length if length else 0

@@ -18,7 +18,7 @@ def softmax_kernel(
     WIDE: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):
-    """Row = outer*INNER + inner, its elements INNER apart. One NaN makes the whole row NaN, as PyTorch's."""
+    """Row number outer*INNER + inner has its elements INNER apart. One NaN makes the whole row NaN, as in PyTorch."""
     # Rows beyond the last repeat it: they store what it stores.
     row = tl.minimum(tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM), rows - 1)
     start = row // INNER * LENGTH * INNER + row % INNER

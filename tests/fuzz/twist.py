@@ -62,7 +62,7 @@ def draw(op: str, backend: str | None, seed: int) -> Case:
 
 
 def _residual(d: Draw, args: dict[str, Any]) -> T | None:
-    """Of the output's shape, which torch tells on the meta device."""
+    """A residual of the output's shape, which torch tells on the meta device."""
     shapes = {n: replace(a, layout="meta").make() if isinstance(a, T) else a for n, a in args.items()}
     result = like_torch.answer("conv2d", {**shapes, "residual": None}).result
     return None if result is None else d.tensor(tuple(result.shape), args["input"].dtype, args["input"].data)

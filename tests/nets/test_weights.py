@@ -152,7 +152,7 @@ def test_a_net_without_packaged_weights():
 
 
 def state_of(**options) -> dict[str, torch.Tensor]:
-    """Of a GoogLeNet, every name its own value."""
+    """The state_dict of a GoogLeNet, with another value under every name."""
     net = nets.create("googlenet", num_classes=2, seed=1, **options)
     return {name: t.clone(memory_format=torch.contiguous_format) for name, t in net.state_dict().items()}
 
@@ -183,7 +183,7 @@ def test_other_names_beside_training_heads_are_still_an_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "squeezenet1_1", "mobilenet_v2", "googlenet", "resnext50_32x4d"])
 def test_a_file_saved_by_torchvision_loads(tmp_path, name):
-    """Of each family; torchvision's GoogLeNet with its auxiliary heads, as it is published."""
+    """A file of each family; torchvision's GoogLeNet with its auxiliary heads, as it is published."""
     pytest.importorskip("torchvision.models")
     theirs = torchvision_net(name, **({"aux_logits": True} if name == "googlenet" else {}))
     theirs = randomise(theirs.to_empty(device="cpu"))

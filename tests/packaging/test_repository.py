@@ -212,6 +212,18 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not wrong
 
 
+def test_docstrings_begin_with_what_they_describe() -> None:
+    """Not with "Of ...", which leaves a reader to fetch the noun from the name of the function."""
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    begun = [
+        f"{relative(path)}:{node.body[0].lineno}"
+        for path in files(".py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, described) and (ast.get_docstring(node) or "").startswith("Of ")
+    ]
+    assert not begun
+
+
 def test_code_cites_items_that_the_roadmap_has() -> None:
     items = set(re.findall(r"^#+ (R\d+):", (ROOT / "docs/roadmap.md").read_text(), flags=re.MULTILINE))
     assert items

@@ -63,7 +63,7 @@ def compiler() -> tuple[str, ...]:
 
 @cache
 def _version() -> str:
-    """The compiler's. Raises BackendError where there is no compiler."""
+    """The compiler's version. Raises BackendError where there is no compiler."""
     return _run([*compiler(), "--version"]).stdout
 
 
@@ -102,7 +102,7 @@ def folder() -> Path:
 
 @cache
 def _own_folder() -> Path:
-    """A folder of this process, which goes with it."""
+    """A folder of this process, deleted when the process ends."""
     made = Path(tempfile.mkdtemp(prefix="convatlas-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
@@ -111,9 +111,9 @@ def _own_folder() -> Path:
 def build(launch: CudaLaunch, sanitize: bool = False, anew: bool = False) -> Path:
     """The library of one instantiation, built if none is kept that is whole, or where `anew` asks for it.
 
-    A library is kept with its SHA-256 behind it, for a loader maps a damaged one as readily, and the process dies of it. Where
-    the compiler is gone, any compiler's library of this source and CPU is taken. A folder that cannot be written to is no error:
-    the library then goes with the process, and a ConvAtlasWarning says so.
+    A library is kept with its SHA-256 behind it, since a loader would map a damaged one, and the process would die of it. Where
+    there is no compiler any more, a library that any compiler built of this source for this CPU is taken. A folder that cannot
+    be written to is no error: the library is then deleted with the process, and a ConvAtlasWarning says so.
 
     Raises BackendError with the compiler's message, or where there is none.
     """
@@ -138,7 +138,7 @@ def _key(*parts: str) -> str:
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether it ends in the SHA-256 of what is before."""
+    """Whether the file ends in the SHA-256 of what is before it."""
     try:
         data = library.read_bytes()
     except OSError:
@@ -195,7 +195,7 @@ def _function(source: str, kernel: str, template: tuple[str, ...], sanitize: boo
 def run(launch: CudaLaunch, device: torch.device | None = None, reverse: bool | None = None) -> None:
     """Runs the launch on the CPU, blocks on torch's number of threads.
 
-    reverse: the threads of a block in descending order, so that a race between them gives another result; None asks
+    reverse: run the threads of a block in descending order, so that a race between them gives another result; None asks
     CONVATLAS_REVERSE. Raises BackendError for what a GPU would do silently wrong (see host.hpp).
     """
     function = _function(launch.source, launch.kernel, launch.template, sanitized())

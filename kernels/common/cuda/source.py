@@ -20,7 +20,7 @@ FORMATS = {"pointer": "Q", "i64": "q", "double": "d"}
 def expand(source: str, host: bool = False) -> str:
     """The text of kernels/<source> with our own includes in their place, each once; #line keeps messages pointing at the files.
 
-    One self-contained text is what a compiler's cache can be keyed by. host.hpp is for a CPU, and left out unless `host`.
+    One self-contained text can be the key of a compiler's cache. host.hpp is for a CPU, and left out unless `host`.
     """
     seen: set[Path] = set()
 

@@ -158,7 +158,7 @@ class Judge:
         return sigma + single.unit_roundoff * (sqrt(L) * S + roundings * A)
 
     def __call__(self, y: Tensor) -> Accuracy:
-        """Of one output, of the layer's shape in any dtype."""
+        """The accuracy of one output, which has the layer's shape and any dtype."""
         if y.shape != self.expected.shape:
             return Accuracy(float("nan"), self._allowed)
         norm = self._norm or 1.0

@@ -65,7 +65,7 @@ def matmul_rate(timer: Timer, device: torch.device, mode: str, n: int = MATMUL, 
 
 
 def launch_seconds(timer: Timer, device: torch.device, samples: int = 15) -> float:
-    """Of a kernel that adds to one number."""
+    """Seconds of the launch of a kernel that adds to one number."""
     return _least(lambda t: t["y"].add_(1), {"y": torch.zeros(1, device=device)}, timer, samples)
 
 

@@ -87,7 +87,7 @@ class Compared:
 
     @property
     def samples_needed(self) -> int:
-        """Of each, for every pair to be provable."""
+        """The samples that each contestant needs for every pair to be provable."""
         n = 1
         while _least_chance(n, n) > FAMILY / len(self.pairs):
             n += 1

@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def gpu_name() -> str | None:
-    """Of torch's current GPU; None without one."""
+    """The name of torch's current GPU; None without one."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 

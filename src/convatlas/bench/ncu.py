@@ -27,7 +27,7 @@ Execute = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Counters:
-    """Of one kernel of the run.
+    """The hardware counters of one kernel of the run.
 
     Attributes:
         kernel: its name.

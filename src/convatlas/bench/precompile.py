@@ -47,7 +47,7 @@ class Job:
 
 
 def jobs(cases: Iterable[Case], device: str = "cuda") -> list[Job]:
-    """Of all cases, those of a network's layers too; each layer once in each precision, in order, without the largest."""
+    """The jobs of all cases, those of a network's layers too: each layer once in each precision, in order, without the largest."""
     found: dict[tuple, Job] = {}
     for case in cases:
         layers = [case.layer] if case.layer else [t.layer for t in distinct(tuple(case.places), case.batch)]

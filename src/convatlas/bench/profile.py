@@ -64,7 +64,7 @@ class LayerProfile:
 
     @property
     def share(self) -> float:
-        """Of the bound: 1 is a kernel that nothing on this GPU beats."""
+        """The bound's share of our time: 1 is a kernel that nothing on this GPU beats."""
         return self.bound / self.ours
 
     @property

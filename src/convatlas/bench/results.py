@@ -63,13 +63,13 @@ class Entry:
 
     @cached_property
     def spec(self) -> Spec | None:
-        """Of the layer; None where the file does not hold its sizes, or no rule looks at them."""
+        """The layer's spec; None where the file does not hold its sizes, or no rule looks at them."""
         sizes = self.extra.get("sizes")
         return spec_of(self.extra.get("op", ""), sizes) if sizes else None
 
     @property
     def kind(self) -> str:
-        """Of layer, one of kinds.KINDS; "" where the file does not say."""
+        """The kind of layer, one of kinds.KINDS; "" where the file does not say."""
         return self.extra.get("kind", "")
 
     @property
@@ -99,7 +99,7 @@ class Results:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of what the times depend on."""
+        """The versions of what the times depend on."""
         found = self.head.get("versions") or next(
             (e.extra["versions"] for e in self.entries if "versions" in e.extra), {}
         )
@@ -163,7 +163,7 @@ def _cpu(document: dict[str, Any]) -> str:
 
 
 def entries_of(benchmarks: Iterable[dict[str, Any]], device: str = "") -> tuple[Entry, ...]:
-    """Of a list that is known to be right: one that was checked, or that this project has just written."""
+    """The entries of a list that is known to be right: one that was checked, or that this project has just written."""
     return tuple(_entry(item, device) for item in benchmarks)
 
 

@@ -119,7 +119,7 @@ class GPU:
 
 
 def names() -> list[str]:
-    """Of the GPUs that the package knows."""
+    """The names of the GPUs that the package knows."""
     return list(_known())
 
 

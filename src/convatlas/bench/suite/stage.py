@@ -15,7 +15,7 @@ Merge = Callable[[Any, str, Path, Ended], Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one run.
+    """The settings of one run.
 
     Attributes:
         out: the output folder.

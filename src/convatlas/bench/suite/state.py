@@ -92,5 +92,5 @@ class State:
         write_json(self.path, {"rehearsal": self.rehearsal, "stages": stages})
 
     def status(self, name: str) -> str:
-        """Of a stage; "" for one that was never begun."""
+        """The status of a stage; "" for one that was never begun."""
         return self.stages[name].status if name in self.stages else ""

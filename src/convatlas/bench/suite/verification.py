@@ -77,7 +77,7 @@ def merge(document: Any, step: str, output: Path, ended: Ended) -> Any:
 
 
 def testcases(output: Path) -> list[ElementTree.Element] | None:
-    """Of a JUnit file; None where there is none, or half of one: pytest writes it when it ends."""
+    """The test cases of a JUnit file; None where there is no file, or half of one, since pytest writes it when it ends."""
     try:
         return list(ElementTree.parse(output).iter("testcase"))
     except (OSError, ElementTree.ParseError):
@@ -85,7 +85,7 @@ def testcases(output: Path) -> list[ElementTree.Element] | None:
 
 
 def counted(output: Path, ended: Ended) -> dict[str, Any]:
-    """Of a JUnit file. A run that left none has counts of 0 and says why."""
+    """The counts of a JUnit file. A run that left no file has counts of 0 and says why."""
     cases = testcases(output)
     if cases is None:
         reason = ended.reason
