@@ -65,9 +65,9 @@ template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THRE
         __syncthreads();  // all warps are done with the last patch
 #pragma unroll 4
         for (int i = tid; i < int(p.patch_h * p.patch_w); i += STEM_THREADS) {
-            const int r = quotient(i, p.by_patch_w), h = h0 + r, v = w0 + i - r * int(p.patch_w);
-            const bool present = unsigned(h) < unsigned(p.H) && unsigned(v) < unsigned(p.W);
-            const T *at = from + (h * int(p.x_h) + v * int(p.x_w));
+            const int r = quotient(i, p.by_patch_w), at_h = h0 + r, at_w = w0 + i - r * int(p.patch_w);
+            const bool present = unsigned(at_h) < unsigned(p.H) && unsigned(at_w) < unsigned(p.W);
+            const T *at = from + (at_h * int(p.x_h) + at_w * int(p.x_w));
             unsigned c[4] = {};
 #pragma unroll
             for (int j = 0; j < C; ++j) c[j] = bits_or_zero(at + j * p.x_c, x, present);

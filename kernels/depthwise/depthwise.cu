@@ -99,14 +99,14 @@ __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_ti
 template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_any(const DepthwiseParams p) {
     const auto [n, ph, q, k, valid] = place<VEC>(p.N, p.K, p.P, p.Q, p.channels_last);
     if (!valid) return;
-    const int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
+    const int h0 = ph * int(p.stride_h) - int(p.top), w0 = q * int(p.stride_w) - int(p.left);
     const int multiplier = int(p.K / p.C);  // 1 where VEC > 1
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + k / multiplier * p.x_c;
     const T *w = static_cast<const T *>(p.w) + k * p.w_k;
     float sum[VEC] = {};
     for (int r = 0; r < p.R; ++r) {
         for (int s = 0; s < p.S; ++s) {
-            const int at_h = h + r * int(p.dilation_h), at_w = v + s * int(p.dilation_w);
+            const int at_h = h0 + r * int(p.dilation_h), at_w = w0 + s * int(p.dilation_w);
             float value[VEC];
             if (unsigned(at_h) < unsigned(p.H) && unsigned(at_w) < unsigned(p.W))
                 load(value, x + at_h * p.x_h + at_w * p.x_w);

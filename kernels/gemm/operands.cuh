@@ -38,7 +38,7 @@ template <typename T, int BM, int BN, int LOAD, int THREADS> struct Operands {
     char *shared;
     int tid, column;          // the chunk column that this thread loads
     int first_m, first_n, pack;
-    int h[ROWS_A], v[ROWS_A];  // the window's first row and column; far outside the image for a row beyond M
+    int h0[ROWS_A], w0[ROWS_A];  // the window's first row and column; far outside the image for a row beyond M
     const T *row[ROWS_A];
     const T *filter;          // the first filter that this thread loads
     int products;             // of one filter
@@ -57,9 +57,9 @@ template <typename T, int BM, int BN, int LOAD, int THREADS> struct Operands {
         for (int i = 0; i < ROWS_A; ++i) {
             const int m = first_m + tid / 8 + i * STRIDE;
             const int rest = quotient(m, p.by_Q), q = m - rest * int(p.Q), n = quotient(rest, p.by_P), ph = rest - n * int(p.P);
-            h[i] = ph * int(p.stride_h) - int(p.top), v[i] = q * int(p.stride_w) - int(p.left);
-            row[i] = x + n * p.x_n + h[i] * p.x_h + v[i] * p.x_w;
-            if (m >= p.M) h[i] = FAR;
+            h0[i] = ph * int(p.stride_h) - int(p.top), w0[i] = q * int(p.stride_w) - int(p.left);
+            row[i] = x + n * p.x_n + h0[i] * p.x_h + w0[i] * p.x_w;
+            if (m >= p.M) h0[i] = FAR;
         }
         products = int(p.R * p.S * p.group_c);
         filter = static_cast<const T *>(p.w) + (pack * p.K + first_n + tid / 8) * products;
@@ -80,7 +80,7 @@ template <typename T, int BM, int BN, int LOAD, int THREADS> struct Operands {
             const i64 shift = r * int(p.dilation_h) * p.x_h + right * p.x_w + c;
 #pragma unroll
             for (int i = 0; i < ROWS_A; ++i) {
-                const bool present = unsigned(h[i] + down) < unsigned(p.H) && unsigned(v[i] + right) < unsigned(p.W);
+                const bool present = unsigned(h0[i] + down) < unsigned(p.H) && unsigned(w0[i] + right) < unsigned(p.W);
                 copy_async(chunk + i * STRIDE * ROW, row[i] + shift, present);
             }
         }
@@ -145,7 +145,7 @@ template <typename T, int BM, int BN, int LOAD, int THREADS> struct Operands {
             T items[CHUNK];
 #pragma unroll
             for (int e = 0; e < CHUNK; ++e) {
-                const bool inside = unsigned(h[i] + down[e]) < unsigned(p.H) && unsigned(v[i] + right[e]) < unsigned(p.W);
+                const bool inside = unsigned(h0[i] + down[e]) < unsigned(p.H) && unsigned(w0[i] + right[e]) < unsigned(p.W);
                 items[e] = fetch(row[i] + shift[e], p.x, inside);
             }
             put(chunk + i * STRIDE * ROW, items);

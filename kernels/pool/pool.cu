@@ -27,14 +27,14 @@ template <int KIND, int VEC> __device__ __forceinline__ void take(float (&best)[
 
 // The sum becomes the mean. In ceil mode a window may reach past the padding; what lies there never counts. A window that lies wholly
 // in the padding averages nothing: 0, not 0 / 0.
-template <int VEC> __device__ __forceinline__ void divide(const PoolParams &p, float (&sum)[VEC], int h, int v) {
+template <int VEC> __device__ __forceinline__ void divide(const PoolParams &p, float (&sum)[VEC], int h0, int w0) {
     const int R = int(p.R), S = int(p.S), H = int(p.H), W = int(p.W);
-    const int rows = min(h + R, H) - max(h, 0), columns = min(v + S, W) - max(v, 0);
+    const int rows = min(h0 + R, H) - max(h0, 0), columns = min(w0 + S, W) - max(w0, 0);
     float count = float(rows * columns);
     if (p.divisor)
         count = float(p.divisor);
     else if (p.count_include_pad)
-        count = float((min(h + R, H + int(p.top)) - h) * (min(v + S, W + int(p.left)) - v));
+        count = float((min(h0 + R, H + int(p.top)) - h0) * (min(w0 + S, W + int(p.left)) - w0));
     const bool empty = rows <= 0 || columns <= 0;
 #pragma unroll
     for (int e = 0; e < VEC; ++e) sum[e] = empty ? 0.0f : sum[e] / count;
@@ -103,21 +103,21 @@ template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_
     const int i = int(blockIdx.x) * 256 + threadIdx.x, pixel = quotient(i, p.by_groups), c = (i - pixel * int(p.groups)) * VEC;
     if (pixel >= p.N * p.P * p.Q) return;
     const int row = quotient(pixel, p.by_Q), q = pixel - row * int(p.Q), n = quotient(row, p.by_P), ph = row - n * int(p.P);
-    const int h = ph * U - int(p.top), v = q * U - int(p.left);
+    const int h0 = ph * U - int(p.top), w0 = q * U - int(p.left);
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + c;
     uint4 words[R][R];
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
         for (int s = 0; s < R; ++s)
-            words[r][s] = load_words(x + min(max(h + r, 0), int(p.H) - 1) * p.x_h + min(max(v + s, 0), int(p.W) - 1) * p.x_w);
+            words[r][s] = load_words(x + min(max(h0 + r, 0), int(p.H) - 1) * p.x_h + min(max(w0 + s, 0), int(p.W) - 1) * p.x_w);
     Pooled<T, VEC, KIND> pooled;
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
         for (int s = 0; s < R; ++s)
-            if (unsigned(h + r) < unsigned(p.H) && unsigned(v + s) < unsigned(p.W)) pooled.add(words[r][s]);
-    if constexpr (KIND == AVERAGE) divide(p, pooled.sum, h, v);
+            if (unsigned(h0 + r) < unsigned(p.H) && unsigned(w0 + s) < unsigned(p.W)) pooled.add(words[r][s]);
+    if constexpr (KIND == AVERAGE) divide(p, pooled.sum, h0, w0);
     pooled.put(static_cast<T *>(p.y) + n * p.y_n + ph * p.y_h + q * p.y_w + c);
 }
 
@@ -125,11 +125,11 @@ template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_
 template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
     const auto [n, ph, q, c, valid] = place<VEC>(p.N, p.C, p.P, p.Q, p.channels_last);
     if (!valid) return;
-    int h = ph * int(p.stride_h) - int(p.top), v = q * int(p.stride_w) - int(p.left);
+    int h0 = ph * int(p.stride_h) - int(p.top), w0 = q * int(p.stride_w) - int(p.left);
     int rows = int(p.r1), columns = int(p.s1);
     if (KIND == ADAPTIVE) {  // rows floor(p H / P) up to ceil((p + 1) H / P), columns likewise
-        h = int(quotient64(ph * p.H, p.P)), v = int(quotient64(q * p.W, p.Q));
-        rows = int(quotient64((ph + 1) * p.H + p.P - 1, p.P)) - h, columns = int(quotient64((q + 1) * p.W + p.Q - 1, p.Q)) - v;
+        h0 = int(quotient64(ph * p.H, p.P)), w0 = int(quotient64(q * p.W, p.Q));
+        rows = int(quotient64((ph + 1) * p.H + p.P - 1, p.P)) - h0, columns = int(quotient64((q + 1) * p.W + p.Q - 1, p.Q)) - w0;
     }
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + c * p.x_c;
     float best[VEC];
@@ -137,13 +137,13 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     i64 where = 0;
     if (INDICES) {  // as PyTorch: before any element has won, the window's first place that is not above or left of the image
         const int d = int(p.dilation_h), e = int(p.dilation_w);
-        where = i64(h + (max(-h, 0) + d - 1) / d * d) * p.W + v + (max(-v, 0) + e - 1) / e * e;
+        where = i64(h0 + (max(-h0, 0) + d - 1) / d * d) * p.W + w0 + (max(-w0, 0) + e - 1) / e * e;
     }
     for (int r = int(p.r0); r < rows; ++r) {
-        const int at_h = h + r * int(p.dilation_h);
+        const int at_h = h0 + r * int(p.dilation_h);
         if (unsigned(at_h) >= unsigned(p.H)) continue;
         for (int s = int(p.s0); s < columns; ++s) {
-            const int at_w = v + s * int(p.dilation_w);
+            const int at_w = w0 + s * int(p.dilation_w);
             if (unsigned(at_w) >= unsigned(p.W)) continue;
             float value[VEC];
             load(value, x + at_h * p.x_h + at_w * p.x_w);
@@ -152,7 +152,7 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
             take<KIND>(best, value);
         }
     }
-    if (KIND == AVERAGE) divide(p, best, h, v);
+    if (KIND == AVERAGE) divide(p, best, h0, w0);
     if (KIND == ADAPTIVE) {
 #pragma unroll
         for (int e = 0; e < VEC; ++e) best[e] /= float(rows * columns);
