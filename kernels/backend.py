@@ -19,6 +19,7 @@ from convatlas.layout import allocate
 # The folder of each op. Its launcher for a backend is the function named like the op in launch_<backend>.py there.
 ROOMS = {
     "conv2d": "conv2d",
+    "conv_transpose2d": "conv_transpose2d",
     "linear": "gemm",
     "max_pool2d": "pool",
     "avg_pool2d": "pool",

@@ -16,6 +16,7 @@ from convatlas.reference.activation import relu, relu6, softmax
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import conv2d
 from convatlas.reference.conv2d_plain import conv2d_plain
+from convatlas.reference.conv_transpose2d import conv_transpose2d, conv_transpose2d_plain
 from convatlas.reference.error_bound import Report, check
 from convatlas.reference.evaluate import evaluate
 from convatlas.reference.linear import linear
@@ -35,6 +36,8 @@ __all__ = [
     "concat",
     "conv2d",
     "conv2d_plain",
+    "conv_transpose2d",
+    "conv_transpose2d_plain",
     "evaluate",
     "linear",
     "local_response_norm",

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from convatlas.reference.conv2d import correlate
+from convatlas.reference.conv_transpose2d import scatter
 from convatlas.reference.norm import lrn_base, per_channel
 from convatlas.reference.pool import adaptive_divisors, adaptive_sum, divisors, window_sum
-from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, ConvTranspose2dSpec, LinearSpec, Pool2dSpec
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -36,7 +37,7 @@ def exact(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions
     return Companions(zero, zero, 0, 0)
 
 
-def _sum_of_products(
+def _of_products(
     product: Callable[[np.ndarray, np.ndarray], np.ndarray],
     length: int,
     a: Arrays,
@@ -59,14 +60,23 @@ def _sum_of_products(
 
 
 def conv2d(spec: Conv2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
-    added = [a["bias"][:, None, None]] if "bias" in a else []
-    added += [a["residual"]] if "residual" in a else []
-    return _sum_of_products(lambda x, w: correlate(x, w, spec), spec.reduction, a, added, value)
+    """The convolution of |x| and |w|."""
+    return _of_products(lambda x, w: correlate(x, w, spec), spec.reduction, a, _added(a), value)
+
+
+def conv_transpose2d(spec: ConvTranspose2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """The transposed convolution of |x| and |w|; L is the most products that an output sums."""
+    return _of_products(lambda x, w: scatter(x, w, spec), spec.reduction, a, _added(a), value)
+
+
+def _added(a: Arrays) -> list[np.ndarray]:
+    bias = [a["bias"][:, None, None]] if "bias" in a else []
+    return bias + ([a["residual"]] if "residual" in a else [])
 
 
 def linear(spec: LinearSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
     added = [a["bias"]] if "bias" in a else []
-    return _sum_of_products(lambda x, w: x @ w.T, spec.reduction, a, added, value)
+    return _of_products(lambda x, w: x @ w.T, spec.reduction, a, added, value)
 
 
 def _mean(

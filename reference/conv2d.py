@@ -43,19 +43,20 @@ def conv2d(
 
 
 def finish(
-    y: np.ndarray, spec: Conv2dSpec, bias: np.ndarray | None, activation: str | None, residual: np.ndarray | None
-) -> np.ndarray:
+    y: np.ndarray, spec: Any, bias: np.ndarray | None, activation: str | None, residual: np.ndarray | None,
+    op: str = "conv2d",
+) -> np.ndarray:  # fmt: skip
     """The epilogue, activation(y + bias + residual). Raises ShapeError when bias or residual do not fit."""
     with np.errstate(invalid="ignore", over="ignore"):
         if bias is not None:
             bias = np.asarray(bias, y.dtype)
             if bias.shape != (spec.K,):
-                raise ShapeError(f"conv2d: bias of shape {bias.shape}, expected ({spec.K},)")
+                raise ShapeError(f"{op}: bias of shape {bias.shape}, expected ({spec.K},)")
             y = y + bias[:, None, None]
         if residual is not None:
             residual = np.asarray(residual, y.dtype)
             if residual.shape != y.shape:
-                raise ShapeError(f"conv2d: residual of shape {residual.shape}, expected {y.shape}, the output's")
+                raise ShapeError(f"{op}: residual of shape {residual.shape}, expected {y.shape}, the output's")
             y = y + residual
     return activate(y, activation)
 

@@ -13,6 +13,7 @@ from convatlas.reference.activation import relu, relu6, softmax
 from convatlas.reference.companions import Arrays, Companions, Params
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import correlate
+from convatlas.reference.conv_transpose2d import scatter
 from convatlas.reference.norm import batch_norm, local_response_norm
 from convatlas.reference.pool import adaptive_mean, average, max_pool
 
@@ -34,7 +35,14 @@ class Row:
 
 
 def _conv2d(spec: Any, a: Arrays, params: Params) -> np.ndarray:
-    y = correlate(a["input"], a["weight"], spec)
+    return _finished(correlate(a["input"], a["weight"], spec), a)
+
+
+def _conv_transpose2d(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    return _finished(scatter(a["input"], a["weight"], spec), a)
+
+
+def _finished(y: np.ndarray, a: Arrays) -> np.ndarray:
     if "bias" in a:
         y = y + a["bias"][:, None, None]
     return y + a["residual"] if "residual" in a else y
@@ -61,6 +69,7 @@ def _concat(spec: Any, a: Arrays, params: Params) -> np.ndarray:
 
 ROWS: dict[str, Row] = {
     "conv2d": Row(_conv2d, companions.conv2d),
+    "conv_transpose2d": Row(_conv_transpose2d, companions.conv_transpose2d),
     "linear": Row(_linear, companions.linear),
     "max_pool2d": Row(
         lambda spec, a, params: max_pool(a["input"], spec, return_indices=False), params=("return_indices",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -89,6 +90,26 @@ CONVOLUTIONS = [
     conv("grouped-3-of-5", (2, 15, 6, 6), (21, 5, 3, 3), padding=1, groups=3, residual=True),
     conv("grouped-1x1", (1, 64, 6, 6), (32, 16, 1, 1), groups=4),
     conv("grouped-uneven", (1, 8, 6, 6), (40, 2, 3, 3), groups=4, dilation=2),
+]
+
+TRANSPOSED = [
+    conv("4x4-stride-2", (2, 32, 5, 7), (32, 24, 4, 4), stride=2, padding=1, activation="relu"),
+    conv("3x3-stride-2-odd", (1, 17, 6, 5), (17, 19, 3, 3), stride=2, padding=1, output_padding=1),
+    conv("3x3-stride-1", (2, 16, 6, 6), (16, 16, 3, 3), padding=1, activation="relu6"),
+    conv("2x2-stride-2", (2, 48, 5, 4), (48, 17, 2, 2), stride=2),
+    conv("1x1-stride-2-empty-phases", (2, 32, 3, 3), (32, 16, 1, 1), stride=2, output_padding=1, activation="relu"),
+    conv("empty-phases-no-bias", (1, 16, 3, 4), (16, 8, 2, 3), bias=False, stride=(3, 5), output_padding=(1, 2)),
+    conv("dilation-shares-a-factor", (1, 16, 4, 4), (16, 8, 3, 3), stride=2, dilation=4, output_padding=(3, 0)),
+    conv("dilation-differs", (2, 16, 5, 4), (16, 8, 3, 2), stride=(3, 2), dilation=(2, 1), padding=(2, 0)),
+    conv("padding-beyond-the-kernel", (1, 16, 9, 9), (16, 8, 3, 2), stride=2, padding=(5, 3)),
+    conv("outside-every-window", (1, 16, 1, 1), (16, 8, 1, 1), dilation=3, padding=1, output_padding=2),
+    conv("few-channels", (1, 3, 7, 6), (3, 8, 5, 5), stride=2, padding=2, output_padding=1),
+    conv("to-3-channels", (1, 64, 6, 6), (64, 3, 4, 4), stride=2, padding=1),
+    conv("one-pixel", (2, 100, 1, 1), (100, 16, 4, 4)),
+    conv("grouped", (1, 32, 5, 5), (32, 6, 4, 3), stride=2, groups=8, padding=1),
+    conv("depthwise", (2, 16, 6, 5), (16, 1, 3, 3), stride=2, groups=16, padding=1, output_padding=1),
+    conv("depthwise-multiplier", (1, 8, 4, 4), (8, 3, 5, 5), stride=2, groups=8, padding=1),
+    conv("batch-0", (0, 16, 4, 4), (16, 8, 3, 3), stride=2),
 ]
 
 POOLS = [
@@ -217,6 +238,25 @@ def run_convolution(
         ).shape  # fmt: skip
         arguments["residual"] = layout(draw(tuple(shape), 3, WHOLE, STEP), form)
     return convatlas.conv2d(x, w, bias, **arguments, out=out, backend=backend)
+
+
+def run_transposed(
+    case: Case, dtype: str, device: str, form: str, data: str, backend: str | None, out: Tensor | None = None
+) -> Any:
+    """The case's transposed convolution on random data or probes; its filters are (C, K/groups, R, S)."""
+    kind, reduction = DTYPES[dtype], case.weight[0] // case.arguments.get("groups", 1) * prod(case.weight[2:])
+    K = case.weight[1] * case.arguments.get("groups", 1)
+    if data == "probes":
+        B, shapes = largest_integer(reduction), (case.input, case.weight, (K,))
+        x, w, bias = (
+            integers(shape, largest, unit, torch.Generator().manual_seed(seed)).to(device, kind)
+            for seed, (shape, largest, unit) in enumerate(zip(shapes, (B, B, WHOLE), (1.0, UNIT, STEP)))
+        )
+    else:
+        x, bias = random(case.input, kind, device, data, 0), random((K,), kind, device, data, 2)
+        w = (random(case.weight, torch.float32, device, data, 1) * (2.0 / reduction) ** 0.5).to(kind)
+    bias = bias if case.bias else None
+    return convatlas.conv_transpose2d(layout(x, form), w, bias, **case.arguments, out=out, backend=backend)
 
 
 def run_pool(case: Case, dtype: str, device: str, form: str, data: str, backend: str, out: Tensor | None = None) -> Any:

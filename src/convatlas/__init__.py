@@ -30,6 +30,7 @@ _LAZY = {
             "batch_norm",
             "concat",
             "conv2d",
+            "conv_transpose2d",
             "linear",
             "local_response_norm",
             "max_pool2d",

@@ -11,7 +11,7 @@ from convatlas.study.roofline import MACHINES
 def test_counts_are_those_of_the_files() -> None:
     """conv_problems.h lists 94 tuples for training, 4 of them twice; 107 and 17 for inference, 4 twice and 15 in both."""
     found = Counter(item.source for item in published())
-    assert found == {"convnet-benchmarks": 5, "DeepBench training": 90, "DeepBench inference": 104}
+    assert found == {"convnet-benchmarks": 5, "DCGAN": 5, "DeepBench training": 90, "DeepBench inference": 104}
 
 
 def test_no_layer_stands_twice_in_a_list() -> None:
@@ -24,6 +24,7 @@ def test_single_lines() -> None:
     specs = {str(item.layer.spec) for item in published()}
     assert "4x1x161x700 -> 32x79x341, 5x20 stride2" in specs
     assert "1x1x40x151 -> 32x26x19, 5x20 stride2x8" in specs
+    assert "64x128x16x16 -> 64x32x32, 4x4 transposed stride2" in specs
     assert "16x2048x7x7 -> 512x7x7, 1x1 stride2" in specs
     assert "128x3x128x128 -> 96x118x118, 11x11" in specs
 

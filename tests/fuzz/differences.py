@@ -64,7 +64,7 @@ def _weight_of_one_dimension(case: Case, expected: Any, error: Any) -> bool:
 
 def _no_channels(case: Case, expected: Any, error: Any) -> bool:
     x = _shape(case, "input")
-    return case.op == "conv2d" and error is not None and x is not None and len(x) >= 3 and x[-3] == 0
+    return case.op.startswith("conv") and error is not None and x is not None and len(x) >= 3 and x[-3] == 0
 
 
 def _empty(case: Case, expected: Any, error: Any) -> bool:
@@ -128,7 +128,7 @@ def _no_float32(case: Case, expected: Any, error: Any) -> bool:
 
 def _unseen_on_meta(case: Case, expected: Any, error: Any) -> bool:
     tensors = [v for v in case.args.values() if isinstance(v, T)]
-    return case.op == "conv2d" and bool(error) and any(t.layout == "meta" for t in tensors)
+    return case.op.startswith("conv") and bool(error) and any(t.layout == "meta" for t in tensors)
 
 
 def _number_by_tensor(case: Case, expected: Any, error: Any) -> bool:

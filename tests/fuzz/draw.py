@@ -85,6 +85,24 @@ def _conv2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     return args
 
 
+def _conv_transpose2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
+    groups, per_group, filters = d.often(1, 2, 3), d.choice([1, 2, 3, 16, 17]), d.choice([1, 2, 5, 16])
+    R, S = d.often((3, 3), (1, 1), (4, 4), (2, 3), (5, 1))
+    stride, dilation = d.pair(1, 3), d.often(1, 2, 3)
+    extra = d.randint(0, max(dilation, stride if isinstance(stride, int) else min(stride)) - 1)
+    padding = d.choice([0, 1, (0, 1), dilation * (R - 1), d.randint(0, 3)])
+    H, W, N, C = d.randint(1, 6), d.randint(1, 6), d.often(1, 2, 3, 0), groups * per_group
+    x = d.tensor((N, C, H, W) if d.random() < 0.93 else (C, H, W), dtype, data)
+    # A weight that is not finite is multiplied with zeros outside the input, where torch multiplies nothing.
+    kind = "normal" if data in ("nan", "infinite") else data
+    weight = d.tensor((C, filters, R, S), dtype, kind, 1.0 if data == "integers" else (per_group * R * S) ** -0.5)
+    args = {"input": x, "weight": replace(weight, data="integers", scale=1.0) if x.data == "integers" else weight}
+    if d.random() < 0.6:
+        args["bias"] = d.tensor((groups * filters,), dtype, x.data)
+    args |= {"stride": stride, "padding": padding, "output_padding": extra, "groups": groups, "dilation": dilation}
+    return args | ({"activation": d.choice(["relu", "relu6"])} if d.random() < 0.4 else {})
+
+
 def _linear(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     C, K = d.choice([0, 1, 3, 16, 65, 130]), d.choice([1, 2, 10, 33])
     lead = d.often((d.randint(1, 9),), (), (2, 3), (0,), (40,))
@@ -193,6 +211,7 @@ def _concat(d: Draw, dtype: str, data: str) -> dict[str, Any]:
 
 OPS: dict[str, Callable[[Draw, str, str], dict[str, Any]]] = {
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,

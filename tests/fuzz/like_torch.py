@@ -49,6 +49,10 @@ def _conv2d(
     return _finish(F.conv2d(input, weight, bias, stride, padding, dilation, groups), activation, residual)
 
 
+def _conv_transpose2d(input, weight, bias=None, activation=None, **geometry):
+    return _finish(F.conv_transpose2d(input, weight, bias, **geometry), activation)
+
+
 def _linear(input, weight, bias=None, activation=None):
     return _finish(F.linear(input, weight, bias), activation)
 
@@ -66,6 +70,7 @@ def _batch_norm(
 
 OPS: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
     "max_pool2d": F.max_pool2d,
     "avg_pool2d": F.avg_pool2d,

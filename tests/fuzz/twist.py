@@ -14,7 +14,7 @@ from fuzz.draw import DTYPES, OPS, Draw
 from fuzz.outs import OUTS
 
 EDGES = (2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**40, 2**62, 2**63 - 1, 2**63, -(2**31), -(2**63))
-WINDOWS = ("conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+WINDOWS = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
 ODD_NUMBERS: tuple[Any, ...] = (
     -1,
     0,
@@ -38,7 +38,9 @@ ODD: tuple[Any, ...] = (
     ((1, 1), (1, 1)), ((1,), (1, 1)), T((2,)),
 )  # fmt: skip
 WORDS: tuple[Any, ...] = ("gelu", "median", "ReLU", "", 1, True, T((1,)), [], ("relu",), float("nan"))
-NUMBERS = ("stride", "padding", "dilation", "groups", "kernel_size", "output_size", "divisor_override", "size", "dim")
+NUMBERS = (
+    "stride", "padding", "output_padding", "dilation", "groups", "kernel_size", "output_size", "divisor_override", "size", "dim",
+)  # fmt: skip
 REALS = ("eps", "alpha", "beta", "k")
 
 # The kinds of twenty seeds in a row, so that few seeds have each of them.
@@ -79,7 +81,11 @@ def _odd(d: Draw, case: Case) -> Case:
     """One argument is replaced, mostly by something wrong."""
     args = dict(case.args)
     numpy = case.backend == "reference"
-    if case.op in ("conv2d", "linear", "residual_add", "batch_norm") and d.random() < 0.3 and not numpy:
+    if (
+        case.op in ("conv2d", "conv_transpose2d", "linear", "residual_add", "batch_norm")
+        and d.random() < 0.3
+        and not numpy
+    ):
         return replace(case, args={**args, "activation": d.choice(WORDS)})
     name = d.choice([n for n in args if n != "activation"])
     value = args[name]

@@ -22,6 +22,10 @@ CALLS: dict[str, dict[str, Any]] = {
         input=X, weight=torch.randn(4, 4, 3, 3), bias=C, stride=1, padding=1, dilation=1, groups=1, activation="relu",
         residual=X, out=torch.zeros(1, 4, 6, 6), backend="numpy",
     ),
+    "conv_transpose2d": dict(
+        input=X, weight=torch.randn(4, 4, 3, 3), bias=C, stride=1, padding=1, output_padding=0, groups=1, dilation=1,
+        activation="relu", out=torch.zeros(1, 4, 6, 6), backend="numpy",
+    ),
     "linear": dict(input=X, weight=torch.randn(6, 6), bias=None, activation=None, out=None, backend=None),
     "max_pool2d": dict(
         input=X, kernel_size=3, stride=1, padding=1, dilation=1, ceil_mode=False, return_indices=False, out=None, backend=None
@@ -93,6 +97,12 @@ def test_every_argument_is_right_or_refused_in_one_line(op: str) -> None:
 
 SPECS = {
     "conv2d": (specs.Conv2dSpec.of, dict(input=(1, 4, 6, 6), weight=(4, 4, 3, 3), stride=1, padding=1, dilation=1, groups=1)),
+    "conv_transpose2d": (
+        specs.ConvTranspose2dSpec.of,
+        dict(
+            input=(1, 4, 6, 6), weight=(4, 4, 3, 3), stride=1, padding=1, output_padding=0, groups=1, dilation=1,
+        ),
+    ),
     "pool": (
         specs.Pool2dSpec.of,
         dict(

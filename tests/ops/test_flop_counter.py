@@ -21,6 +21,7 @@ W, DEPTHWISE, FC = torch.randn(6, 2, 3, 3), torch.randn(4, 1, 3, 3), torch.randn
 LIKE = {
     "conv2d": lambda lib: lib.conv2d(X, W, stride=(2, 1), padding=1, groups=2),
     "depthwise": lambda lib: lib.conv2d(X, DEPTHWISE, dilation=2, groups=4),
+    "conv_transpose2d": lambda lib: lib.conv_transpose2d(X, torch.ones(4, 3, 3, 2), stride=(2, 1), padding=1, groups=2),
     "linear": lambda lib: lib.linear(X, FC),
     "max_pool2d": lambda lib: lib.max_pool2d(X, 2),
     "with indices": lambda lib: lib.max_pool2d(X, 2, return_indices=True),

@@ -20,6 +20,7 @@ def samples() -> dict[str, tuple]:
     pool = ([3, 3], [2, 2], [1, 1])
     return {
         "conv2d": (x, w, b, [2, 1], [1, 0, 1, 2], [1, 1], 2, "relu", None),
+        "conv_transpose2d": (x, torch.randn(6, 2, 3, 2), b, [2, 1], [1, 0], [1, 0], 2, [1, 2], "relu"),
         "linear": (torch.randn(3, 5, 6), torch.randn(4, 6), b, "relu6"),
         "max_pool2d": (x, *pool, [1, 1], False),
         "max_pool2d_with_indices": (x, *pool, [1, 1], True),

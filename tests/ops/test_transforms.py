@@ -17,6 +17,7 @@ X, W = torch.randn(2, 4, 6, 6), torch.randn(4, 4, 3, 3) * 0.2
 FC, VECTOR = torch.randn(5, 6), torch.rand(4) + 0.5
 OPS: dict[str, Callable[[Tensor], Any]] = {
     "conv2d": lambda x: convatlas.conv2d(x, W, padding=1),
+    "conv_transpose2d": lambda x: convatlas.conv_transpose2d(x, W, stride=2),
     "linear": lambda x: convatlas.linear(x, FC),
     "max_pool2d": lambda x: convatlas.max_pool2d(x, 2),
     "max_pool2d with indices": lambda x: convatlas.max_pool2d(x, 2, return_indices=True)[0],

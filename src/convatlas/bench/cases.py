@@ -14,7 +14,7 @@ from convatlas.bench.published import published
 from convatlas.bench.timing import Protocol
 from convatlas.errors import InputError
 from convatlas.nets import names
-from convatlas.specs import Conv2dSpec, Epilogue, Spec
+from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, Epilogue, Spec
 from convatlas.study.tracing import Layer, trace
 
 # Precision by name: the tensors' dtype, and what float32 products are computed in.
@@ -252,6 +252,10 @@ def shrink(layer: Layer) -> Layer:
         pads = [sum(side) for side in spec.padding]
         H, W = (min(size, max(8, reach - pad)) for size, reach, pad in zip((spec.H, spec.W), spec.reach, pads))
         return replace(layer, spec=replace(spec, N=1, C=C, K=K, H=H, W=W, groups=groups))
+    if isinstance(spec, ConvTranspose2dSpec):
+        groups = min(spec.groups, 4)
+        C, K = (groups * min(channels // spec.groups, 16) for channels in (spec.C, spec.K))
+        return replace(layer, spec=replace(spec, N=1, C=C, K=K, H=min(spec.H, 8), W=min(spec.W, 8), groups=groups))
     if layer.op in ("max_pool2d", "avg_pool2d"):
         return replace(layer, spec=replace(spec, N=1, C=min(spec.C, 16), H=min(spec.H, 8), W=min(spec.W, 8)))
     if layer.op == "adaptive_avg_pool2d":

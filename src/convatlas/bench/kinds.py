@@ -8,13 +8,23 @@ from functools import cache
 from typing import Any, Protocol
 
 from convatlas.errors import InputError
-from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
+from convatlas.specs import (
+    AdaptivePool2dSpec,
+    Conv2dSpec,
+    ConvTranspose2dSpec,
+    LinearSpec,
+    Pool2dSpec,
+    ResidualAddSpec,
+    Spec,
+)
 
 KINDS = (
-    "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other", "network",
+    "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other",
+    "transposed", "network",
 )  # fmt: skip
 SPECS: dict[str, type[Spec]] = {
     "conv2d": Conv2dSpec,
+    "conv_transpose2d": ConvTranspose2dSpec,
     "linear": LinearSpec,
     "max_pool2d": Pool2dSpec,
     "avg_pool2d": Pool2dSpec,

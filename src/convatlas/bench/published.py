@@ -5,6 +5,8 @@ DeepBench        Baidu Research, https://github.com/baidu-research/DeepBench, co
                  twice stand once.
 convnet          Chintala, https://github.com/soumith/convnet-benchmarks, README.md and torch7/layerwise_benchmarks/benchmark.lua at
                  commit 1ca1fe8 (2014-2015): layers L1 to L5, 128 images, no padding.
+DCGAN            the generator of Radford, Metz, Chintala 2015 (arXiv 1511.06434) as PyTorch's example has it,
+                 https://github.com/pytorch/examples, dcgan/main.py: five transposed convolutions, 64 images.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from convatlas.specs import Conv2dSpec, Epilogue
+from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, Epilogue
 from convatlas.study.tracing import Layer
 
 # (W, H, C, K, S, R, pad W, pad H, stride W, stride H), in DeepBench's order; what it calls each group's use.
@@ -81,6 +83,9 @@ DEEPBENCH = (
 # (C, K, pixels, kernel) of L1 to L5.
 CONVNET = ((3, 96, 128, 11), (64, 128, 64, 9), (128, 128, 32, 9), (128, 128, 16, 7), (384, 384, 13, 3))
 CONVNET_BATCH = 128
+# (C, K, pixels, stride, padding) of the generator's layers; all kernels are 4x4.
+DCGAN = ((100, 512, 1, 1, 0), (512, 256, 4, 2, 1), (256, 128, 8, 2, 1), (128, 64, 16, 2, 1), (64, 3, 32, 2, 1))
+DCGAN_BATCH = 64
 
 
 class Published(NamedTuple):
@@ -100,10 +105,13 @@ def _deepbench(batch: int, geometry: tuple[int, ...]) -> Layer:
 
 
 def published() -> Iterator[Published]:
-    """convnet-benchmarks' five layers, then DeepBench's for training, then for inference; each layer of a list once."""
+    """convnet-benchmarks' five layers, DCGAN's five, DeepBench's for training and for inference; each layer of a list once."""
     for C, K, size, kernel in CONVNET:
         spec = Conv2dSpec.of((CONVNET_BATCH, C, size, size), (K, C, kernel, kernel))
         yield Published("convnet-benchmarks", _layer(spec))
+    for C, K, size, stride, padding in DCGAN:
+        spec = ConvTranspose2dSpec.of((DCGAN_BATCH, C, size, size), (C, K, 4, 4), stride, padding)
+        yield Published("DCGAN", Layer("", "conv_transpose2d", spec, Epilogue()))
     for source, place in (("DeepBench training", 1), ("DeepBench inference", 2)):
         for group in DEEPBENCH:
             for batch in group[place]:

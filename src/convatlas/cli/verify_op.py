@@ -92,6 +92,22 @@ COMMANDS: dict[str, tuple[str, str, str, dict[str, tuple[Any, Any]]]] = {
             "residual": _flag("--residual", "Add a tensor of the output's shape, before the activation."),
         },
     ),
+    "conv_transpose2d": (
+        "conv_transpose2d",
+        "activation(conv_transpose2d(input, weight) + bias)",
+        "--input 1x64x14x14 --weight 64x32x4x4 --stride 2 --padding 1 --bias",
+        {
+            "input": INPUT,
+            "weight": _given(str, "Shape of the weight, C x K/groups x R x S.", callback=_shape, metavar="64x32x4x4"),
+            "stride": _given(str, "Of the output.", "1", callback=_pair, metavar="N or HxW"),
+            "padding": _given(str, "Cut from each side of the output.", "0", callback=_pair, metavar="N or HxW"),
+            "output_padding": _given(str, "Added at the bottom and right.", "0", callback=_pair, metavar="N or HxW"),
+            "dilation": DILATION,
+            "groups": _given(int, "Groups of channels.", 1, min=1),
+            "bias": BIAS,
+            "activation": ACTIVATION,
+        },
+    ),
     "linear": (
         "linear",
         "activation(input @ weight.T + bias)",

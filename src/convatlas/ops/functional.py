@@ -142,6 +142,51 @@ def conv2d(
 
 
 @_overridable
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    activation: str | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(conv_transpose(input, weight) + bias); the convolution is torch.nn.functional.conv_transpose2d's.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W). channels_last in memory is the fast path.
+        weight: (C, K/groups, R, S).
+        bias: (K,) or None.
+        stride, padding, output_padding, dilation: an int or a pair; output_padding is below the stride or the dilation.
+        groups: divides C.
+        activation: None, "relu" or "relu6".
+        out: where to store; may be a channel slice.
+        backend: see the module.
+
+    Returns (N, K, P, Q), P = (H - 1)*stride - 2*padding + dilation*(R - 1) + output_padding + 1, in the input's dtype and memory
+    format. No zeros are inserted: outputs of one phase of the stride are a dense convolution, a launch each
+    (specs.ConvTranspose2dSpec). An infinite or NaN weight makes NaN also where it meets the zeros outside the input. TF32 and
+    torch.autocast as conv2d's.
+
+    Raises ArgumentError, ShapeError, DtypeError, BackendError.
+    """
+    op = "conv_transpose2d"
+    _check(op, input=input, weight=weight, bias=bias, out=out)
+    known(activation, ACTIVATIONS, "activation", op)
+    groups = integer(groups, "groups", op, "a positive int", 1)
+    pairs = dict(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation)
+    stride, padding, output_padding, dilation = (list(pair(value, name, op)) for name, value in pairs.items())
+    single, (input,) = _batched(input)
+    args = (*_autocast(input, weight, bias), stride, padding, output_padding, groups, dilation, activation)
+    return _unbatched_call(op, single, args, backend, out)
+
+
+@_overridable
 def linear(
     input: Tensor,
     weight: Tensor,

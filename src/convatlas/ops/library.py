@@ -25,6 +25,7 @@ from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
     Conv2dSpec,
+    ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
     LinearSpec,
@@ -97,6 +98,12 @@ def _conv2d(a: Args) -> Call:
     return _fused("conv2d", spec, a)
 
 
+def _conv_transpose2d(a: Args) -> Call:
+    names = ("stride", "padding", "output_padding", "groups", "dilation")
+    geometry = (tuple(a[name]) if name != "groups" else a[name] for name in names)
+    return _fused("conv_transpose2d", ConvTranspose2dSpec.of(_shape(a["input"]), _shape(a["weight"]), *geometry), a)
+
+
 def _max_pool2d(a: Args) -> Call:
     window = a["kernel_size"], a["stride"], a["padding"], a["dilation"]
     return Call("max_pool2d", Pool2dSpec.of("max", _shape(a["input"]), *map(tuple, window), a["ceil_mode"]))
@@ -140,6 +147,12 @@ OPS = (
         "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
         "str? activation, Tensor? residual",
         _conv2d,
+    ),
+    Op(
+        "conv_transpose2d",
+        "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, int groups, "
+        "int[] dilation, str? activation",
+        _conv_transpose2d,
     ),
     Op(
         "linear",

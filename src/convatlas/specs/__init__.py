@@ -7,6 +7,7 @@ numbers from here.
 
 from convatlas.specs.common import Epilogue, Spec, dtype_name, itemsize, tf_same_padding
 from convatlas.specs.conv import Conv2dSpec
+from convatlas.specs.conv_transpose import ConvTranspose2dSpec
 from convatlas.specs.other import (
     ConcatSpec,
     ElementwiseSpec,
@@ -21,6 +22,7 @@ __all__ = [
     "AdaptivePool2dSpec",
     "ConcatSpec",
     "Conv2dSpec",
+    "ConvTranspose2dSpec",
     "ElementwiseSpec",
     "Epilogue",
     "LinearSpec",

@@ -13,6 +13,16 @@ from convatlas.specs.common import Pads, Shapes, Spec, reads, window_padding
 STEM_CHANNELS = 16
 
 
+def geometry_text(stride: Pair, dilation: Pair, groups: int) -> str:
+    """What of them is not 1, for a line in a table: " stride2 dilation1x2 groups4"."""
+    text = "".join(
+        f" {name}{value[0]}" if value[0] == value[1] else f" {name}{value[0]}x{value[1]}"
+        for name, value in (("stride", stride), ("dilation", dilation))
+        if value != (1, 1)
+    )
+    return text + f" groups{groups}" * (groups > 1)
+
+
 @dataclass(frozen=True)
 class Conv2dSpec(Spec):
     """A 2-D cross-correlation, as torch.nn.functional.conv2d computes it.
@@ -170,11 +180,5 @@ class Conv2dSpec(Spec):
         return self.K * self.reduction
 
     def __str__(self) -> str:
-        extra = "".join(
-            f" {name}{value[0]}" if value[0] == value[1] else f" {name}{value[0]}x{value[1]}"
-            for name, value in (("stride", self.stride), ("dilation", self.dilation))
-            if value != (1, 1)
-        )
-        if self.groups > 1:
-            extra += f" groups{self.groups}"
-        return f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.K}x{self.P}x{self.Q}, {self.R}x{self.S}{extra}"
+        sizes = f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.K}x{self.P}x{self.Q}, {self.R}x{self.S}"
+        return sizes + geometry_text(self.stride, self.dilation, self.groups)

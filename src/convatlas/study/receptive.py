@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, Spec
+from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, ConvTranspose2dSpec, LinearSpec, Pool2dSpec, Spec
 from convatlas.study.layer import IMAGE, Node
 
 
@@ -67,6 +67,11 @@ def _step(spec: Spec, shape: tuple[int, ...], field: Field, axis: int) -> Field:
     """The field behind one op whose input has `shape`; ops that work element by element, or along channels, leave it as it is."""
     if isinstance(spec, Conv2dSpec):
         return field.through(spec.reach[axis], spec.stride[axis], spec.padding[axis][0])
+    if isinstance(spec, ConvTranspose2dSpec):
+        u, d, t = spec.stride[axis], spec.dilation[axis], spec.padding[axis]
+        reach = d * ((spec.R, spec.S)[axis] - 1)
+        first, last = -((reach - t) // u), (u - 1 + t) // u  # input rows that the outputs 0 to u - 1 meet
+        return field.through(last - first + 1, 1 / u if u > 1 else 1, -first)
     if isinstance(spec, Pool2dSpec):
         reach = spec.dilation[axis] * ((spec.R, spec.S)[axis] - 1) + 1
         return field.through(reach, spec.stride[axis], spec.padding[axis])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from convatlas.errors import ConvAtlasError, NetError, ShapeError
 from convatlas.nets import create, info
-from convatlas.specs import Conv2dSpec, LinearSpec, Pool2dSpec, dtype_name, itemsize
+from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, LinearSpec, Pool2dSpec, dtype_name, itemsize
 from convatlas.study.layer import IMAGE, Layer, Node, Uncounted, by_name
 from convatlas.study.receptive import Fields, fields
 
@@ -75,8 +75,8 @@ class Row:
 
     @property
     def weighted(self) -> bool:
-        """Whether it counts as a layer of the net's depth: a convolution or a linear layer."""
-        return isinstance(self.spec, (Conv2dSpec, LinearSpec))
+        """Whether it counts as a layer of the net's depth: a convolution, a transposed one or a linear layer."""
+        return self.spec.products
 
     @property
     def kind(self) -> str:
@@ -96,7 +96,7 @@ class Row:
     @property
     def window(self) -> str:
         """Kernel, stride and groups in short: "3x3 /2 g32"; "" where there is no window."""
-        if not isinstance(self.spec, (Conv2dSpec, Pool2dSpec)):
+        if not isinstance(self.spec, (Conv2dSpec, ConvTranspose2dSpec, Pool2dSpec)):
             return ""
         u, v = self.spec.stride
         stride = "" if (u, v) == (1, 1) else f" /{u}" if u == v else f" /{u}x{v}"

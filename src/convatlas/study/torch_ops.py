@@ -18,6 +18,7 @@ from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
     Conv2dSpec,
+    ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
     LinearSpec,
@@ -73,7 +74,7 @@ class Described(NamedTuple):
 
 @dataclass(frozen=True)
 class TorchSpec(Spec):
-    """An op of torch that we do not have, but whose products torch counts: bmm, attention, conv1d, conv3d, transposed ones.
+    """An op of torch that we do not have, but whose products torch counts: bmm, attention, conv1d, conv3d.
 
     Attributes:
         name: torch's name.
@@ -150,11 +151,14 @@ def _products(function: Any, values: tuple, keywords: Args, result: Any) -> Desc
 
 def _convolution(a: Args, depends: Depends) -> Described | None:
     x, weight = a["input"], a["weight"]
-    if a.get("transposed") or weight.dim() != 4 or depends(weight):
+    if weight.dim() != 4 or depends(weight):
         return None
-    window = a["stride"], a["padding"], a["dilation"], a["groups"]
-    spec = Conv2dSpec.of(tuple(x.shape), tuple(weight.shape), *(tuple(v) if isinstance(v, list) else v for v in window))
-    return Described("conv2d", spec, Epilogue(bias=a["bias"] is not None))
+    op, make, names = ("conv2d", Conv2dSpec, ("stride", "padding", "dilation", "groups"))
+    if a.get("transposed"):
+        op, make, names = "conv_transpose2d", ConvTranspose2dSpec, (*names, "output_padding")
+    geometry = {name: tuple(a[name]) if isinstance(a[name], list) else a[name] for name in names}
+    spec = make.of(tuple(x.shape), tuple(weight.shape), **geometry)
+    return Described(op, spec, Epilogue(bias=a["bias"] is not None))
 
 
 def _addmm(a: Args, depends: Depends) -> Described | None:

@@ -34,7 +34,7 @@ def operands(
         x = (torch.randn(shape, generator=generator, device=drawn_on) * scale).to(device, dtype)
         return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
 
-    scales = {"weight": sqrt(2 / spec.reduction)} if spec.products else {}
+    scales = {"weight": sqrt(2 / max(spec.reduction, 1))} if spec.products else {}
     tensors = {name: normal(shape, scales.get(name, 1.0)) for name, shape in spec.operands(layer.epilogue).items()}
     if "running_var" in tensors:
         tensors["running_var"] = tensors["running_var"].abs() + 0.5

@@ -37,7 +37,7 @@ FAMILY_STYLES = dict(
         FAMILIES,
         (
             (BLUE, "o"), (SKY, "s"), (ORANGE, "^"), (GREEN, "D"), (PURPLE, "v"), (RED, "P"), (BLACK, "*"), (GREY, "X"),
-            (WINE, "+"), (INDIGO, "."),
+            (WINE, "+"), (INDIGO, "."), (BLUE, "x"),
         ),
     )
 )  # fmt: skip

@@ -1,0 +1,14 @@
+"""Launcher of the transposed convolution: conv2d's, once a phase."""
+
+from __future__ import annotations
+
+from convatlas.kernels.common.launch import Launch
+from convatlas.kernels.common.problem import Problem
+from convatlas.kernels.conv2d.launch_triton import conv2d
+from convatlas.kernels.conv_transpose2d.phases import by_phases
+from convatlas.kernels.elementwise.launch_triton import elementwise
+
+
+def conv_transpose2d(p: Problem) -> list[Launch]:
+    """The launches of every phase, with the epilogue."""
+    return by_phases(p, conv2d, lambda p, x: [elementwise(p, x, None, p.out, p.activation)])
