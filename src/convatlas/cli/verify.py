@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output, verify_all
+from convatlas.cli import output, verify_all, verify_op
 from convatlas.cli.runtime import Backend, prepare, ran_on
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ def command(
     With "all", run every network on random images, check each kind of layer where it first occurs, and each network's logits.
 
     With an op, check it alone on shapes that you give: `convatlas verify conv --input 1x64x56x56 --weight 64x64x3x3 --padding 1`.
-    Each op has its own --help: conv, linear, max_pool2d, avg_pool2d, adaptive_avg_pool2d, residual_add, batch_norm,
-    local_response_norm, softmax, relu, relu6, concat.
+    Each op has its own --help: {ops}.
     """
     from convatlas.nets.registry import info
 
@@ -72,6 +71,9 @@ def command(
         raise KeyboardInterrupt
     if not result.ok:
         raise typer.Exit(1)
+
+
+command.__doc__ = command.__doc__.format(ops=", ".join(verify_op.COMMANDS))
 
 
 def chosen(result: Verification, worst: int | None) -> list[LayerResult]:
