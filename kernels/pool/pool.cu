@@ -1,6 +1,6 @@
 // Max and average pooling over R x S windows, average pooling to a given size, and the mean over a whole image.
 //
-// One comparison or addition for each element read: memory bandwidth is the bound, so the discipline is the depthwise kernel's.
+// One comparison or addition for each element read: memory bandwidth is the bound, so data move as in the depthwise kernel.
 #include "../common/cuda/tile.cuh"
 
 struct PoolParams {
