@@ -25,6 +25,15 @@ def shown(path: str | PathLike[str]) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-SHOWN // 2 :]}"
 
 
+def cache_folder(name: str) -> Path | None:
+    """Where things are kept that can be made anew: $CONVATLAS_CACHE or the user's cache folder; None without a home."""
+    given = os.environ.get("CONVATLAS_CACHE")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not given and not caches.is_absolute():
+        return None
+    return (Path(given) if given else caches / "convatlas") / name
+
+
 def readable(path: str | PathLike[str], what: str) -> Path:
     """The path, if it is a regular file that can be opened. Else raises InputError, such as "`what` PATH: no such file"."""
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from convatlas.errors import BackendError, ConvAtlasWarning
-from convatlas.files import whole
+from convatlas.files import cache_folder, whole
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import ROOT, expand, parameters
 
@@ -93,11 +93,7 @@ def sanitized() -> bool:
 
 def folder() -> Path:
     """Where built kernels are kept: $CONVATLAS_CACHE, else the user's cache folder, else, without a home, one of this process."""
-    given = os.environ.get("CONVATLAS_CACHE")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    if not given and not caches.is_absolute():
-        return _own_folder()
-    return (Path(given) if given else caches / "convatlas") / "cuda-host"
+    return cache_folder("cuda-host") or _own_folder()
 
 
 @cache

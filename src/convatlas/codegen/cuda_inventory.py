@@ -66,7 +66,8 @@ def inventory(
 def compile_expressions(source: str, expressions: list[str], arch: int) -> list[dict[str, Any]]:
     """Compiles instantiations of one file together and reads their machine code.
 
-    A record has: source, expression, arch, registers, stack (bytes of local memory), opcodes (SASS instructions by their name up to
+    A record has: source, expression, arch, registers, stack (bytes of local memory), shared (static bytes),
+    opcodes (SASS instructions by their name up to
     the first dot) and accesses (global accesses by full name). Raises BackendError where cuda-core is missing or NVRTC refuses.
     """
     try:
@@ -79,7 +80,8 @@ def compile_expressions(source: str, expressions: list[str], arch: int) -> list[
     made = Program(expand(source), "c++", options).compile("cubin", name_expressions=expressions)
     mangled = {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()}
     text = _disassemble(made.code)
-    usage = {name: (int(r), int(s)) for name, r, s in re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", text)}
+    pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
+    usage = {name: tuple(map(int, numbers)) for name, *numbers in re.findall(pattern, text)}
     code = {part.split("\n", 1)[0].strip(): part for part in text.split("Function : ")[1:]}
     records = []
     for expression in expressions:
@@ -87,10 +89,10 @@ def compile_expressions(source: str, expressions: list[str], arch: int) -> list[
         instructions = re.findall(
             r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", code[name], re.MULTILINE
         )
-        registers, stack = usage[name]
+        registers, stack, shared = usage[name]
         records.append(
             dict(
-                source=source, expression=expression, arch=arch, registers=registers, stack=stack,
+                source=source, expression=expression, arch=arch, registers=registers, stack=stack, shared=shared,
                 opcodes=dict(Counter(i.split(".")[0] for i in instructions)),
                 accesses=dict(Counter(i for i in instructions if i.startswith(("LDG", "STG", "LDL", "STL")))),
             )

@@ -25,7 +25,7 @@ from convatlas.codegen.cross_compile import Compiled, compile_launch, key
 from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.problem import Problem
-from convatlas.kernels.common.target import TARGETS
+from convatlas.kernels.common.target import TARGETS, Target
 from convatlas.layout import taps_first
 from convatlas.specs import (
     AdaptivePool2dSpec,
@@ -108,9 +108,15 @@ def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Ten
     return tensors, _meta(call.spec.output_shape, dtype)
 
 
-def launches_of(call: Call, mode: str, arch: int, backend: str = "triton", contiguous: bool = False) -> list[Any]:
-    """What a call launches on compute capability `arch`, for meta tensors of the mode's dtype: channels_last, or `contiguous`."""
+def launches_of(
+    call: Call, mode: str, target: int | Target, backend: str = "triton", contiguous: bool = False
+) -> list[Any]:
+    """What a call launches on a target, or on a compute capability's first GPU (90), for meta tensors of the mode's dtype.
+
+    Tensors are channels_last, or `contiguous`.
+    """
     dtype, tf32 = MODES[mode]
+    target = TARGETS[f"sm_{target}"] if isinstance(target, int) else target
     call = replace(call, dtype=str(dtype).removeprefix("torch."))
     tensors, out = meta_tensors(call, dtype)
     if contiguous:
@@ -121,7 +127,7 @@ def launches_of(call: Call, mode: str, arch: int, backend: str = "triton", conti
     before = conv.fp32_precision, matmul.fp32_precision
     conv.fp32_precision = matmul.fp32_precision = "tf32" if tf32 else "ieee"
     try:
-        return launcher(backend, call.op)(Problem.of(call, tensors, out, TARGETS[f"sm_{arch}"]))
+        return launcher(backend, call.op)(Problem.of(call, tensors, out, target))
     finally:
         conv.fp32_precision, matmul.fp32_precision = before
 

@@ -1,4 +1,5 @@
-"""Instruments that look at nets: trace lists a net's layers, wired says how they are connected, summarise counts them.
+"""Instruments that look at nets: trace lists a net's layers, wired says how they are connected, summarise counts them, map says
+what they become on a GPU.
 
 What walks a net (verify, summary, profile) walks that list.
 """
@@ -6,12 +7,14 @@ What walks a net (verify, summary, profile) walks that list.
 from importlib import import_module
 from typing import Any
 
-# No module here is called "trace": imported, it would hide the function of that name.
+# No module here is called "trace" or "map": imported, it would hide the function of that name.
 _LAZY = {
     "Layer": "layer",
+    "Map": "mapping",
     "Node": "layer",
     "Summary": "summary",
     "UncountedWarning": "dataflow",
+    "map": "mapping",
     "summarise": "summary",
     "summarise_net": "summary",
     "trace": "tracing",

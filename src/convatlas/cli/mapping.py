@@ -1,0 +1,206 @@
+"""convatlas map: what each layer of a network becomes on a GPU that need not be here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from convatlas.cli import output
+from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
+from convatlas.cli.runtime import one_of, shape_of
+from convatlas.cli.summary import NET_HELP
+from convatlas.study.numbers import percent, short
+
+if TYPE_CHECKING:
+    from convatlas.study.mapping import LayerMap, Map
+
+LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s stride, p padding, d dilation, g groups)."
+
+
+def _backend(text: str) -> str:
+    return one_of(text, ("auto", "triton", "cuda"))
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else shape_of(text)
+
+
+def command(
+    net: Annotated[str, typer.Argument(metavar="NET|LAYER", help=NET_HELP.rstrip(".") + LAYER_HELP)],
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="GPUs by name, with commas between (a100-80,h100-sxm), or a JSON file.")
+    ] = "h100-sxm",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 32,
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="NxCxHxW", callback=_shape, help="The input's shape instead.")
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, tf32 or float32.")] = "float16",
+    backend: Annotated[
+        str,
+        typer.Option("--backend", callback=_backend, help="triton, cuda or auto, the quicker one on such layers."),
+    ] = "auto",
+    ceilings: Annotated[
+        Path | None,
+        typer.Option(
+            "--ceilings", help="Measured rates for the bound: ceilings.json, or a file of benchmarks/results."
+        ),
+    ] = None,
+    no_compile: Annotated[
+        bool,
+        typer.Option("--no-compile", help="Leave out registers, shared memory and occupancy; quick, and less exact."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
+) -> None:
+    """Map a network's layers to a GPU: algorithm, tiles, waves, occupancy, roofline and predicted time. Needs no GPU.
+
+    Registers and shared memory come from the layer's real kernels, compiled for that GPU: up to a minute the first time,
+    later they are found in ~/.cache/convatlas. Times are predicted, never measured.
+    """
+    one_format(json, as_csv)
+    from convatlas.model.gpu import gpu as named
+
+    gpus = [named(name.strip()) for name in gpu.split(",")]
+    rates = None if ceilings is None else measured(ceilings)
+    from convatlas.study.mapping import map
+
+    maps = []
+    with output.progress("compiling") as progress:
+        for one in gpus:
+            options: dict[str, Any] = dict(dtype=dtype, backend=backend, batch=batch, compile=not no_compile)
+            maps.append(map(net, input, gpu=one, ceilings=rates, progress=progress, **options))
+    if json:
+        output.print_json(maps[0].as_dict() if len(maps) == 1 else [found.as_dict() for found in maps])
+    elif as_csv:
+        print_csv([{"gpu": found.gpu.name, **layer.as_dict()} for found in maps for layer in found.layers])
+    elif len(maps) == 1:
+        show_one(maps[0])
+    else:
+        show_beside(maps)
+
+
+def measured(path: Path) -> Any:
+    """The ceilings of a ceilings.json, or of a results file, which holds them."""
+    import json
+
+    from convatlas.errors import InputError
+    from convatlas.files import readable, shown
+    from convatlas.model.ceilings import Ceilings
+
+    try:
+        document = json.loads(readable(path, "--ceilings").read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"--ceilings {shown(path)}: not JSON") from None
+    found = document.get("ceilings", document) if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        raise InputError(f"--ceilings {shown(path)}: no ceilings in it")
+    return Ceilings.of(found)
+
+
+def micro(seconds: float) -> str:
+    """Microseconds."""
+    return f"{seconds * 1e6:.1f}"
+
+
+def _waves(layer: LayerMap) -> str:
+    main = layer.main
+    if main.occupancy is None:
+        return "?"
+    return f"{main.waves:.2f}"
+
+
+def _name(layer: LayerMap) -> str:
+    return layer.layer.path or layer.layer.op
+
+
+def columns(found: Map) -> list[Column]:
+    """What is shown of each layer; the columns that a narrow terminal lacks room for go first."""
+    rows = found.layers
+    mains = [row.main for row in rows]
+    unknown = "?"
+    return [
+        Column("layer", [_name(row) for row in rows], text=True),
+        Column("kernel", [main.work.kernel.removesuffix("_kernel") for main in mains], 5, text=True),
+        Column("config", [main.work.config for main in mains], 11, text=True),
+        Column("GEMM MxNxK", ["x".join(map(str, row.gemm)) if row.gemm else "" for row in rows], 8),
+        Column("tile", [str(main.work.tile) for main in mains], 4),
+        Column("waste\n%", [percent(row.waste) if row.waste else "" for row in rows], 9),
+        Column("grid", [str(main.work.grid) for main in mains], 6),
+        Column("regs", [unknown if main.registers is None else str(main.registers) for main in mains], 7),
+        Column("shared\nKB", [unknown if main.shared is None else f"{main.shared / 1024:.0f}" for main in mains], 7),
+        Column("blocks/\nSM", [unknown if main.occupancy is None else str(main.occupancy.blocks) for main in mains], 3),
+        Column("waves", [_waves(row) for row in rows], 3),
+        Column("tail\nidle %", [unknown if m.occupancy is None else percent(m.idle) or "0" for m in mains], 3),
+        Column("FLOPs", [short(row.flops) for row in rows], 10),
+        Column("bytes", [short(row.bytes) for row in rows], 10),
+        Column("FLOPs/\nbyte", [output.number(row.intensity) for row in rows], 10),
+        Column("bound\nus", [micro(row.bound) for row in rows], 2),
+        Column("predicted\nus", [micro(row.seconds) for row in rows]),
+        Column("+-\n%", [f"{100 * (row.high / row.seconds - 1):.0f}" for row in rows], 1),
+        Column("limited by", [row.limiter for row in rows], 1, text=True),
+    ]
+
+
+def notes(found: Map) -> list[str]:
+    """What a reader must know, under the table."""
+    from convatlas.study.mapping import PREDICTED
+
+    lines = [
+        PREDICTED + "; +-: nine of ten layers of the kind that the model was not fitted on lay within it, on an H100"
+    ]
+    if found.gpu.name != "h100-sxm":
+        lines.append(f"no time measured on the {found.gpu.title} was ever compared with the model")
+    lines.append(
+        "sums are of layers alone, each with a cold L2 cache; a network that finds inputs in the cache is quicker"
+    )
+    if failed := [layer for layer in found.layers if layer.note]:
+        lines.append(f"{len(failed)} layers without registers and occupancy: {failed[0].note}")
+    if found.uncounted:
+        lines.append(found.uncounted)
+    return lines
+
+
+def totals(found: Map) -> list[str]:
+    """The sums."""
+    kinds = ", ".join(
+        f"{kind} {count} layers {100 * seconds / found.seconds:.0f} %"
+        for kind, (count, seconds) in found.by_kind.items()
+    )
+    bound = sum(layer.bound for layer in found.layers)
+    return [
+        f"predicted: {found.seconds * 1e6:,.0f} us, {found.images_per_second:,.0f} images/s; roofline bound {bound * 1e6:,.0f} us",
+        f"predicted time by kind: {kinds}",
+    ]
+
+
+def show_one(found: Map) -> None:
+    """A row a layer, the totals, the notes."""
+    console = output.console()
+    gpu = found.gpu
+    console.print(
+        output.plain(f"{found.name} on {gpu.title} ({gpu.name}), batch {found.batch}, {found.dtype}: predicted\n")
+    )
+    dropped = show(console, columns(found))
+    console.print(output.plain("\n" + "\n".join(totals(found))))
+    console.print(output.plain("\n" + "\n".join(f"- {line}" for line in notes(found))))
+    if dropped:
+        console.print(output.plain("\n" + not_shown(dropped)))
+
+
+def show_beside(maps: list[Map]) -> None:
+    """GPUs side by side: predicted time and limiter of each layer."""
+    console = output.console()
+    first = maps[0]
+    console.print(output.plain(f"{first.name}, batch {first.batch}, {first.dtype}: predicted us, and what limits it\n"))
+    table = [Column("layer", [*(_name(row) for row in first.layers), "sum", "images/s"], text=True)]
+    for found in maps:
+        sums = [micro(found.seconds), f"{found.images_per_second:,.0f}"]
+        table.append(Column(found.gpu.name, [*(micro(row.seconds) for row in found.layers), *sums]))
+        table.append(Column("limited by", [*(row.limiter for row in found.layers), "", ""], 1, text=True))
+    dropped = show(console, table)
+    said = dict.fromkeys(line for found in maps for line in notes(found))
+    console.print(output.plain("\n" + "\n".join(f"- {line}" for line in said)))
+    if dropped:
+        console.print(output.plain("\n" + not_shown(dropped)))

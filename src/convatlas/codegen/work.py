@@ -1,0 +1,131 @@
+"""From the launches of a call to what the model looks at: tiles, steps, bytes and products of each (model.work)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+from torch import Tensor
+
+from convatlas.call import Call
+from convatlas.kernels.common.cuda.launch import CudaLaunch
+from convatlas.kernels.common.launch import Launch, cdiv
+from convatlas.model.work import Tile, Work
+from convatlas.specs import itemsize
+
+# Launches that finish or prepare a matrix product.
+COPIES = ("splitk_reduce_kernel", "split_reduce", "stem_pack_kernel")
+TMA = ("conv2d_tma_kernel", "conv2d_rows_kernel")
+# Constants that make up a config, in the order in which it is read.
+NAMED = ("RESIDENT", "PACK")
+
+
+def works(call: Call, launches: list[Launch] | list[CudaLaunch], dtype: str) -> list[Work]:
+    """One for each launch. The operands of a layer are moved by the launch that reads or writes them."""
+    size, found = itemsize(dtype), []
+    for i, launch in enumerate(launches):
+        work = _cuda(call, launch, size) if isinstance(launch, CudaLaunch) else _triton(call, launch, size)
+        moved = _moved(call, launches, i, dtype) if len(launches) > 1 else call.spec.bytes(dtype, call.epilogue)
+        copies = work.gemm or work.kernel in COPIES
+        window = prod(call.spec.output_shape) * (1 if copies else _taps(call))
+        depthwise = call.op == "conv2d" and not copies
+        found.append(replace(work, moved=moved, window=0 if work.gemm else window, depthwise=depthwise))
+    return found
+
+
+def _taps(call: Call) -> int:
+    """Elements in the window of one output."""
+    spec = call.spec
+    if call.op == "adaptive_avg_pool2d":
+        return spec.H * spec.W // (spec.P * spec.Q)
+    return spec.R * spec.S if hasattr(spec, "R") else 1
+
+
+def _moved(call: Call, launches: list, i: int, dtype: str) -> int:
+    """Compulsory bytes of one of several launches: a split's sums are written by the first and read by the last one."""
+    launch, size, elements = launches[i], itemsize(dtype), call.spec.elements
+    name = launch.kernel if isinstance(launch, CudaLaunch) else launch.kernel.__name__
+    arguments = launch.arguments
+    out = elements["output"] * size
+    epilogue = call.spec.bytes(dtype, call.epilogue) - call.spec.bytes(dtype)
+    partial = arguments.get("partial")
+    if name in ("split_reduce", "splitk_reduce_kernel"):
+        return partial.numel() * 4 + out + epilogue
+    if name == "stem_pack_kernel":
+        written = arguments["z"].numel() + arguments["packed"].numel()
+        return (elements["input"] + elements["weight"] + written) * size
+    if name == "conv2d_rows_kernel":
+        return (arguments["z"].numel() + arguments["w"].numel()) * size + out + epilogue
+    if call.op == "concat":
+        return 2 * arguments["count"] * size * (int(launch.template[1]) if isinstance(launch, CudaLaunch) else 1)
+    read = (elements["input"] + elements["weight"]) * size
+    target = partial if isinstance(partial, Tensor) else getattr(arguments.get("y"), "ptr", None)
+    return read + (target.numel() * 4 if isinstance(target, Tensor) else out)
+
+
+def _gemm_bytes(tile: Tile, size: int) -> int:
+    return tile.count * tile.steps * (tile.BM + tile.BN) * tile.BK * size
+
+
+def _triton(call: Call, launch: Launch, size: int) -> Work:
+    flat, arguments, name = launch.flat, launch.arguments, launch.kernel.__name__
+    grid, spec = prod(launch.grid), call.spec
+    tile = Tile(flat.get("BM", flat.get("BLOCK", 0)) * flat.get("BC", 1), count=grid)
+    if "TN" in flat:
+        pixels = flat["TN"] * flat["TH"] * flat["TW"]
+        steps = (
+            spec.R
+            if name == "conv2d_rows_kernel"
+            else flat["R"] * flat["S"] * cdiv(flat["C"], flat["BK"]) // flat["SPLIT"]
+        )
+        tile = Tile(pixels, flat["BN"], flat["BK"], steps, flat["SPLIT"], arguments.get("tiles", grid))
+    elif name == "conv2d_gather_kernel":
+        steps = flat["R"] * flat["S"] * flat["C_BLOCKS"] // flat["SPLIT"]
+        tile = Tile(flat["BM"], flat["BN"], flat["BK"], steps, flat["SPLIT"], grid)
+    elif name == "conv2d_stem_kernel":
+        tile = Tile(flat["BM"], flat["BN"], flat["BK"], cdiv(spec.reduction, flat["BK"]), 1, grid)
+    elif name == "gemm_kernel":
+        tile = Tile(flat["BM"], flat["BN"], flat["BK"], arguments["steps"], flat["SPLIT"], grid)
+    chosen = [f"{key.lower()} {flat[key]}" for key in NAMED if flat.get(key, 0) > (key == "PACK")]
+    if tile.BN:
+        chosen = [*chosen, f"{launch.num_stages} stages"]
+    config = ", ".join([f"{launch.num_warps} warps", *chosen])
+    stages = launch.num_stages if tile.BN else 1
+    return _work(name, config, grid, 32 * launch.num_warps, stages, tile, size, "triton", name in TMA)
+
+
+def _cuda(call: Call, launch: CudaLaunch, size: int) -> Work:
+    grid, template, arguments = prod(launch.grid), launch.template, launch.arguments
+    stages, tile = 1, Tile(launch.block, count=grid)
+    if launch.kernel == "implicit_gemm":
+        BM, BN, stages = int(template[2]), int(template[3]), int(template[6])
+        steps = cdiv(arguments["steps"], arguments["split"])
+        tile = Tile(BM, BN, 128 // size, steps, arguments["split"], grid)
+    elif launch.kernel == "conv2d_stem":
+        tile = Tile(128, int(template[2]), 16, arguments["steps"], 1, arguments["tiles"] * launch.grid[1])
+    elif launch.kernel in ("depthwise_tile", "pool_tile"):
+        VEC, height = int(template[1]), int(template[-1])
+        tile = Tile(height * 8 * arguments["lanes"] * VEC, count=grid)
+    elif len(template) > 1 and template[1].isdigit() and launch.kernel != "gemv":
+        tile = Tile(launch.block * int(template[1]), count=grid)
+    stage = f", {stages} stages" if stages > 1 else ""
+    load = f", {template[7].lower()}" if launch.kernel == "implicit_gemm" else ""
+    return _work(
+        launch.kernel, f"{launch.block // 32} warps{stage}{load}", grid, launch.block, stages, tile, size, "cuda"
+    )
+
+
+def _work(
+    kernel: str,
+    config: str,
+    grid: int,
+    threads: int,
+    stages: int,
+    tile: Tile,
+    size: int,
+    backend: str,
+    copied: bool = False,
+) -> Work:
+    flops = 2 * tile.count * tile.steps * tile.BM * tile.BN * tile.BK
+    loaded = _gemm_bytes(tile, size)
+    return Work(kernel, config, grid, threads, stages, tile, flops, loaded, 0, backend, size, copied=copied)

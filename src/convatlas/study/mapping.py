@@ -1,0 +1,323 @@
+"""map: what each layer of a net becomes on a GPU: algorithm, tiles, waves, occupancy, roofline, predicted time. Nothing is run.
+
+Registers and shared memory are those of the layer's real kernels, compiled for the GPU (codegen/resources.py); times are predicted
+(model/time.py). `convatlas map` prints what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from convatlas.call import Call
+from convatlas.errors import DtypeError
+from convatlas.model.ceilings import Ceilings
+from convatlas.model.gpu import GPU
+from convatlas.model.gpu import gpu as named
+from convatlas.model.occupancy import Occupancy, occupancy
+from convatlas.model.time import LaunchTime, predict, waves
+from convatlas.model.uncertainty import within
+from convatlas.model.work import Work
+from convatlas.specs import dtype_name
+from convatlas.study.layer import Layer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from convatlas.nets.resolve import Found
+
+PREDICTED = "times are predicted, not measured (docs/model.md)"
+BACKENDS = ("auto", "triton", "cuda")
+# Shared memory and registers where nothing was compiled: what fits one block on an SM.
+UNKNOWN = 1
+
+
+@dataclass(frozen=True)
+class LaunchMap:
+    """One launch of a layer on a GPU.
+
+    Attributes:
+        work: kernel, config, grid, tile.
+        registers, shared, stack: of a thread, of a block in bytes, of a thread in bytes; None where it was not compiled.
+        occupancy: None where it was not compiled.
+        waves: rounds of blocks that fill all SMs.
+        idle: share of the last wave's places that no block takes, 0 to 1.
+        time: its part of the prediction.
+    """
+
+    work: Work
+    registers: int | None
+    shared: int | None
+    stack: int | None
+    occupancy: Occupancy | None
+    waves: float
+    idle: float
+    time: LaunchTime
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: exact numbers."""
+        w, o = self.work, self.occupancy
+        return {
+            "kernel": w.kernel, "config": w.config, "grid": w.grid, "threads": w.threads, "stages": w.stages,
+            "tile": asdict(w.tile), "registers": self.registers, "shared_bytes": self.shared, "stack_bytes": self.stack,
+            "blocks_an_sm": o and o.blocks, "occupancy": o and o.share, "occupancy_limiter": o and list(o.limiters),
+            "waves": self.waves, "idle_last_wave": self.idle, "moved_bytes": w.moved, "loaded_bytes": w.loaded,
+            "predicted_seconds": self.time.seconds, "predicted_chip_seconds": self.time.chip,
+            "predicted_dram_seconds": self.time.dram,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """One layer on a GPU.
+
+    Attributes:
+        layer: path, op, spec, epilogue.
+        backend: whose kernels: "triton" or "cuda".
+        launches: in their order; the first that is a matrix product, or the first, stands for the layer.
+        kind: the spec's layer_kind, such as "3x3 dense".
+        bytes: compulsory bytes, the epilogue's operands included.
+        bound, binds: seconds below which no kernel goes, by the published peaks or measured ceilings, and which of them binds.
+        seconds: predicted.
+        low, high: nine of ten layers of this kind that the model was not fitted on lay within.
+        limiter: what takes the most of the predicted time, one of model.time.LIMITS.
+        note: why nothing was compiled; "" where it was.
+    """
+
+    layer: Layer
+    backend: str
+    launches: tuple[LaunchMap, ...]
+    kind: str
+    bytes: int
+    bound: float
+    binds: str
+    seconds: float
+    low: float
+    high: float
+    limiter: str
+    note: str = ""
+
+    @property
+    def main(self) -> LaunchMap:
+        """The launch that stands for the layer."""
+        return next((launch for launch in self.launches if launch.work.gemm), self.launches[0])
+
+    @property
+    def flops(self) -> int:
+        return self.layer.spec.flops
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs a compulsory byte."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+    @property
+    def gemm(self) -> tuple[int, int, int] | None:
+        """(M, N, K) of the layer's GEMM, of one group; None for what is none."""
+        return self.layer.spec.gemm if self.main.work.gemm else None
+
+    @property
+    def waste(self) -> float | None:
+        """Share of the tiles' products that no output needs: what overhangs, and the zeros of packed groups. None without tiles."""
+        flops = sum(launch.work.flops for launch in self.launches)
+        return max(0.0, 1 - self.flops / flops) if flops else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and CSV: one row of exact numbers; of the launches the one that stands for the layer."""
+        main, gemm = self.main.as_dict(), self.gemm or (None,) * 3
+        tile = self.main.work.tile
+        return {
+            "path": self.layer.path, "op": self.layer.op, "spec": str(self.layer.spec),
+            "epilogue": str(self.layer.epilogue or "none"), "kind": self.kind, "backend": self.backend,
+            **dict(zip(("gemm_m", "gemm_n", "gemm_k"), gemm)), "tile": str(tile), "split": tile.split, "tile_waste": self.waste,
+            **{name: main[name] for name in (
+                "kernel", "config", "grid", "threads", "registers", "shared_bytes", "stack_bytes", "blocks_an_sm",
+                "occupancy", "waves", "idle_last_wave",
+            )},
+            "flops": self.flops, "bytes": self.bytes, "intensity": self.intensity,
+            "bound_seconds": self.bound, "bound_by": self.binds, "predicted_seconds": self.seconds,
+            "predicted_low": self.low, "predicted_high": self.high, "limiter": self.limiter, "note": self.note,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Map:
+    """A net, or one layer, on a GPU.
+
+    Attributes:
+        name: of the net, or the layer as it was written.
+        gpu: the GPU.
+        dtype: one of codegen.inventory.MODES.
+        batch: images.
+        layers: in the order in which they run.
+        uncounted: what the net ran besides, by name, that no spec describes; "" for nothing.
+    """
+
+    name: str
+    gpu: GPU
+    dtype: str
+    batch: int
+    layers: tuple[LayerMap, ...]
+    uncounted: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Predicted: the sum of the layers, each alone with a cold L2 cache."""
+        return sum(layer.seconds for layer in self.layers)
+
+    @property
+    def images_per_second(self) -> float:
+        """Predicted."""
+        return self.batch / self.seconds if self.seconds else 0.0
+
+    @property
+    def by_kind(self) -> dict[str, tuple[int, float]]:
+        """(layers, predicted seconds) of each kind, the longest first."""
+        found: dict[str, tuple[int, float]] = {}
+        for layer in self.layers:
+            count, seconds = found.get(layer.kind, (0, 0.0))
+            found[layer.kind] = count + 1, seconds + layer.seconds
+        return dict(sorted(found.items(), key=lambda item: -item[1][1]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "net": self.name, "gpu": self.gpu.name, "gpu_title": self.gpu.title, "dtype": self.dtype, "batch": self.batch,
+            "predicted": PREDICTED,
+            "layers": [{**layer.as_dict(), "launches": [x.as_dict() for x in layer.launches]} for layer in self.layers],
+            "total": {
+                "flops": sum(layer.flops for layer in self.layers), "bytes": sum(layer.bytes for layer in self.layers),
+                "bound_seconds": sum(layer.bound for layer in self.layers), "predicted_seconds": self.seconds,
+                "predicted_images_per_second": self.images_per_second,
+                "predicted_seconds_by_kind": {kind: seconds for kind, (_, seconds) in self.by_kind.items()},
+            },
+            "not_counted": self.uncounted,
+        }  # fmt: skip
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def map(
+    net: nn.Module | str | Layer,
+    shape: tuple[int, ...] | None = None,
+    *,
+    gpu: str | GPU = "h100-sxm",
+    dtype: str = "float16",
+    backend: str = "auto",
+    batch: int = 32,
+    compile: bool = True,
+    ceilings: Ceilings | None = None,
+    progress: Progress = _quiet,
+) -> Map:
+    """What each layer of a net becomes on a GPU that need not be here.
+
+    Args:
+        net: a module of our ops, of PyTorch's or of both; a name, torchvision:NAME or FILE.py:NAME; or a layer, as a Layer or as
+            text ("conv 32x64x56x56 64 3x3 s1 p1").
+        shape: of the input; None is `batch` images of the net's own size.
+        gpu: a name of model.gpu.names(), a JSON file, or a GPU.
+        dtype: float16, bfloat16, tf32 or float32.
+        backend: triton, cuda or auto, the one that measured quicker on an H100 on such layers.
+        compile: False leaves registers, shared memory and occupancy out; predictions then take one block an SM.
+        ceilings: measured rates, for the bound in place of the published peaks.
+        progress: called with (what, done, total) while kernels are compiled.
+
+    Raises InputError for an unknown GPU, NetError for an unknown net or layer, DtypeError for another dtype, or one that the GPU's
+    tensor cores do not multiply, ShapeError where a layer does not fit its input.
+    """
+    one = named(gpu) if isinstance(gpu, str) else gpu
+    name, layers, uncounted, batch = _layers(net, shape, batch, dtype)
+    return Map(
+        name, one, dtype, batch, tuple(_mapped(layers, one, dtype, backend, compile, ceilings, progress)), uncounted
+    )
+
+
+def _layers(
+    net: nn.Module | str | Layer, shape: tuple[int, ...] | None, batch: int, dtype: str
+) -> tuple[str, list[Layer], str, int]:
+    """(name, layers, what is not counted, images)."""
+    from convatlas.study.summary import summarise_found, summarise_net
+    from convatlas.study.written import is_layer, layer
+
+    counted = "float32" if dtype == "tf32" else dtype_name(dtype)
+    if isinstance(net, str) and is_layer(net):
+        net = layer(net)
+    if isinstance(net, Layer):
+        sizes = getattr(net.spec, "input_shape", None) or net.spec.output_shape
+        return net.path or net.op, [net], "", sizes[0]
+    if isinstance(net, str):
+        from convatlas.nets.resolve import resolve
+
+        found: Found = resolve(net)
+        summary = summarise_found(found, shape or (batch, 3, found.size, found.size), counted)
+    else:
+        summary = summarise_net(net, shape or (batch, 3, 224, 224), counted)
+    layers = [row.layer for row in summary.rows]
+    return summary.name, layers, summary.warning, summary.input_shape[0]
+
+
+def _mapped(
+    layers: Sequence[Layer],
+    gpu: GPU,
+    dtype: str,
+    backend: str,
+    compile: bool,
+    ceilings: Ceilings | None,
+    progress: Progress,
+) -> list[LayerMap]:
+    from convatlas.codegen.inventory import MODES, launches_of
+    from convatlas.codegen.resources import Resources, Task, resources
+    from convatlas.codegen.work import works
+    from convatlas.kernels.common.target import of
+    from convatlas.ops.automatic import preferred
+
+    if dtype not in MODES:
+        raise DtypeError(f"dtype {dtype!r}, expected one of {', '.join(MODES)}")
+    gpu.rate(dtype)  # raises for a mode that the GPU lacks
+    element = "float32" if dtype == "tf32" else dtype
+    target, rates = of(gpu), ceilings or Ceilings.published(gpu)
+    tasks: dict[tuple, Task] = {}
+    for layer in layers:
+        if layer.key not in tasks:
+            call = Call(layer.op, layer.spec, layer.epilogue, layer.params, dtype=element)
+            chosen = preferred(call) if backend == "auto" else backend
+            tasks[layer.key] = Task(replace(call, backend="meta"), dtype, target, chosen)
+    kept = resources(list(tasks.values()), progress) if compile else ["not compiled"] * len(tasks)
+    done: dict[tuple, LayerMap] = {}
+    for layer in layers:
+        if layer.key not in done:
+            task, compiled = tasks[layer.key], kept[list(tasks).index(layer.key)]
+            found = works(task.call, launches_of(task.call, dtype, target, task.backend), element)
+            taken: list[Resources | None] = [None] * len(found) if isinstance(compiled, str) else list(compiled)
+            note = compiled if isinstance(compiled, str) else ""
+            done[layer.key] = _layer(layer, found, taken, gpu, task, rates, note)
+    return [replace(done[layer.key], layer=layer) for layer in layers]
+
+
+def _layer(
+    layer: Layer, found: list[Work], taken: list[Any], gpu: GPU, task: Any, rates: Ceilings, note: str
+) -> LayerMap:
+    held = [
+        None if r is None else occupancy(gpu.architecture, w.threads, r.registers, r.shared)
+        for w, r in zip(found, taken)
+    ]
+    per_sm = [UNKNOWN if o is None else o.blocks for o in held]
+    prediction = predict(found, per_sm, gpu, task.mode)
+    launches = []
+    for work, r, o, n, time in zip(found, taken, held, per_sm, prediction.launches):
+        count, idle = waves(work, n, gpu)
+        launches.append(LaunchMap(work, r and r.registers, r and r.shared, r and r.stack, o, count, idle, time))
+    element = "float32" if task.mode == "tf32" else task.mode
+    bound, binds = rates.bound(layer.spec, layer.epilogue, element, task.mode == "tf32")
+    which = layer.spec.layer_kind
+    error = within(which, task.backend)
+    return LayerMap(
+        layer, task.backend, tuple(launches), which, layer.spec.bytes(element, layer.epilogue), bound, binds,
+        prediction.seconds, prediction.seconds * (1 - error), prediction.seconds * (1 + error), prediction.limiter, note,
+    )  # fmt: skip
