@@ -284,7 +284,8 @@ def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tens
 _library = torch.library.Library("convatlas", "DEF")
 
 
-def _register(op: Op) -> None:
+def register(op: Op) -> None:
+    """Makes a row torch.ops.convatlas.<name>, and <name>_out where it returns one tensor."""
     names = [*op.arguments, "backend"]
 
     def bind(values: tuple, keywords: dict) -> Args:
@@ -327,4 +328,4 @@ def _register(op: Op) -> None:
 
 
 for _op in OPS:
-    _register(_op)
+    register(_op)
