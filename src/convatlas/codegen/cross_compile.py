@@ -6,17 +6,13 @@ runs in a process without TRITON_INTERPRET.
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from convatlas.codegen import sass
 from convatlas.errors import BackendError
 from convatlas.kernels.common.interpreter import interpreting
 from convatlas.kernels.common.launch import Launch
@@ -127,24 +123,14 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
         target=GPUTarget("cuda", arch, 32),
         options=launch.options,
     )
-    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        sass = _run(cuobjdump, "-res-usage", "--dump-sass", file.name)
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", sass).groups())
-    names = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", sass, re.MULTILINE)
+    code = next(iter(sass.read(compiled.asm["cubin"]).values()))
     return Compiled(
         kernel=launch.kernel.__name__,
         arch=arch,
         constants={name: str(v) for name, v in {**launch.flat, **launch.options}.items()},
-        registers=registers,
-        stack=stack,
+        registers=code.registers,
+        stack=code.stack,
         shared=compiled.metadata.shared,
-        opcodes=dict(Counter(name.split(".")[0] for name in names)),
-        accesses=dict(Counter(name for name in names if name.startswith(("LDG", "STG", "LDGSTS", "UTMA")))),
+        opcodes=code.opcodes,
+        accesses=code.accesses,
     )
-
-
-def _run(*command: Any) -> str:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=True).stdout

@@ -8,21 +8,17 @@ imported CuPy NVRTC was seen to fail, so this runs in processes of its own.
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from importlib.util import find_spec
+from dataclasses import asdict
 from multiprocessing import get_context
 from os import cpu_count
-from pathlib import Path
 from typing import Any
 
 from convatlas import nets
 from convatlas.call import Call
+from convatlas.codegen import sass
 from convatlas.codegen.inventory import MODES, extra_calls, launches_of, network_calls
 from convatlas.errors import BackendError
 from convatlas.kernels.common.cuda.gpu import OPTIONS
@@ -66,9 +62,8 @@ def inventory(
 def compile_expressions(source: str, expressions: list[str], arch: int) -> list[dict[str, Any]]:
     """Compiles instantiations of one file together and reads their machine code.
 
-    A record has: source, expression, arch, registers, stack (bytes of local memory), shared (static bytes),
-    opcodes (SASS instructions by their name up to
-    the first dot) and accesses (global accesses by full name). Raises BackendError where cuda-core is missing or NVRTC refuses.
+    A record has source, expression, arch and the fields of sass.Code. Raises BackendError where cuda-core is missing or NVRTC
+    refuses.
     """
     try:
         from cuda.core import Program, ProgramOptions
@@ -79,35 +74,11 @@ def compile_expressions(source: str, expressions: list[str], arch: int) -> list[
     options = ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}")
     made = Program(expand(source), "c++", options).compile("cubin", name_expressions=expressions)
     mangled = {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()}
-    text = _disassemble(made.code)
-    pattern = r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
-    usage = {name: tuple(map(int, numbers)) for name, *numbers in re.findall(pattern, text)}
-    code = {part.split("\n", 1)[0].strip(): part for part in text.split("Function : ")[1:]}
-    records = []
-    for expression in expressions:
-        name = mangled[expression]
-        instructions = re.findall(
-            r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]+)", code[name], re.MULTILINE
-        )
-        registers, stack, shared = usage[name]
-        records.append(
-            dict(
-                source=source, expression=expression, arch=arch, registers=registers, stack=stack, shared=shared,
-                opcodes=dict(Counter(i.split(".")[0] for i in instructions)),
-                accesses=dict(Counter(i for i in instructions if i.startswith(("LDG", "STG", "LDL", "STL")))),
-            )
-        )  # fmt: skip
-    return records
-
-
-def _disassemble(cubin: bytes) -> str:
-    tool = Path(find_spec("triton").submodule_search_locations[0]) / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        return subprocess.run(
-            [str(tool), "-res-usage", "--dump-sass", file.name], capture_output=True, text=True, check=True
-        ).stdout
+    functions = sass.read(made.code)
+    return [
+        {"source": source, "expression": expression, "arch": arch, **asdict(functions[mangled[expression]])}
+        for expression in expressions
+    ]
 
 
 def compile_inventory(targets: dict[int, Iterable[str]]) -> list[dict[str, Any]]:
