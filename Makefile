@@ -7,6 +7,7 @@
 #   PYTEST_FLAGS  passed to every pytest, such as "-k pool -x"                                       (none)
 #   BENCH_SECONDS after which `make bench` begins no further case; the most wanted come first             (240)
 #   WORKERS       test processes; each computes with THREADS threads                                 (auto: one a core; 1)
+#   CORE          the processor that `make test-core` has OpenBLAS take this one for                 (Prescott)
 #   MINUTES, SEED how long `make fuzz` tries calls, and where it begins                              (10; from the clock)
 #   OUT, GPU_MINUTES, STAGE, REHEARSE: of `make gpu`, said there                                     (out/gpu, 8, all, no)
 
@@ -16,6 +17,7 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 WORKERS ?= auto
 THREADS ?= 1
+CORE ?= Prescott
 BENCH_SECONDS ?= 240
 MINUTES ?= 10
 SEED ?=
@@ -34,10 +36,10 @@ LINKS := src/convatlas/kernels src/convatlas/nets src/convatlas/reference
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz bench lint format dev gpu results performance docs clean distclean
+.PHONY: help demo test test-all test-core fuzz bench lint format dev gpu results performance docs clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights, every layer checked
 	$(BIN)/convatlas classify skimage:chelsea --check
@@ -46,6 +48,20 @@ demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights,
 # loadgroup: tests marked xdist_group share costly work (compiled kernels, a built wheel) and stay in one process.
 test: $(VENV)/.test ## run all tests, in parallel, without a GPU
 	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS)
+
+test-all: export CONVATLAS_EXHAUSTIVE = 1
+test-all: test ## with all costly tests, of which `make test` runs a share that the commit's hash chooses
+
+# The tests that compare sums of floating-point numbers, summed in another order: by OpenBLAS's kernels for another processor, by
+# torch without wide vectors, and by two threads. Haswell and Zen need AVX2, SkylakeX needs AVX-512, Prescott runs anywhere.
+SUMS := tests/reference tests/ops tests/verify tests/nets/test_blocks.py tests/nets/test_definitions.py tests/nets/test_layers.py \
+	tests/kernels/test_gpu_configs.py tests/kernels/test_tma.py
+test-core: export OPENBLAS_CORETYPE = $(CORE)
+test-core: export ATEN_CPU_CAPABILITY = default
+test-core: export ONEDNN_MAX_CPU_ISA = SSE41
+test-core: THREADS = 2
+test-core: $(VENV)/.test ## run the tests that rest on sums as another processor adds them up (CORE=Prescott, Haswell, Zen, SkylakeX)
+	$(SINGLE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_FLAGS) $(SUMS)
 
 fuzz: $(VENV)/.test ## try random calls, right and wrong ones, for MINUTES=10 (SEED=...); a failure is a line of Python
 	$(SINGLE) PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

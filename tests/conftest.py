@@ -1,4 +1,4 @@
-"""What all tests share: the interpreter where there is no GPU, poisoned allocations, guarded outputs."""
+"""What all tests share: the interpreter where there is no GPU, what a run says of its progress, poisoned allocations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+import progress
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a test costs is noted where it runs; a worker of pytest-xdist leaves the printing to the process that reports."""
+    config.pluginmanager.register(progress.Cost())
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(progress.Progress(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

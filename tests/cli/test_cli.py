@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rotation import EXHAUSTIVE
 
 import convatlas
 from convatlas.cli import main
@@ -161,12 +162,13 @@ def test_what_json_lacks_is_text(run, found, wrong):
 
 
 @pytest.mark.slow
-def test_verify_at_full_size_turns_the_interpreter_on_by_itself():
+@pytest.mark.parametrize("size", [224] if EXHAUSTIVE else [33])
+def test_verify_turns_the_interpreter_on_by_itself(size):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = script("verify", "resnet18", "--size", "224", "--json", env=environment)
+    result = script("verify", "resnet18", "--size", str(size), "--json", env=environment)
     assert (result.returncode, result.stderr) == (0, "")
     data = json.loads(result.stdout)
-    assert (data["ok"], data["dtype"], data["input_shape"]) == (True, "float16", [1, 3, 224, 224])
+    assert (data["ok"], data["dtype"], data["input_shape"]) == (True, "float16", [1, 3, size, size])
     assert data["backend"] == "triton" and data["interpreted"] is not torch.cuda.is_available()
 
 

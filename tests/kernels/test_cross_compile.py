@@ -2,9 +2,9 @@
 
 Of random convolutions, which no network need have, CI compiles a few of either backend from a fixed seed.
 
-CI compiles for Hopper the launch configs of all networks in float16, at batch 1 (small tiles, split-K) and 32 (TMA); for Ampere and
-Blackwell, and in the other modes, those of a few networks. With CONVATLAS_EXHAUSTIVE=1 it is every network, mode and batch for
-each architecture, and 300 random configs of each backend; CONVATLAS_SEED=... draws others.
+CI compiles those of a few networks for Hopper in float16 at batch 32, where every kernel is used, and all networks' of one more
+architecture, mode and batch, by turns (rotation.py). `make test-all` compiles each of the 24, and 300 random configs of each
+backend; CONVATLAS_SEED=... draws others.
 """
 
 from __future__ import annotations
@@ -20,27 +20,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rotation import EXHAUSTIVE, share
 
 from convatlas import kernels
 from convatlas.codegen import inventory as inv
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.target import TARGETS
 
-EXHAUSTIVE = os.environ.get("CONVATLAS_EXHAUSTIVE") == "1"
-ARCHITECTURES = (80, 90, 100)
-if EXHAUSTIVE:
-    RUNS = {(arch, mode): [] for arch in ARCHITECTURES for mode in inv.MODES}
-else:
-    SOME = "resnet50,mobilenet_v2,googlenet,resnext50_32x4d,alexnet_2012"
-    RUNS = {
-        (80, "float16"): ["--nets", SOME, "--batches", "32"],
-        (90, "float16"): ["--batches", "1,32"],
-        (100, "float16"): ["--nets", SOME, "--batches", "32"],
-    }
-    RUNS |= {
-        (90, mode): ["--nets", "resnet18,efficientnet_lite0", "--batches", "32"]
-        for mode in ("bfloat16", "float32", "tf32")
-    }
+CELLS = [(arch, mode, batch) for arch in (80, 90, 100) for mode in inv.MODES for batch in inv.BATCHES]
+RUNS = {(90, "float16", 32): ["--nets", "resnet18,mobilenet_v2,resnext50_32x4d"]}
+RUNS |= {cell: [] for cell in share(CELLS)}
 COPIED = ("conv2d_tma_kernel", "conv2d_rows_kernel")  # by the tensor memory accelerator
 DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel", *COPIED)
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
@@ -48,11 +37,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
 
 
 @cache
-def compiled(arch: int, mode: str) -> list[dict]:
+def compiled(arch: int, mode: str, batch: int) -> list[dict]:
     """The inventory's records; compiled in processes of their own, since this one may interpret its kernels."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "convatlas.codegen.inventory", "--arch", str(arch), "--modes", mode]
-    command += RUNS[arch, mode]
+    command += ["--batches", str(batch), *RUNS[arch, mode, batch]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -64,9 +53,9 @@ def describe(records: list[dict]) -> str:
     )
 
 
-@pytest.mark.parametrize("arch, mode", list(RUNS))
-def test_compiles_without_spills_and_uses_the_hardware(arch: int, mode: str) -> None:
-    records = compiled(arch, mode)
+@pytest.mark.parametrize("arch, mode, batch", list(RUNS))
+def test_compiles_without_spills_and_uses_the_hardware(arch: int, mode: str, batch: int) -> None:
+    records = compiled(arch, mode, batch)
     assert len(records) > 20
     assert not (bad := [r for r in records if r["stack"] or r["spills"]]), describe(bad)
     dense = [r for r in records if r["kernel"] in DENSE]
@@ -90,7 +79,7 @@ def test_compiles_without_spills_and_uses_the_hardware(arch: int, mode: str) -> 
 
 def test_the_repair_of_packed_groups_is_compiled() -> None:
     """The comparison that finds a NaN among wgmma's accumulators: ptxas of Triton 3.6 has dropped another form of it."""
-    packed = [r for r in compiled(90, "float16") if int(r["constants"].get("PACK", "1")) > 1]
+    packed = [r for r in compiled(90, "float16", 32) if int(r["constants"].get("PACK", "1")) > 1]
     assert packed and not (bad := [r for r in packed if "FSETP" not in r["opcodes"]]), describe(bad)
 
 
@@ -103,10 +92,10 @@ def test_the_inventory_reaches_every_kernel() -> None:
     assert written and written <= launched, written - launched
 
 
-@pytest.mark.parametrize("arch, mode", list(RUNS))
-def test_shared_memory_fits(arch: int, mode: str) -> None:
+@pytest.mark.parametrize("arch, mode, batch", list(RUNS))
+def test_shared_memory_fits(arch: int, mode: str, batch: int) -> None:
     limit = {80: 163, 90: 227, 100: 227}[arch] * 1024
-    assert not (bad := [r for r in compiled(arch, mode) if r["shared"] > limit]), describe(bad)
+    assert not (bad := [r for r in compiled(arch, mode, batch) if r["shared"] > limit]), describe(bad)
 
 
 # Of the seed's configs so many that the two take about 25 seconds of a CPU; NVRTC is slow to start and quick to go on.

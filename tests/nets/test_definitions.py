@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from net_cases import image, perturb, randomise, relative_error
+from rotation import share
 from torch import Tensor, nn
 
 import convatlas
@@ -140,7 +141,7 @@ def test_a_net_is_its_definition(definition):
         assert relative_error(net(x), definition(x, weights)) < 1e-12
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda definition: definition.__name__)
+@pytest.mark.parametrize("definition", share([*DEFINITIONS], 2), ids=lambda definition: definition.__name__)
 def test_a_net_by_the_kernels_is_its_definition(definition, device):
     """float32 by the Triton kernels."""
     net, weights = net_and_weights(definition.__name__)

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 from net_cases import shapes
+from rotation import share
 
 import convatlas
 from convatlas import nets
@@ -75,7 +76,11 @@ SMALLEST = {
 }
 
 
-@pytest.mark.parametrize("name", nets.names())
+# Drawing a hundred million numbers takes a large VGG seconds, and its rows of table differ from vgg11's in repetitions.
+VGGS = [name for name in nets.names() if name.startswith("vgg") and name != "vgg11"]
+
+
+@pytest.mark.parametrize("name", [*(name for name in nets.names() if name not in VGGS), *share(VGGS)])
 def test_random_weights_keep_activations_small(name):
     """Every intermediate fits float16 with room to spare, and the deepest layers are not dead."""
     net = nets.create(name, num_classes=10, seed=0)
@@ -95,7 +100,9 @@ def test_random_weights_keep_activations_small(name):
     assert min(smallest) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["googlenet", "mobilenet_v1", "nin", "resnet18", "squeezenet1_1", "wrn_28_10"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "squeezenet1_1", *share(["googlenet", "mobilenet_v1", "nin", "wrn_28_10"])]
+)
 def test_half_precision_by_the_kernels_does_not_overflow(name, device):
     """Families whose nets are not mostly fully connected, in float16 (`verify all` runs every net at its native size)."""
     net = nets.create(name, num_classes=10, seed=0).half().to(device)

@@ -82,12 +82,17 @@ def compile_expressions(source: str, expressions: list[str], arch: int) -> list[
 
 
 def compile_inventory(targets: dict[int, Iterable[str]]) -> list[dict[str, Any]]:
-    """Compiles the inventory of each arch in its modes, on one process a core; a record of each instantiation and arch."""
+    """Compiles the inventory of each arch in its modes, on one process a core; a record of each instantiation and arch.
+
+    To those of compile_expressions it adds shared: the bytes of dynamic shared memory that a launch asks for.
+    """
     calls = list(network_calls(nets.names()))
     found: dict[tuple[str, int], list[str]] = {}
+    shared: dict[tuple[str, str, int], int] = {}
     for arch, modes in targets.items():
-        for source, expression in inventory(arch, modes, calls):
+        for (source, expression), launch in inventory(arch, modes, calls).items():
             found.setdefault((source, arch), []).append(expression)
+            shared[source, expression, arch] = launch.shared
     # Small batches, the slowest file first, so that the cores finish together; a batch shares the parsing of its file.
     tasks = [
         (source, names[i : i + 4], arch)
@@ -95,7 +100,8 @@ def compile_inventory(targets: dict[int, Iterable[str]]) -> list[dict[str, Any]]
         for i in range(0, len(names), 4)
     ]
     with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
-        return [record for records in pool.map(_task, tasks) for record in records]
+        records = [record for records in pool.map(_task, tasks) for record in records]
+    return [{**r, "shared": shared[r["source"], r["expression"], r["arch"]]} for r in records]
 
 
 def _task(task: tuple[str, list[str], int]) -> list[dict[str, Any]]:
