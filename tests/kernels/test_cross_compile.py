@@ -141,7 +141,8 @@ def test_a_planted_spill_is_found() -> None:
         "from convatlas.codegen import inventory as inv\n"
         "from convatlas.codegen.cross_compile import compile_launch\n"
         "gemm = next(l for m, o, l in inv.inventory(80, ['float16'], ['resnet18'], [32]) if l.kernel.__name__ == 'gemm_kernel')\n"
-        "big = dataclasses.replace(gemm, constants={**gemm.constants, 'BM': 256, 'BN': 128, 'BK': 64}, num_warps=4)\n"
+        "tile = gemm.constants['tile']._replace(BM=256, BN=128, BK=64)\n"
+        "big = dataclasses.replace(gemm, constants={**gemm.constants, 'tile': tile}, num_warps=4)\n"
         "c = compile_launch(big, 80)\n"
         "print(json.dumps([c.stack, c.spills]))\n"
     )
