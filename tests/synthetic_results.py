@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convatlas.bench.kinds import kind, sizes_of
+from convatlas.call import Call
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
 from convatlas.study.tracing import Layer
 
@@ -57,7 +58,7 @@ def entries(
     """A case's entries, one a contestant; `what` is "op spec", `medians` are seconds."""
     op, _, text = what.partition(" ")
     found = spec(op, text)
-    sizes = {"kind": "network" if op == "net" else kind(Layer("", op, found))} | (
+    sizes = {"kind": "network" if op == "net" else kind(Layer("", Call(op, found)))} | (
         {"sizes": sizes_of(found)} if found else {}
     )
     generator = np.random.default_rng(seed)

@@ -24,23 +24,23 @@ from convatlas.verify.single import operands
 CPU = torch.device("cpu")
 x = (2, 32, 9, 9)
 LAYERS = {
-    "conv": Layer("", "conv2d", Conv2dSpec.of(x, (48, 32, 3, 3), 2, 1), Epilogue(True, "relu", True)),
-    "depthwise": Layer("", "conv2d", Conv2dSpec.of(x, (32, 1, 3, 3), 1, 1, 1, 32), Epilogue(True, "relu6")),
-    "linear": Layer("", "linear", LinearSpec.of((4, 512), (100, 512)), Epilogue(True)),
-    "max": Layer("", "max_pool2d", Pool2dSpec.of("max", x, 3, 2, 1)),
-    "avg": Layer("", "avg_pool2d", Pool2dSpec.of("avg", x, 3, 1, 1)),
-    "adaptive": Layer("", "adaptive_avg_pool2d", AdaptivePool2dSpec.of(x, 1)),
-    "add": Layer("", "residual_add", ResidualAddSpec.of(x, x), Epilogue(activation="relu")),
-    "norm": Layer("", "batch_norm", NormSpec.of(x), Epilogue(activation="relu"), {"eps": 1e-5}),
+    "conv": Layer("", Call("conv2d", Conv2dSpec.of(x, (48, 32, 3, 3), 2, 1), Epilogue(True, "relu", True))),
+    "depthwise": Layer("", Call("conv2d", Conv2dSpec.of(x, (32, 1, 3, 3), 1, 1, 1, 32), Epilogue(True, "relu6"))),
+    "linear": Layer("", Call("linear", LinearSpec.of((4, 512), (100, 512)), Epilogue(True))),
+    "max": Layer("", Call("max_pool2d", Pool2dSpec.of("max", x, 3, 2, 1))),
+    "avg": Layer("", Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 1, 1))),
+    "adaptive": Layer("", Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(x, 1))),
+    "add": Layer("", Call("residual_add", ResidualAddSpec.of(x, x), Epilogue(activation="relu"))),
+    "norm": Layer("", Call("batch_norm", NormSpec.of(x), Epilogue(activation="relu"), {"eps": 1e-5})),
     "lrn": Layer(
-        "", "local_response_norm", LocalResponseNormSpec.of(x, 5), None, {"alpha": 1e-4, "beta": 0.75, "k": 2.0}
+        "", Call("local_response_norm", LocalResponseNormSpec.of(x, 5), None, {"alpha": 1e-4, "beta": 0.75, "k": 2.0})
     ),
 }
 
 
 def computed(layer: Layer, tensors: dict, dtype: torch.dtype) -> torch.Tensor:
     """The layer in float64, rounded once to `dtype`."""
-    call = Call(layer.op, layer.spec, layer.epilogue, layer.params)
+    call = layer.call
     return backend_cudnn.run(call, {name: t.double() for name, t in tensors.items()}, None).to(dtype)
 
 
@@ -88,7 +88,7 @@ def test_tf32_passes_only_where_it_is_announced() -> None:
 
 def test_half_precision_sums_are_found() -> None:
     """A float16 accumulator over 4096 terms, which the store's roundoff would hide from a careless bound."""
-    layer = Layer("", "linear", LinearSpec.of((8, 4096), (64, 4096)), Epilogue())
+    layer = Layer("", Call("linear", LinearSpec.of((8, 4096), (64, 4096)), Epilogue()))
     t = operands(layer, torch.float16, CPU, 0)
     y = torch.zeros(8, 64, dtype=torch.float16)
     for k in range(4096):

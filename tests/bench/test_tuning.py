@@ -11,6 +11,7 @@ import torch
 from convatlas.bench.precompile import Job, in_time, run_once
 from convatlas.bench.suite import tuning
 from convatlas.bench.timing import FakeTimer
+from convatlas.call import Call
 from convatlas.kernels.common.override import forced, override
 from convatlas.kernels.common.target import TARGETS
 from convatlas.kernels.common.tiles import TileConfig, tile_config
@@ -22,10 +23,10 @@ from convatlas.verify.single import operands
 CPU = torch.device("cpu")
 H100 = TARGETS["sm_90"]
 TILE, BOX = TileConfig(64, 32, 32), TmaConfig(1, 8, 8, 64, 32)
-POINTWISE = Layer("", "conv2d", Conv2dSpec.of((1, 32, 6, 6), (48, 32, 1, 1)), Epilogue(bias=True))
+POINTWISE = Layer("", Call("conv2d", Conv2dSpec.of((1, 32, 6, 6), (48, 32, 1, 1)), Epilogue(bias=True)))
 # 72 channels are no whole steps for the TMA kernel, so the GEMM takes them.
-WIDE = Layer("", "conv2d", Conv2dSpec.of((32, 72, 14, 14), (128, 72, 1, 1)), Epilogue(bias=True))
-WINDOW = Layer("", "conv2d", Conv2dSpec.of((32, 128, 28, 28), (128, 128, 3, 3), padding=1), Epilogue(bias=True))
+WIDE = Layer("", Call("conv2d", Conv2dSpec.of((32, 72, 14, 14), (128, 72, 1, 1)), Epilogue(bias=True)))
+WINDOW = Layer("", Call("conv2d", Conv2dSpec.of((32, 128, 28, 28), (128, 128, 3, 3), padding=1), Epilogue(bias=True)))
 
 
 def inputs(layer: Layer) -> dict[str, torch.Tensor]:

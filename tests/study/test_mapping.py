@@ -8,6 +8,7 @@ from math import ceil
 import pytest
 
 from convatlas import study
+from convatlas.call import Call
 from convatlas.cli import main
 from convatlas.codegen import resources as res
 from convatlas.errors import ArgumentError, DtypeError, InputError, NetError, ShapeError
@@ -179,7 +180,7 @@ def test_measured_ceilings_stand_in(tmp_path, capsys):
 def test_resources_are_compiled_once_and_kept(tmp_path, monkeypatch):
     """From this process, which may interpret kernels; the second time no compiler is started."""
     monkeypatch.setenv("CONVATLAS_CACHE", str(tmp_path))
-    relu = Layer("", "relu", layer("relu 2x64x8x8").spec)
+    relu = Layer("", Call("relu", layer("relu 2x64x8x8").spec))
     (first,) = study.map(relu, backend="triton").layers
     assert not first.note and 8 <= first.main.registers <= 64 and first.main.occupancy.blocks >= 8
     monkeypatch.setattr(res.subprocess, "Popen", None)

@@ -38,7 +38,7 @@ X = (2, 24, 9, 9)
 
 
 def layer(op: str, spec, epilogue: Epilogue | None = None, **params) -> Layer:
-    return Layer("", op, spec, epilogue, params)
+    return Layer("", Call(op, spec, epilogue, params))
 
 
 FUSED = Epilogue(True, "relu", True)

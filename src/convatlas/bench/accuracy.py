@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convatlas.call import Call
 from convatlas.ops import backend_cudnn
 from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
 from convatlas.reference.rounding import format_of
@@ -76,7 +75,7 @@ class Accuracy:
 
 
 def _computed(layer: Layer, tensors: Tensors, epilogue: Epilogue | None) -> Tensor:
-    call = Call(layer.op, layer.spec, epilogue, layer.params, "cudnn", "float32")
+    call = replace(layer.call, epilogue=epilogue, backend="cudnn", dtype="float32")
     with exact_float32():
         return backend_cudnn.run(call, dict(tensors), None)
 

@@ -251,18 +251,18 @@ def shrink(layer: Layer) -> Layer:
         C, K = (groups * min(channels // spec.groups, 16) for channels in (spec.C, spec.K))
         pads = [sum(side) for side in spec.padding]
         H, W = (min(size, max(8, reach - pad)) for size, reach, pad in zip((spec.H, spec.W), spec.reach, pads))
-        return replace(layer, spec=replace(spec, N=1, C=C, K=K, H=H, W=W, groups=groups))
+        return layer.of(replace(spec, N=1, C=C, K=K, H=H, W=W, groups=groups))
     if isinstance(spec, ConvTranspose2dSpec):
         groups = min(spec.groups, 4)
         C, K = (groups * min(channels // spec.groups, 16) for channels in (spec.C, spec.K))
-        return replace(layer, spec=replace(spec, N=1, C=C, K=K, H=min(spec.H, 8), W=min(spec.W, 8), groups=groups))
+        return layer.of(replace(spec, N=1, C=C, K=K, H=min(spec.H, 8), W=min(spec.W, 8), groups=groups))
     if layer.op in ("max_pool2d", "avg_pool2d"):
-        return replace(layer, spec=replace(spec, N=1, C=min(spec.C, 16), H=min(spec.H, 8), W=min(spec.W, 8)))
+        return layer.of(replace(spec, N=1, C=min(spec.C, 16), H=min(spec.H, 8), W=min(spec.W, 8)))
     if layer.op == "adaptive_avg_pool2d":
-        return replace(layer, spec=replace(spec, N=1, C=min(spec.C, 16)))
+        return layer.of(replace(spec, N=1, C=min(spec.C, 16)))
     if layer.op == "linear":
-        return replace(layer, spec=replace(spec, lead=(1,), C=min(spec.C, 64), K=min(spec.K, 16)))
+        return layer.of(replace(spec, lead=(1,), C=min(spec.C, 64), K=min(spec.K, 16)))
     if layer.op in ("residual_add", "batch_norm", "local_response_norm") and len(spec.shape) == 4:
         _, C, H, W = spec.shape
-        return replace(layer, spec=replace(spec, shape=(1, min(C, 16), min(H, 8), min(W, 8))))
+        return layer.of(replace(spec, shape=(1, min(C, 16), min(H, 8), min(W, 8))))
     return layer

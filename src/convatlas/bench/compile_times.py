@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from convatlas.bench.cpu import LAYERS
-from convatlas.call import Call
 from convatlas.codegen.cross_compile import compile_launch
 from convatlas.codegen.cuda_inventory import compile_expressions
 from convatlas.codegen.inventory import launches_of
@@ -41,7 +40,7 @@ def measure(arch: int) -> list[dict[str, Any]]:
     for compiler, (backend, compile) in compilers.items():
         loaded = False
         for name, layer in LAYERS().items():
-            launches = launches_of(Call(layer.op, layer.spec, layer.epilogue, layer.params), MODE, arch, backend)
+            launches = launches_of(layer.call, MODE, arch, backend)
             record = {"layer": name, "compiler": compiler}
             try:
                 if not loaded:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from convatlas.bench.timing import Contestant, Run, Tensors, Timer, sets_for
-from convatlas.call import Call
 from convatlas.layout import taps_first
 from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
@@ -70,7 +70,7 @@ def by_backend(layer: Layer, backend: str) -> Run:
 
 
 def _torch(layer: Layer) -> Run:
-    described = Call(layer.op, layer.spec, layer.epilogue, layer.params, "cudnn")
+    described = replace(layer.call, backend="cudnn")
 
     def run(tensors: Tensors) -> Tensor:
         with torch.no_grad():

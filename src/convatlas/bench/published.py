@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from convatlas.call import Call
 from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, Epilogue
 from convatlas.study.tracing import Layer
 
@@ -96,7 +97,7 @@ class Published(NamedTuple):
 
 
 def _layer(spec: Conv2dSpec) -> Layer:
-    return Layer("", "conv2d", spec, Epilogue())
+    return Layer("", Call("conv2d", spec, Epilogue()))
 
 
 def _deepbench(batch: int, geometry: tuple[int, ...]) -> Layer:
@@ -111,7 +112,7 @@ def published() -> Iterator[Published]:
         yield Published("convnet-benchmarks", _layer(spec))
     for C, K, size, stride, padding in DCGAN:
         spec = ConvTranspose2dSpec.of((DCGAN_BATCH, C, size, size), (C, K, 4, 4), stride, padding)
-        yield Published("DCGAN", Layer("", "conv_transpose2d", spec, Epilogue()))
+        yield Published("DCGAN", Layer("", Call("conv_transpose2d", spec, Epilogue())))
     for source, place in (("DeepBench training", 1), ("DeepBench inference", 2)):
         for group in DEEPBENCH:
             for batch in group[place]:

@@ -92,7 +92,7 @@ def network_calls(names: Iterable[str], batches: Iterable[int] = BATCHES) -> Ite
             for layer in trace(net, (batch, 3, size, size)):
                 if layer.key not in seen:
                     seen.add(layer.key)
-                    yield Call(layer.op, layer.spec, layer.epilogue, layer.params)
+                    yield layer.call
 
 
 def _meta(shape: tuple, dtype: torch.dtype) -> Tensor:

@@ -78,7 +78,7 @@ class _Flow(TorchDispatchMode):
 
     def seen(self, call: Call, tensors: dict[str, Tensor], output: Tensor) -> None:
         """An observer of our ops."""
-        layer = Layer(self.path(), call.op, call.spec, call.epilogue, call.params)
+        layer = Layer(self.path(), Call(call.op, call.spec, call.epilogue, call.params))
         self.add(layer, [self.origin(x) for x in tensors.values()], output)
 
     def add(self, layer: Layer, origins: list[_Origin], output: Tensor) -> None:
@@ -107,7 +107,7 @@ class _Flow(TorchDispatchMode):
             if found is None:
                 self.uncounted.append(Uncounted(self.path(), name_of(function), tuple(results[0].shape)))
             else:
-                self.add(Layer(self.path(), *found[:3], found.params or {}, TORCHS), origins, results[0])
+                self.add(Layer(self.path(), found, TORCHS), origins, results[0])
         return result
 
     def origin(self, x: Tensor) -> _Origin:
@@ -139,7 +139,9 @@ class _Composites(TorchFunctionMode):
             result = function(*args, **kwargs)
         finally:
             self.flow.inside = False
-        self.flow.add(Layer(self.flow.path(), "local_response_norm", spec, None, params, TORCHS), [origin], result)
+        self.flow.add(
+            Layer(self.flow.path(), Call("local_response_norm", spec, None, params), TORCHS), [origin], result
+        )
         return result
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
+from convatlas.call import Call
 from convatlas.specs import Epilogue, Spec
 
 IMAGE = -1
@@ -18,25 +19,39 @@ class Layer:
     """One op that a net runs.
 
     Attributes:
-        path: path of the module that runs it, such as "layer1.0.conv1"; "" for an op of the net's own forward.
-        op: its public name, such as "conv2d"; torch's name for an op that we do not have.
-        spec: shapes and shape arithmetic.
-        epilogue: what is fused behind it, or None for an op that has no epilogue.
-        params: parameters that are no part of a shape (eps, alpha, beta, k, dim).
+        path: of the module that runs it, such as "layer1.0.conv1"; "" for an op of the net's own forward.
+        call: what it is; for an op that we do not have, under torch's name.
         run_by: "convatlas" for an op of ours, "torch" for one that the net left to torch.
     """
 
     path: str
-    op: str
-    spec: Spec
-    epilogue: Epilogue | None = None
-    params: dict[str, Any] = field(default_factory=dict)
+    call: Call
     run_by: str = OURS
 
     @property
+    def op(self) -> str:
+        return self.call.op
+
+    @property
+    def spec(self) -> Spec:
+        return self.call.spec
+
+    @property
+    def epilogue(self) -> Epilogue | None:
+        return self.call.epilogue
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.call.params
+
+    @property
     def key(self) -> tuple:
-        """A key that is equal for layers that do the same work on other data: all of a layer but its path and who runs it."""
+        """Equal for layers that do the same work on other data: all of a layer but its path and who runs it."""
         return self.op, self.spec, self.epilogue, tuple(sorted(self.params.items()))
+
+    def of(self, spec: Spec) -> Layer:
+        """The same layer in other sizes."""
+        return replace(self, call=replace(self.call, spec=spec))
 
 
 @dataclass(frozen=True)

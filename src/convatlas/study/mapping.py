@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from convatlas.call import Call
 from convatlas.errors import DtypeError
 from convatlas.model.ceilings import Ceilings
 from convatlas.model.gpu import GPU
@@ -285,7 +284,7 @@ def _mapped(
     tasks: dict[tuple, Task] = {}
     for layer in layers:
         if layer.key not in tasks:
-            call = Call(layer.op, layer.spec, layer.epilogue, layer.params, dtype=element)
+            call = replace(layer.call, dtype=element)
             chosen = preferred(call) if backend == "auto" else backend
             tasks[layer.key] = Task(replace(call, backend="meta"), dtype, target, chosen)
     kept = resources(list(tasks.values()), progress) if compile else ["not compiled"] * len(tasks)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from convatlas import specs
+from convatlas.call import Call
 from convatlas.files import write_text
 from convatlas.study.layer import Layer, Node, Uncounted
 from convatlas.study.receptive import fields
@@ -45,7 +46,7 @@ def _layer(
     op: str, kind: str, values: list[Any], epilogue: list[Any] | None, params: dict[str, Any], run_by: str
 ) -> Layer:
     spec = getattr(specs, kind)(*_tuples(values))
-    return Layer("", op, spec, None if epilogue is None else specs.Epilogue(*epilogue), params, run_by)
+    return Layer("", Call(op, spec, None if epilogue is None else specs.Epilogue(*epilogue), params), run_by)
 
 
 def _summary(

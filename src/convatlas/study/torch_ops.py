@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from convatlas.call import Call
 from convatlas.errors import ShapeError
 from convatlas.specs import (
     AdaptivePool2dSpec,
@@ -61,15 +62,6 @@ _NEW = frozenset(
         "new_full",
     ]
 )
-
-
-class Described(NamedTuple):
-    """What an op did: the fields of a Layer."""
-
-    op: str
-    spec: Spec
-    epilogue: Epilogue | None = None
-    params: Args | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ def is_new(function: Any) -> bool:
     return name_of(function) in _NEW
 
 
-def describe(function: Any, values: tuple, keywords: Args, result: Any, depends: Depends) -> Described | None:
+def describe(function: Any, values: tuple, keywords: Args, result: Any, depends: Depends) -> Call | None:
     """What `function` did, or None where no spec describes it.
 
     `depends` tells whether a tensor depends on the net's input; a tensor that does not is a weight.
@@ -137,7 +129,7 @@ def describe(function: Any, values: tuple, keywords: Args, result: Any, depends:
     return _products(function, values, keywords, result) if found is None else found
 
 
-def _products(function: Any, values: tuple, keywords: Args, result: Any) -> Described | None:
+def _products(function: Any, values: tuple, keywords: Args, result: Any) -> Call | None:
     formula = flop_registry.get(function.overloadpacket)
     if formula is None:
         return None
@@ -146,10 +138,10 @@ def _products(function: Any, values: tuple, keywords: Args, result: Any) -> Desc
     macs = int(formula(*values, **keywords, out_val=result)) // 2
     moved = sum(x.numel() for x in operands), first.numel()
     name = name_of(function).lstrip("_")
-    return Described(name, TorchSpec(name, tuple(operands[0].shape), tuple(first.shape), moved, macs))
+    return Call(name, TorchSpec(name, tuple(operands[0].shape), tuple(first.shape), moved, macs))
 
 
-def _convolution(a: Args, depends: Depends) -> Described | None:
+def _convolution(a: Args, depends: Depends) -> Call | None:
     x, weight = a["input"], a["weight"]
     if weight.dim() != 4 or depends(weight):
         return None
@@ -158,85 +150,85 @@ def _convolution(a: Args, depends: Depends) -> Described | None:
         op, make, names = "conv_transpose2d", ConvTranspose2dSpec, (*names, "output_padding")
     geometry = {name: tuple(a[name]) if isinstance(a[name], list) else a[name] for name in names}
     spec = make.of(tuple(x.shape), tuple(weight.shape), **geometry)
-    return Described(op, spec, Epilogue(bias=a["bias"] is not None))
+    return Call(op, spec, Epilogue(bias=a["bias"] is not None))
 
 
-def _addmm(a: Args, depends: Depends) -> Described | None:
+def _addmm(a: Args, depends: Depends) -> Call | None:
     """input @ weight.T + bias; a product of two activations is not a linear layer."""
     x, weight, bias = a["mat1"], a["mat2"], a["self"]
     if not depends(x) or depends(weight) or depends(bias) or bias.numel() != weight.shape[1]:
         return None
-    return Described("linear", LinearSpec.of(tuple(x.shape), tuple(weight.shape[::-1])), Epilogue(bias=True))
+    return Call("linear", LinearSpec.of(tuple(x.shape), tuple(weight.shape[::-1])), Epilogue(bias=True))
 
 
-def _mm(a: Args, depends: Depends) -> Described | None:
+def _mm(a: Args, depends: Depends) -> Call | None:
     if not depends(a["self"]) or depends(a["mat2"]):
         return None
-    return Described("linear", LinearSpec.of(tuple(a["self"].shape), tuple(a["mat2"].shape[::-1])), Epilogue())
+    return Call("linear", LinearSpec.of(tuple(a["self"].shape), tuple(a["mat2"].shape[::-1])), Epilogue())
 
 
 def _batched(x: Tensor) -> tuple[int, ...]:
     return tuple(x.shape) if x.dim() == 4 else (1, *x.shape)
 
 
-def _max_pool(a: Args, depends: Depends) -> Described:
+def _max_pool(a: Args, depends: Depends) -> Call:
     window = a["kernel_size"], a["stride"] or None, a["padding"], a["dilation"], a["ceil_mode"]
-    return Described("max_pool2d", Pool2dSpec.of("max", _batched(a["self"]), *window))
+    return Call("max_pool2d", Pool2dSpec.of("max", _batched(a["self"]), *window))
 
 
-def _avg_pool(a: Args, depends: Depends) -> Described:
+def _avg_pool(a: Args, depends: Depends) -> Call:
     window = a["kernel_size"], a["stride"] or None, a["padding"], 1, a["ceil_mode"]
     rest = a["count_include_pad"], a["divisor_override"]
-    return Described("avg_pool2d", Pool2dSpec.of("avg", _batched(a["self"]), *window, *rest))
+    return Call("avg_pool2d", Pool2dSpec.of("avg", _batched(a["self"]), *window, *rest))
 
 
-def _adaptive_avg_pool(a: Args, depends: Depends) -> Described:
-    return Described("adaptive_avg_pool2d", AdaptivePool2dSpec.of(_batched(a["self"]), tuple(a["output_size"])))
+def _adaptive_avg_pool(a: Args, depends: Depends) -> Call:
+    return Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(_batched(a["self"]), tuple(a["output_size"])))
 
 
-def _mean(a: Args, depends: Depends) -> Described | None:
+def _mean(a: Args, depends: Depends) -> Call | None:
     """The mean over H and W is global average pooling; adaptive_avg_pool2d(x, 1) arrives as one."""
     x = a["self"]
     if x.dim() != 4 or {d % 4 for d in a.get("dim") or ()} != {2, 3}:
         return None
-    return Described("adaptive_avg_pool2d", AdaptivePool2dSpec.of(tuple(x.shape), 1))
+    return Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(tuple(x.shape), 1))
 
 
-def _batch_norm(a: Args, depends: Depends) -> Described:
-    return Described("batch_norm", NormSpec.of(tuple(a["input"].shape), a["eps"]), Epilogue(), {"eps": a["eps"]})
+def _batch_norm(a: Args, depends: Depends) -> Call:
+    return Call("batch_norm", NormSpec.of(tuple(a["input"].shape), a["eps"]), Epilogue(), {"eps": a["eps"]})
 
 
-def _add(a: Args, depends: Depends) -> Described | None:
+def _add(a: Args, depends: Depends) -> Call | None:
     x, other = a["self"], a["other"]
     if not isinstance(other, Tensor) or a.get("alpha", 1) != 1 or not (depends(x) and depends(other)):
         return None
-    return Described("residual_add", ResidualAddSpec.of(tuple(x.shape), tuple(other.shape)), Epilogue())
+    return Call("residual_add", ResidualAddSpec.of(tuple(x.shape), tuple(other.shape)), Epilogue())
 
 
-def _cat(a: Args, depends: Depends) -> Described:
-    return Described("concat", ConcatSpec.of([tuple(x.shape) for x in a["tensors"]], a["dim"]))
+def _cat(a: Args, depends: Depends) -> Call:
+    return Call("concat", ConcatSpec.of([tuple(x.shape) for x in a["tensors"]], a["dim"]))
 
 
-def _softmax(a: Args, depends: Depends) -> Described:
+def _softmax(a: Args, depends: Depends) -> Call:
     shape = tuple(a["self"].shape)
     dim = a["dim"] % len(shape) if shape else 0
-    return Described("softmax", ElementwiseSpec("softmax", shape, shape[dim] if shape else 1), None, {"dim": dim})
+    return Call("softmax", ElementwiseSpec("softmax", shape, shape[dim] if shape else 1), None, {"dim": dim})
 
 
-def _relu(a: Args, depends: Depends) -> Described:
-    return Described("relu", ElementwiseSpec("relu", tuple(a["self"].shape)))
+def _relu(a: Args, depends: Depends) -> Call:
+    return Call("relu", ElementwiseSpec("relu", tuple(a["self"].shape)))
 
 
-def _clamp(low: str, high: str) -> Callable[[Args, Depends], Described | None]:
-    def row(a: Args, depends: Depends) -> Described | None:
+def _clamp(low: str, high: str) -> Callable[[Args, Depends], Call | None]:
+    def row(a: Args, depends: Depends) -> Call | None:
         if (a[low], a[high]) != (0, 6):
             return None
-        return Described("relu6", ElementwiseSpec("relu6", tuple(a["self"].shape)))
+        return Call("relu6", ElementwiseSpec("relu6", tuple(a["self"].shape)))
 
     return row
 
 
-_TABLE: dict[str, Callable[[Args, Depends], Described | None]] = {
+_TABLE: dict[str, Callable[[Args, Depends], Call | None]] = {
     "convolution": _convolution,
     "addmm": _addmm,
     "mm": _mm,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from convatlas.call import Call
 from convatlas.errors import ArgumentError
 from convatlas.names import spelled
 from convatlas.specs import (
@@ -62,7 +63,7 @@ def layer(text: str) -> Layer:
     activation = "relu6" if "relu6" in fused else "relu" if "relu" in fused else None
     epilogue = Epilogue("bias" in fused, activation, "residual" in fused)
     try:
-        return Layer(text, *MAKERS[op](sizes, options, epilogue))
+        return Layer(text, Call(*MAKERS[op](sizes, options, epilogue)))
     except (IndexError, ValueError) as error:
         if isinstance(error, ArgumentError) or not isinstance(error, IndexError):
             raise

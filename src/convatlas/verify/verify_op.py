@@ -84,4 +84,4 @@ def described(
     epilogue = call.epilogue
     if bias or residual:  # whose shapes follow from the spec
         epilogue = replace(epilogue, bias=bias, residual=residual)
-    return Layer("", op, call.spec, epilogue, call.params)
+    return Layer("", replace(call, epilogue=epilogue))

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ import torch
 from convatlas.bench.cases import distinct
 from convatlas.bench.contestants import contestants, data_sets
 from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race
-from convatlas.call import Call
 from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.override import override
@@ -48,7 +47,7 @@ def representative(nets: Sequence[str] = NETS, batch: int = BATCH) -> list[Layer
 
 def first_launch(layer: Layer, dtype: str, tensors: Tensors, target: Target) -> Launch:
     """The layer's own kernel as a value; nothing is launched."""
-    call = Call(layer.op, layer.spec, layer.epilogue, layer.params, "triton", dtype)
+    call = replace(layer.call, backend="triton", dtype=dtype)
     out = allocate(layer.spec.output_shape, tensors["input"])
     return launcher("triton", layer.op)(Problem.of(call, dict(tensors), out, target))[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from convatlas.call import Call
 from convatlas.specs import Conv2dSpec
 from convatlas.study.layer import Layer, Node
 from convatlas.study.lecture import tables
@@ -62,7 +63,7 @@ def conv(C: int, kernel: int) -> Conv2dSpec:
 
 def field(atlas: Atlas) -> Finding:
     def stack(kernel: int, count: int) -> int:
-        layer = Layer("", "conv2d", conv(1, kernel))
+        layer = Layer("", Call("conv2d", conv(1, kernel)))
         return fields([Node(layer, ((i - 1,),), ()) for i in range(count)])[-1][0].size
 
     one = stack(7, 1)
