@@ -9,6 +9,8 @@ so that conv(x, w') + b' is the batch norm, at inference, of conv(x, w) + b (Iof
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -48,25 +50,36 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
 class FoldCache:
     """The last folded weights of one convolution, used again until a tensor they came from changes.
 
-    A tensor has changed if its object, version, memory, dtype or device is another. PyTorch counts no version for a write through
+    A tensor has changed if its object, version, memory or dtype is another. PyTorch counts no version for a write through
     `.data`, so the convolution also drops the cache in train(), in eval(), and whenever it is moved or cast.
     """
 
     def __init__(self) -> None:
-        self._entry: tuple[tuple[Tensor | None, ...], tuple, Folded] | None = None
+        self._entry: _Entry | None = None
 
     def get(self, weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
         """fold(weight, bias, bn), from the cache where nothing changed."""
         sources = (weight, bias, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+        if torch.compiler.is_compiling() or (
+            torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in sources)
+        ):
+            return fold(weight, bias, bn)
+        entry = self._entry  # read once and replaced whole: threads may share a module
+        if entry is not None and entry.eps == bn.eps:
+            # A loop of plain comparisons, for it runs for each layer of each forward.
+            for x, (tensor, version, address, dtype) in zip(sources, entry.states):
+                if x is not tensor:
+                    break
+                if x is not None and (x._version != version or x.data_ptr() != address or x.dtype != dtype):
+                    break
+            else:
+                return entry.folded
         if not _cacheable(sources):
             return fold(weight, bias, bn)
-        state = (bn.eps, *(t is not None and (t._version, t.data_ptr(), t.dtype, t.device) for t in sources))
-        entry = self._entry  # read once and replaced whole: threads may share a module
-        if entry is not None and entry[1] == state and all(a is b for a, b in zip(entry[0], sources)):
-            return entry[2]
+        states = [(x, None, None, None) if x is None else (x, x._version, x.data_ptr(), x.dtype) for x in sources]
         with torch.no_grad():
             folded = fold(weight, bias, bn)
-        self._entry = sources, state, folded
+        self._entry = _Entry(bn.eps, states, folded)
         return folded
 
     def clear(self) -> None:
@@ -74,11 +87,15 @@ class FoldCache:
         self._entry = None
 
 
+class _Entry(NamedTuple):
+    """Folded weights, and what they came from: eps, and of each tensor itself, its version, address and dtype."""
+
+    eps: float
+    states: list[tuple[Tensor | None, int | None, int | None, torch.dtype | None]]
+    folded: Folded
+
+
 def _cacheable(sources: tuple[Tensor | None, ...]) -> bool:
-    """Whether folded weights may be kept: nothing traces, no gradient is lost, and the tensors count versions and hold data."""
-    if torch.compiler.is_compiling():
-        return False
+    """Not for tensors that count no versions or hold no data."""
     given = [t for t in sources if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-        return False
     return all(type(t) in (Tensor, nn.Parameter) and not t.is_meta and not t.is_inference() for t in given)

@@ -77,15 +77,18 @@ class Launch:
         values = (v for value in self.arguments.values() for v in leaves(value))
         return [value for value in values if isinstance(value, Tensor)]
 
-    def run(self) -> None:
-        """Launches on the current stream of the tensors' device, or interprets, a thread at a time; nothing for an empty grid."""
+    def run(self) -> Any:
+        """Launches on the current stream of the tensors' device, or interprets, a thread at a time; nothing for an empty grid.
+
+        Returns the compiled kernel (Triton's CompiledKernel) where a GPU has run it.
+        """
         if prod(self.grid) == 0:
-            return
+            return None
         device = self.tensors[0].device
         on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
         with on_device, _interpreter if interpreting() else nullcontext():
             constants = {name: fixed(value) for name, value in self.constants.items()}
-            self.kernel[self.grid](**self.arguments, **constants, **self.options)
+            return self.kernel[self.grid](**self.arguments, **constants, **self.options)
 
 
 def leaves(value: Any) -> Iterator[Any]:

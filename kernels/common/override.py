@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 Config = TypeVar("Config")
 
 _forced: ContextVar[Any] = ContextVar("convatlas_forced_config", default=None)
+forced_config = _forced.get  # the innermost override's, or None
 
 
 @contextmanager

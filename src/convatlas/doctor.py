@@ -156,7 +156,29 @@ def _package(name: str) -> Callable[[], str]:
     return look
 
 
+def _prepared() -> str:
+    """Runs an op on the GPU twice by each of our backends: whether its second launch was a prepared one, and right."""
+    torch = _module("torch")
+    if not torch.cuda.is_available():
+        raise Missing("needs a GPU")
+    from convatlas.ops import functional, hot
+
+    backends = [name for name, package in (("triton", "triton"), ("cuda", "cupy")) if find_spec(package)]
+    x = torch.arange(-64.0, 64.0, device="cuda").reshape(1, 8, 4, 4)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        for name in backends:
+            functional.relu(x, backend=name), functional.relu(x, backend=name)
+    state = hot.state()
+    if state.fault or state.driver is None:
+        raise Missing(state.fault)
+    if state.reasons:
+        raise Missing("; ".join(state.reasons))
+    return f"yes: {', '.join(backends)}"
+
+
 TRITON = "pip install triton" if sys.platform == "linux" else "Triton is built for Linux only: run convatlas there"
+PREPARED = "on a GPU: a driver of CUDA 11.8 or newer; without, calls are right and cost the host ten times as much"
 CUDA_KERNELS = 'backend "cuda" on a GPU'
 PROBES = (
     Probe("Python", _python, "everything", "Python 3.10 or newer"),
@@ -165,6 +187,7 @@ PROBES = (
     Probe("GPU", _gpu, "kernels at full speed, and timings", _gpu_remedy),
     Probe("GPU driver", _driver, "the GPU", "the driver of the GPU (https://www.nvidia.com/drivers)"),
     Probe("cuDNN", _cudnn, 'backend "cudnn", on a GPU', "a CUDA build of torch, which brings it"),
+    Probe("prepared launches", _prepared, "calls that cost the host microseconds", PREPARED),
     Probe("CuPy", _cupy, CUDA_KERNELS, CUDA),
     Probe("NVRTC", _nvrtc, CUDA_KERNELS, CUDA),
     Probe(

@@ -88,7 +88,7 @@ def _stream(pointer: int, device: int) -> Any:
     return cuda.ExternalStream(pointer, device)
 
 
-def run(launch: CudaLaunch, device: torch.device) -> None:
+def run(launch: CudaLaunch, device: torch.device) -> Kernel:
     """Launches on the current stream of `device`. A kernel's first launch compiles it, and must not be in a graph's capture."""
     index = torch.cuda.current_device() if device.index is None else device.index
     found = kernel(launch.source, launch.expression, index)
@@ -98,3 +98,4 @@ def run(launch: CudaLaunch, device: torch.device) -> None:
     grid = (*launch.grid, *(1,) * (3 - len(launch.grid)))
     with _cupy().cuda.Device(index), _stream(stream, index):
         found.ready(launch.shared)(grid, (launch.block, 1, 1), (params,), shared_mem=launch.shared)
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from convatlas.kernels.common.cuda.source import pack
+from convatlas.kernels.common.cuda.source import FORMATS, pack, parameters
 from convatlas.specs import Conv2dSpec
 
 TYPES = {"float32": "float", "float16": "half_t", "bfloat16": "bf16_t"}
@@ -49,16 +50,26 @@ class CudaLaunch:
         """The parameter struct."""
         return pack(self.source, self.kernel, self.arguments)
 
-    def run(self) -> None:
-        """Launches on the current stream of the tensors' GPU, or runs the host build; an empty grid launches nothing."""
+    @property
+    def fields(self) -> list[bytes | Tensor]:
+        """The parameter struct's fields in order: a tensor where the field is its address, else its eight bytes."""
+        kinds = parameters(self.source, self.kernel)[1]
+        given = ((self.arguments[name], FORMATS[kind]) for name, kind in kinds.items())
+        return [x if isinstance(x, Tensor) else struct.pack(f"={kind}", x or 0) for x, kind in given]
+
+    def run(self) -> Any:
+        """Launches on the current stream of the tensors' GPU, or runs the host build; an empty grid launches nothing.
+
+        Returns the compiled kernel (gpu.Kernel) where a GPU has run it.
+        """
         if prod(self.grid) == 0:
-            return
+            return None
         device = next(a.device for a in self.arguments.values() if isinstance(a, Tensor))
         if device.type == "cuda":
             from convatlas.kernels.common.cuda.gpu import run
         else:
             from convatlas.kernels.common.cuda.host import run
-        run(self, device)
+        return run(self, device)
 
 
 def reciprocal(d: int) -> int:

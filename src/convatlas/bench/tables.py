@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from convatlas.bench.host import NETS, TARGET, WAYS, HostTime, over_nets
 from convatlas.bench.standings import Race, mean, verdicts
 from convatlas.bench.stats import VERDICTS
 
@@ -81,13 +82,16 @@ def cpu(
     layers: dict[str, tuple[str, dict[str, float]]],
     compiled: Sequence[dict[str, Any]],
     bounds: Sequence[dict[str, Any]],
+    host: Sequence[HostTime] = (),
+    forwards: dict[str, HostTime] | None = None,
 ) -> None:
-    """The three tables of a machine without a GPU; an empty part is left out.
+    """The tables of a machine without a GPU; an empty part is left out.
 
     Args:
         layers: by name, the layer in words and the median seconds of each way.
         compiled: records of compiling.measure.
         bounds: records of cpu.bounds.
+        host, forwards: of host.host_times and host.forward_times.
     """
     threads = torch.get_num_threads()
     if layers:
@@ -122,4 +126,17 @@ def cpu(
             ),
             "From published peak rates: the longer of arithmetic and memory traffic, layer",
             "by layer. No kernel can be faster; real ones are slower.",
+        )
+    if host:
+        rows = [(f"an op of {net}, median", *(_us(over_nets(host, way, net)) for way in WAYS)) for net in NETS]
+        rows.append(("an op of both, median", *(_us(over_nets(host, way)) for way in WAYS)))
+        rows += [
+            (f"a forward of {name}", *(_us(t.median(way)) for way in WAYS)) for name, t in (forwards or {}).items()
+        ]
+        _print(
+            "Measured on this CPU: us of the host's time, with a driver that launches nothing",
+            ["", "a first call", "later ones"],
+            rows,
+            f"The target of a later op is {1e6 * TARGET:.0f}. Triton's own dispatch, 20 to 100 us, is not in a first call's",
+            "time, and the driver's launch, 1.3 to 3 us, in neither.",
         )

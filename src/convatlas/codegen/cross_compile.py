@@ -93,11 +93,18 @@ def specialize(launch: Launch) -> tuple[dict[str, Any], dict[tuple, Any], dict[t
     signature = {
         name: typed(
             launch.constants[name] if name in launch.constants else launch.arguments[name],
-            (place,), name in launch.constants, launch.kernel.params[place].do_not_specialize,
+            (place,), name in launch.constants, _is_kept(launch.kernel, place, name),
         )
         for place, name in enumerate(launch.kernel.arg_names)
     }  # fmt: skip
     return signature, constants, attributes
+
+
+def _is_kept(kernel: Any, place: int, name: str) -> bool:
+    """Whether the kernel asks that this argument stay one, whatever its value; an interpreted kernel says so in another place."""
+    if hasattr(kernel, "params"):
+        return kernel.params[place].do_not_specialize
+    return name in (kernel.kwargs.get("do_not_specialize") or ())
 
 
 def key(launch: Launch) -> tuple:

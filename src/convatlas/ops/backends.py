@@ -33,6 +33,9 @@ Run = Callable[[Call, "dict[str, Tensor]", "Tensor | None"], "Tensor"]
 _current: ContextVar[str | None] = ContextVar("convatlas_backend", default=None)
 
 
+current_backend = _current.get
+
+
 def _known(name: str, source: str) -> str:
     if name not in BACKENDS:
         raise BackendError(f"backend {name!r} ({source}), expected one of {', '.join(BACKENDS)}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from convatlas.errors import BackendError, DtypeError, ShapeError
-from convatlas.ops import library
+from convatlas.ops import hot, library
 from convatlas.ops.backends import BACKENDS
 from convatlas.ops.transforms import is_wrapped, require_batch, tensors_and_proxies, tensors_in
 from convatlas.specs.arguments import ACTIVATIONS, flag, integer, known, number, output_sizes, pair, shown, stride_or
@@ -28,10 +28,19 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 
 def _overridable(op: Callable[P, R]) -> Callable[P, R]:
-    """Lets torch.fx's proxies and every other type with __torch_function__ see the op as one call, as torch.nn.functional does."""
+    """As torch.nn.functional's: torch.fx's proxies and every other type with __torch_function__ see the op as one call.
+
+    A call that was made before, and on which nothing looks, takes the short way (ops/hot.py).
+    """
+    name = op.__name__
 
     @wraps(op)
     def public(*args: P.args, **keywords: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return ordinary(*args, **keywords)
+        return hot.call(name, args, keywords, ordinary)
+
+    def ordinary(*args: P.args, **keywords: P.kwargs) -> R:
         relevant = tuple(tensors_and_proxies((*args, *keywords.values())))
         if has_torch_function(relevant):
             return handle_torch_function(public, relevant, *args, **keywords)

@@ -1,0 +1,192 @@
+"""The host's time of an op, without a GPU: all that happens before the driver launches, and a driver that does nothing.
+
+    ordinary   the way of a first call: dispatcher, spec, config, launches; Triton's own dispatch is not in it
+    prepared   the way of a later one: a look-up, the output, addresses (ops/hot.py)
+
+Tensors are a CPU's, and launches an H100's. What the stub leaves out is the driver's own time, 1.3 to 3 us a launch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convatlas import nets
+from convatlas.bench.cases import Timed, layers_of
+from convatlas.bench.contestants import FOLDED, with_folded
+from convatlas.call import Call
+from convatlas.kernels import backend
+from convatlas.kernels.common.cuda.launch import CudaLaunch
+from convatlas.kernels.common.driver import MAP_BYTES
+from convatlas.kernels.common.launch import Launch
+from convatlas.kernels.common.parameters import Loaded
+from convatlas.kernels.common.target import TARGETS
+from convatlas.ops import hot
+from convatlas.ops.automatic import preferred
+from convatlas.ops.backends import use_backend
+from convatlas.study.tracing import Layer
+from convatlas.verify.single import call, operands
+
+NETS = ("resnet50", "mobilenet_v2")
+WAYS = ("ordinary", "prepared")
+TARGET = 15e-6  # seconds of the host's time an op, at the median over the ops of NETS
+CALLS = 20  # in a sample
+
+
+class Stub:
+    """A driver (kernels/common/driver.py) that launches nothing, for tensors on a CPU."""
+
+    verifies = False
+
+    def __init__(self) -> None:
+        self.launches: list[Any] = []  # what `function` of each Loaded counts in
+        self._nothing = ctypes.CDLL(None).llabs
+        self._nothing.argtypes = [ctypes.c_void_p] * 4
+
+    def loaded(self, launch: Any, compiled: Any) -> Loaded:
+        """A handle of a kernel that nobody has compiled, of the parameters that the compiler would give it."""
+        self.launches.append(launch)
+        function = len(self.launches)
+        if isinstance(launch, CudaLaunch):
+            return Loaded(function, launch.block, launch.shared)
+        from convatlas.codegen.cross_compile import specialize
+
+        signature = specialize(launch)[0]
+        count = sum(isinstance(kind, str) and kind.startswith("tensordesc") for kind in signature.values())
+        return Loaded(function, 32 * launch.num_warps, 0, signature, ({},) * count)
+
+    def launch(self, config: int, function: int, parameters: int, device: int) -> None:
+        """Calls a C function that does nothing, as a launch calls the driver's."""
+        self._nothing(0, function, parameters, None)
+
+    def current(self) -> int:
+        return -1
+
+    def stream(self, device: int) -> int:
+        return 0
+
+    def on(self, device: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_capturing(self, device: int) -> bool:
+        return False
+
+    def move(self, tensor_map: int, address: int) -> None:
+        """The stub's descriptor is the address that it describes."""
+        ctypes.c_uint64.from_address(tensor_map).value = address
+
+    def tensor_map(self, meta: dict[str, Any], shape: Any, strides: Any, address: int) -> bytes:
+        return address.to_bytes(8, "little").ljust(MAP_BYTES, b"\0")
+
+    def require_layout(self, function: int, sizes: Any) -> None:
+        pass
+
+
+@contextmanager
+def stubbed(driver: Any = None) -> Iterator[Any]:
+    """Inside the block ops on CPU tensors make an H100's launches, and no kernel runs. Yields what is prepared (hot.state)."""
+    before = Launch.run, CudaLaunch.run, backend.current
+    Launch.run = CudaLaunch.run = lambda launch: None
+    backend.current = lambda x, name: TARGETS["sm_90"]
+    try:
+        with hot.using(Stub() if driver is None else driver) as state, torch.no_grad():
+            yield state
+    finally:
+        Launch.run, CudaLaunch.run, backend.current = before
+
+
+@dataclass(frozen=True)
+class HostTime:
+    """Seconds of the host, in samples of each of WAYS, for an op or a network's forward, and how often each net runs it."""
+
+    name: str
+    backend: str
+    places: dict[str, int]
+    seconds: dict[str, list[float]]
+
+    def median(self, way: str) -> float:
+        """The median of a way's samples."""
+        return median(self.seconds[way])
+
+
+def layers(batch: int = 1) -> dict[Any, tuple[Layer, dict[str, int]]]:
+    """Each distinct layer of NETS with the count of its places."""
+    found: dict[Any, tuple[Layer, dict[str, int]]] = {}
+    for net in NETS:
+        for layer in layers_of(net, batch):
+            places = found.setdefault(layer.key, (layer, {}))[1]
+            places[net] = places.get(net, 0) + 1
+    return found
+
+
+def runner(layer: Layer, dtype: torch.dtype = torch.float16) -> tuple[str, Callable[[], Tensor]]:
+    """(backend, the op on operands of its own), as a net calls it."""
+    name = str(dtype).removeprefix("torch.")
+    chosen = preferred(Call(layer.op, layer.spec, layer.epilogue, layer.params, dtype=name))
+    tensors = with_folded(layer, operands(layer, dtype, torch.device("cpu"), 0))
+    if (folded := tensors.pop(FOLDED, None)) is not None:
+        tensors["weight"] = folded
+    return chosen, partial(call, layer, tensors)
+
+
+def host_times(batch: int = 1, samples: int = 15) -> list[HostTime]:
+    """Times every distinct layer of NETS by both ways, by turns."""
+    found = []
+    with stubbed() as state:
+        for layer, places in layers(batch).values():
+            chosen, run = runner(layer)
+            with use_backend(chosen):
+                found.append(HostTime(Timed(layer).name, chosen, places, _by_turns(run, samples, CALLS)))
+        assert not state.reasons, state.reasons  # every op is prepared
+    return found
+
+
+def forward_times(samples: int = 9) -> dict[str, HostTime]:
+    """A forward of each of NETS on one image, half precision, on the Triton kernels: the modules' own time is in it."""
+    found = {}
+    for name in NETS:
+        size, net = nets.info(name).size, nets.create(name).eval().half()
+        x = torch.zeros(1, 3, size, size, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+        with stubbed(), use_backend("triton"):
+            found[name] = HostTime(name, "triton", {name: 1}, _by_turns(partial(net, x), samples, 1))
+    return found
+
+
+def _by_turns(run: Callable[[], Any], samples: int, calls: int) -> dict[str, list[float]]:
+    def ordinary() -> None:
+        with hot.using(None):
+            run()
+
+    run(), run(), ordinary()
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(samples):
+            seconds["prepared"].append(_time(run, calls))
+            seconds["ordinary"].append(_time(ordinary, max(1, calls // 10)))
+    finally:
+        gc.enable()
+    return seconds
+
+
+def _time(run: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def over_nets(times: list[HostTime], way: str, net: str | None = None) -> float:
+    """The median over all ops that the networks (or one of them) run, each at each of its places."""
+    return median(t.median(way) for t in times for name, n in t.places.items() if net in (None, name) for _ in range(n))

@@ -1,0 +1,127 @@
+"""A prepared launch computes, on other tensors than it was prepared with, what the ordinary path computes: bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from computing_driver import Computing
+from kernel_cases import CONVOLUTIONS, POOLS, Case, layout, run_convolution, run_pool
+from torch import Tensor
+
+import convatlas
+from convatlas.ops import hot
+
+triton = pytest.param("triton", marks=pytest.mark.interpreter)
+BACKENDS = pytest.mark.parametrize("backend", ["cuda", triton])
+EMPTY = "nothing to launch"
+
+
+@pytest.fixture
+def driver() -> Iterator[Computing]:
+    """TF32 is off: a CPU's float32 is never TF32, and the stand-ins of a launch are no CPU's."""
+    computing, conv, matmul = Computing(), torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    conv.fp32_precision = matmul.fp32_precision = "ieee"
+    try:
+        with hot.using(computing), torch.no_grad():
+            yield computing
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+
+
+def hold(run: Callable[[str], Tensor], driver: Computing) -> None:
+    """Prepares by one set of tensors, replays on another, and compares with the ordinary path."""
+    run("integers")
+    assert not hot.state().fault
+    before = driver.count
+    found = run("normal")
+    if hot.state().reasons:
+        assert set(hot.state().reasons) == {EMPTY} and not found.numel()
+        return
+    assert driver.count > before, "nothing was replayed"
+    with hot.using(None):
+        expected = run("normal")
+    assert found.stride() == expected.stride() and torch.equal(found, expected)
+
+
+def every_other(cases: list[Case]) -> list[Any]:
+    """Each case on one backend, in one form and dtype: the ordinary path's tests go through all of them on both."""
+    marks = pytest.mark.interpreter, ()
+    return [pytest.param(i, ("triton", "cuda")[i % 2], marks=marks[i % 2], id=case.id) for i, case in enumerate(cases)]
+
+
+@pytest.mark.parametrize(("i", "backend"), every_other(CONVOLUTIONS))
+def test_convolutions(i: int, backend: str, driver: Computing) -> None:
+    dtype, form = ("float32", "float16")[i // 2 % 2], ("nhwc", "nchw", "sliced")[i % 3]
+    hold(lambda data: run_convolution(CONVOLUTIONS[i], dtype, "cpu", form, data, backend), driver)
+
+
+@pytest.mark.parametrize(("i", "backend"), every_other(POOLS))
+def test_pools(i: int, backend: str, driver: Computing) -> None:
+    dtype, form = ("float16", "float32")[i // 2 % 2], ("sliced", "nhwc", "nchw")[i % 3]
+    hold(lambda data: run_pool(POOLS[i], dtype, "cpu", form, data, backend), driver)
+
+
+def drawn(data: str, *shapes: tuple[int, ...], form: str = "nhwc") -> list[Tensor]:
+    generator = torch.Generator().manual_seed(len(data))
+    return [layout(x, form) if x.dim() == 4 else x for x in (torch.randn(s, generator=generator) for s in shapes)]
+
+
+X, V = (2, 16, 5, 7), (16,)
+OTHERS: dict[str, Callable[..., Tensor]] = {
+    "linear": lambda d: convatlas.linear(*drawn(d, (9, 40), (24, 40), (24,)), activation="relu"),
+    "linear-1": lambda d: convatlas.linear(*drawn(d, (1, 40), (24, 40))),
+    "linear-transposed": lambda d: convatlas.linear(drawn(d, (40, 9))[0].t(), drawn(d, (40, 24))[0].t()),
+    "relu": lambda d: convatlas.relu(*drawn(d, X)),
+    "relu6-sliced": lambda d: convatlas.relu6(*drawn(d, X, form="sliced")),
+    "residual_add": lambda d: convatlas.residual_add(*drawn(d, X, X), activation="relu"),
+    "residual_add-mixed": lambda d: convatlas.residual_add(drawn(d, X)[0], drawn(d, X, form="nchw")[0]),
+    "batch_norm": lambda d: convatlas.batch_norm(drawn(d, X)[0], drawn(d, V)[0], drawn(d, V)[0].abs() + 0.5, None, None),
+    "local_response_norm": lambda d: convatlas.local_response_norm(drawn(d, X)[0], 5),
+    "softmax": lambda d: convatlas.softmax(drawn(d, (4, 33))[0], 1),
+    "concat": lambda d: convatlas.concat(drawn(d, X, (2, 3, 5, 7), X)),
+    "bias-not-adjacent": lambda d: convatlas.conv2d(*drawn(d, X, (8, 16, 1, 1)), drawn(d, (16,))[0][::2]),
+    "out-slice": lambda d: convatlas.relu(
+        drawn(d, X)[0], out=torch.zeros(2, 5, 7, 40)[..., 16:32].permute(0, 3, 1, 2)
+    ),
+    "split-K": lambda d: convatlas.conv2d(*drawn(d, (1, 512, 3, 3), (32, 512, 3, 3), (32,)), padding=1),
+}  # fmt: skip
+
+
+@BACKENDS
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_ops(name: str, backend: str, driver: Computing) -> None:
+    with convatlas.use_backend(backend):
+        hold(OTHERS[name], driver)
+
+
+def test_what_is_computed_on_the_way_is_computed_anew(driver: Computing) -> None:
+    """Split-K's workspace and a copy of an NCHW image: both a replay's own."""
+    with convatlas.use_backend("cuda"):
+        OTHERS["split-K"]("normal")
+        run_convolution(Case("nchw", (1, 32, 5, 5), {}, (8, 32, 3, 3)), "float32", "cpu", "nchw", "normal", "cuda")
+    split, copied = (entries[0].prepared for entries in hot.state().entries.values())
+    assert [t.copied for t in split.temporaries if t.copied is None] == [None] and len(split.launches) == 2
+    assert any(t.copied is not None for t in copied.temporaries)
+
+
+@pytest.mark.interpreter
+def test_a_moved_descriptor(driver: Computing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The TMA kernel's descriptors are moved to other tensors, and not touched for the same."""
+    moved: list[int] = []
+    monkeypatch.setattr(Computing, "move", lambda self, at, to: (moved.append(to), super(Computing, self).move(at, to)))
+    x, y, w = drawn("normal", (1, 64, 4, 4), (1, 64, 4, 4), (64, 64, 3, 3))
+    with convatlas.use_backend("triton"):
+        run: Any = lambda image: convatlas.conv2d(image, w, padding=1)  # noqa: E731
+        run(x)
+        if not any(entry.prepared and entry.prepared.maps for entry in next(iter(hot.state().entries.values()))):
+            pytest.skip("this problem takes no descriptor")
+        run(x)
+        count = len(moved)
+        run(x)
+        assert len(moved) == count
+        run(y)
+        assert moved[count:] == [y.data_ptr()]
