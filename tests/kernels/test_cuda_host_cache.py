@@ -44,7 +44,7 @@ def compilations(library: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def put(path: Path, data: bytes) -> None:
-    """Puts another file in a library's place. One that this process has loaded must not change: that is a bus error, even at exit."""
+    """Puts another file in a library's place. To change one that this process has loaded is a bus error, even at exit."""
     other = path.with_suffix(".other")
     other.write_bytes(data)
     other.replace(path)
