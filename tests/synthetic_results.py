@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from convatlas.bench.kinds import kind, sizes_of
-from convatlas.call import Call
+from convatlas.bench.kinds import sizes_of
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
-from convatlas.study.tracing import Layer
 
 GPU = "NVIDIA Test 9000"
 VERSIONS = {
@@ -58,7 +56,7 @@ def entries(
     """A case's entries, one a contestant; `what` is "op spec", `medians` are seconds."""
     op, _, text = what.partition(" ")
     found = spec(op, text)
-    sizes = {"kind": "network" if op == "net" else kind(Layer("", Call(op, found)))} | (
+    sizes = {"kind": "network" if op == "net" else found.layer_kind if found else "other"} | (
         {"sizes": sizes_of(found)} if found else {}
     )
     generator = np.random.default_rng(seed)

@@ -23,7 +23,6 @@ from convatlas.bench.cases import (
 )
 from convatlas.bench.contestants import FOLDED, contestants, cudnn_fused, with_folded
 from convatlas.bench.cpu import bound
-from convatlas.bench.kinds import kind
 from convatlas.bench.networks import net_contestants, rehearsal_size, work
 from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.precompile import Job, jobs, precompile, run_once
@@ -113,9 +112,11 @@ def test_published_layers_have_batches_of_their_own() -> None:
 def test_shrunken_layers_keep_what_makes_their_kernels() -> None:
     for case in [*every(Choice(["float16"], [32])), *published_cases(Choice(["float16"]))]:
         small = shrink(case.layer)
-        assert (small.op, small.epilogue, kind(small)) == (case.layer.op, case.layer.epilogue, kind(case.layer)), (
-            case.name
-        )
+        assert (small.op, small.epilogue, small.spec.layer_kind) == (
+            case.layer.op,
+            case.layer.epilogue,
+            case.layer.spec.layer_kind,
+        ), case.name
         assert small.spec.flops < 2e7, f"{case.name}: {small.spec}"
         assert all(size >= 1 for size in small.spec.output_shape)
         for name in ("R", "S", "stride", "padding"):

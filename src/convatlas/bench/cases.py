@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from convatlas import nets
-from convatlas.bench.kinds import KINDS, kind
+from convatlas.bench.kinds import KINDS
 from convatlas.bench.published import published
 from convatlas.bench.timing import Protocol
 from convatlas.errors import InputError
@@ -133,7 +133,7 @@ class Case:
     @property
     def kind(self) -> str:
         """One of kinds.KINDS."""
-        return "network" if self.layer is None else kind(self.layer)
+        return "network" if self.layer is None else self.layer.spec.layer_kind
 
     @property
     def priority(self) -> tuple[int, int, int]:
@@ -202,7 +202,7 @@ def layer_cases(choice: Choice) -> list[Case]:
         _of_layer("layers", timed.layer, precision, batch, choice.protocol, timed.places)
         for batch in choice.batches
         for timed in [*distinct(tuple(choice.net_names), batch), *residual_adds(choice.net_names, batch)]
-        if choice.wants(kind(timed.layer))
+        if choice.wants(timed.layer.spec.layer_kind)
         for precision in choice.precisions
         if precision != "tf32" or timed.layer.spec.products
     ]
@@ -219,7 +219,7 @@ def published_cases(choice: Choice) -> list[Case]:
         _of_layer("published", layer, precision, layer.spec.N, choice.protocol, places)
         for precision in sorted(choice.precisions, key=list(PRECISIONS).index)
         for layer, places in found.values()
-        if choice.wants(kind(layer))
+        if choice.wants(layer.spec.layer_kind)
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from convatlas.errors import InputError
 from convatlas.specs import (
@@ -31,18 +31,6 @@ SPECS: dict[str, type[Spec]] = {
     "adaptive_avg_pool2d": AdaptivePool2dSpec,
     "residual_add": ResidualAddSpec,
 }
-
-
-class Layer(Protocol):
-    """What has a kind: a study.tracing.Layer, a Call."""
-
-    op: str
-    spec: Spec
-
-
-def kind(layer: Layer) -> str:
-    """One of KINDS."""
-    return layer.spec.layer_kind
 
 
 def sizes_of(spec: Spec) -> dict[str, Any]:
