@@ -61,7 +61,7 @@ def test_pools(case: Case, target: str, poisoned: None) -> None:
 
 @pytest.mark.parametrize("case", SPLIT, ids=str)
 def test_the_split_cases_split(case: Case, target: str) -> None:
-    """Else the tests above would prove nothing of split-K; the partial sums are added in one order, so results repeat."""
+    """Else the tests above would prove nothing of split-K; a kernel of its own adds the partial sums, without atomics."""
     spec = Conv2dSpec.of(case.input, case.weight, padding=case.arguments.get("padding", 0))
     tensors = {"input": torch.empty(case.input, device="meta"), "weight": torch.empty(case.weight, device="meta")}
     call = Call("conv2d", spec, Epilogue(), dtype="float16")
@@ -69,8 +69,6 @@ def test_the_split_cases_split(case: Case, target: str) -> None:
     launches = triton_backend.launcher("triton", "conv2d")(Problem.of(call, tensors, out, TARGETS[target]))
     names = [launch.kernel.__name__ for launch in launches]
     assert names[1:] == ["splitk_reduce_kernel"]
-    once, twice = (run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton") for _ in range(2))
-    assert torch.equal(once, twice)
 
 
 def far(shape: tuple[int, int, int, int]) -> torch.Tensor:
