@@ -22,6 +22,7 @@ from convatlas.study.lecture.drawing import (
     PURPLE,
     RED,
     SKY,
+    VIOLET,
     WINE,
     Drawing,
     new_figure,
@@ -37,7 +38,7 @@ FAMILY_STYLES = dict(
         FAMILIES,
         (
             (BLUE, "o"), (SKY, "s"), (ORANGE, "^"), (GREEN, "D"), (PURPLE, "v"), (RED, "P"), (BLACK, "*"), (GREY, "X"),
-            (WINE, "+"), (INDIGO, "."), (BLUE, "x"),
+            (WINE, "+"), (INDIGO, "."), (VIOLET, "x"),
         ),
     )
 )  # fmt: skip

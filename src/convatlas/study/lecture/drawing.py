@@ -46,7 +46,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
-INDIGO, WINE, GREY = "#332288", "#882255", "#777777"
+INDIGO, WINE, GREY, VIOLET = "#332288", "#882255", "#777777", "#9911EE"
 
 
 @dataclass(frozen=True)
