@@ -167,7 +167,7 @@ def test_every_suite_rehearses(tmp_path: Path) -> None:
     result = benchmarks(*files, "--rehearse", *chosen, f"--benchmark-json={out}")
     assert result.returncode == 0, result.stdout
     entries = json.loads(out.read_text())["benchmarks"]
-    assert {e["extra_info"]["suite"] for e in entries} == {"layers", "published", "networks"}
+    assert {e["extra_info"]["suite"] for e in entries} == {"layers", "published", "networks", "host"}
     nets = {e["params"]["contestant"]: e["extra_info"] for e in entries if e["extra_info"]["suite"] == "networks"}
     assert {name: info["form"] for name, info in nets.items()} == {
         "ours_graph": "graph", "ours_eager": "eager", "cudnn_graph": "graph", "cudnn_eager": "eager",

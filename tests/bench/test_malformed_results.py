@@ -72,7 +72,8 @@ def all_of(good):
 
 def one_line(error, path):
     """What is said names the file or the field, and stays short, whatever the field held."""
-    return (str(path.parent) in error or "sizes" in error) and len(error) < 500 and "\n" not in error
+    said = error.replace(str(path.parent), "")  # a folder may have a long name
+    return (said != error or "sizes" in error) and len(said) < 500 and "\n" not in error
 
 
 @pytest.fixture(autouse=True)
