@@ -54,7 +54,7 @@ test-all: test ## with all costly tests, of which `make test` runs a share that 
 
 # The tests that compare sums of floating-point numbers, summed in another order: by OpenBLAS's kernels for another processor, by
 # torch without wide vectors, and by two threads. Haswell and Zen need AVX2, SkylakeX needs AVX-512, Prescott runs anywhere.
-SUMS := tests/reference tests/ops tests/verify tests/nets/test_blocks.py tests/nets/test_definitions.py tests/nets/test_layers.py \
+SUMS := tests/reference tests/ops tests/verify/test_verify.py tests/verify/test_planted_faults.py tests/nets/test_blocks.py tests/nets/test_definitions.py tests/nets/test_layers.py \
 	tests/kernels/test_gpu_configs.py tests/kernels/test_tma.py
 test-core: export OPENBLAS_CORETYPE = $(CORE)
 test-core: export ATEN_CPU_CAPABILITY = default

@@ -121,7 +121,7 @@ class Rectified(Dataset):
 def test_a_data_loaders_processes(backend: str) -> None:
     """A forked worker has the context of the process that it was forked from, and a lock that nobody holds."""
     with convatlas.use_backend(backend), ThreadPoolExecutor(1) as pool:
-        convatlas.relu(X)  # imports what an op needs: a child forked during another thread's import waits for it for ever
+        convatlas.relu(X)  # imports what it needs: a child forked during another thread's import waits for it for ever
         busy = pool.submit(copy_context().run, lambda: [convatlas.relu(X) for _ in range(50)])
         loader = DataLoader(Rectified(), batch_size=None, num_workers=2, multiprocessing_context="fork")
         for i, (y, used) in enumerate(loader):
