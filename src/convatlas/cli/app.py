@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from convatlas import __version__
-from convatlas.cli import classify, compare, doctor, lecture, mapping, nets, profile, summary, verify, verify_op
+from convatlas.cli import (
+    classify,
+    compare,
+    doctor,
+    inspecting,
+    lecture,
+    mapping,
+    nets,
+    profile,
+    summary,
+    verify,
+    verify_op,
+)
 
 app = typer.Typer(
     cls=verify_op.Root,
@@ -21,6 +33,7 @@ verify_op.register(app)
 app.command("nets")(nets.command)
 app.command("summary")(summary.command)
 app.command("map")(mapping.command)
+app.command("inspect")(inspecting.command)
 app.command("lecture")(lecture.command)
 app.command("compare")(compare.command)
 app.command("profile")(profile.command)

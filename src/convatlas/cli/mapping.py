@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s stride, p padding, d dilation, g groups)."
 
 
-def _backend(text: str) -> str:
+NET_OR_LAYER_HELP = NET_HELP.rstrip(".") + LAYER_HELP
+BACKEND_HELP = "triton, cuda or auto, the one that measured quicker on such layers on an H100."
+DTYPE_HELP = "float16, bfloat16, tf32 or float32."
+
+
+def backend_of(text: str) -> str:
+    """A backend that has kernels, or auto; typer.BadParameter for another word."""
     return one_of(text, ("auto", "triton", "cuda"))
 
 
@@ -28,7 +34,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 
 def command(
-    net: Annotated[str, typer.Argument(metavar="NET|LAYER", help=NET_HELP.rstrip(".") + LAYER_HELP)],
+    net: Annotated[str, typer.Argument(metavar="NET|LAYER", help=NET_OR_LAYER_HELP)],
     gpu: Annotated[
         str, typer.Option("--gpu", help="GPUs by name, with commas between (a100-80,h100-sxm), or a JSON file.")
     ] = "h100-sxm",
@@ -36,11 +42,8 @@ def command(
     input: Annotated[
         str | None, typer.Option("--input", metavar="NxCxHxW", callback=_shape, help="The input's shape instead.")
     ] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="float16, bfloat16, tf32 or float32.")] = "float16",
-    backend: Annotated[
-        str,
-        typer.Option("--backend", callback=_backend, help="triton, cuda or auto, the quicker one on such layers."),
-    ] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help=DTYPE_HELP)] = "float16",
+    backend: Annotated[str, typer.Option("--backend", callback=backend_of, help=BACKEND_HELP)] = "auto",
     ceilings: Annotated[
         Path | None,
         typer.Option(

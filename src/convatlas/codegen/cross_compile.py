@@ -23,8 +23,6 @@ POINTERS = {
     "torch.bfloat16": "*bf16",
     "torch.int64": "*i64",
 }
-# What a tensor core executes, by the first part of its SASS name: Ampere's mma, Hopper's warpgroup mma, Blackwell's tcgen05.
-TENSOR_CORE = ("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA", "UTCOMMA")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Compiled:
     @property
     def tensor_core(self) -> str | None:
         """The tensor-core instruction it uses, if any."""
-        return next((name for name in TENSOR_CORE if name in self.opcodes), None)
+        return next((name for name in sass.TENSOR_CORE if name in self.opcodes), None)
 
 
 def specialize(launch: Launch) -> tuple[dict[str, Any], dict[tuple, Any], dict[tuple, list]]:
@@ -114,8 +112,11 @@ def key(launch: Launch) -> tuple:
     return (launch.kernel.__name__, *(tuple(sorted((str(k), str(v)) for k, v in part.items())) for part in parts))
 
 
-def compile_launch(launch: Launch, arch: int) -> Compiled:
-    """Compiles for compute capability `arch` (80, 90, 100, ...). Raises BackendError in a process that interprets kernels."""
+def assemble(launch: Launch, arch: int) -> Any:
+    """Triton's compiled kernel for compute capability `arch` (80, 90, 100, ...): its `asm` has the text of every stage.
+
+    Raises BackendError in a process that interprets kernels.
+    """
     if interpreting():
         raise BackendError(
             "cross-compilation needs a process without TRITON_INTERPRET: interpreted kernels have no compiler"
@@ -125,11 +126,16 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     from triton.compiler import ASTSource
 
     signature, constants, attributes = specialize(launch)
-    compiled = triton.compile(
+    return triton.compile(
         ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", arch, 32),
         options=launch.options,
     )
+
+
+def compile_launch(launch: Launch, arch: int) -> Compiled:
+    """Compiles for compute capability `arch`, and reads the machine code. Raises BackendError as assemble does."""
+    compiled = assemble(launch, arch)
     code = next(iter(sass.read(compiled.asm["cubin"]).values()))
     return Compiled(
         kernel=launch.kernel.__name__,

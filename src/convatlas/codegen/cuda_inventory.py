@@ -65,20 +65,43 @@ def compile_expressions(source: str, expressions: list[str], arch: int) -> list[
     A record has source, expression, arch and the fields of sass.Code. Raises BackendError where cuda-core is missing or NVRTC
     refuses.
     """
+    _, made, mangled = _compiled(source, expressions, arch)
+    functions = sass.read(made.code)
+    return [
+        {"source": source, "expression": expression, "arch": arch, **asdict(functions[mangled[expression]])}
+        for expression in expressions
+    ]
+
+
+def _compiled(source: str, expressions: list[str], arch: int, **options: Any) -> tuple[Any, Any, dict[str, str]]:
+    """(NVRTC's program, what it made, the mangled name of each expression)."""
     try:
         from cuda.core import Program, ProgramOptions
     except ImportError as error:
         raise BackendError(
             f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc"
         ) from None
-    options = ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}")
-    made = Program(expand(source), "c++", options).compile("cubin", name_expressions=expressions)
-    mangled = {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()}
-    functions = sass.read(made.code)
-    return [
-        {"source": source, "expression": expression, "arch": arch, **asdict(functions[mangled[expression]])}
-        for expression in expressions
-    ]
+    program = Program(expand(source), "c++", ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}", **options))
+    made = program.compile("cubin", name_expressions=expressions)
+    return (
+        program,
+        made,
+        {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()},
+    )
+
+
+def assemble(source: str, expression: str, arch: int) -> tuple[str, bytes, str]:
+    """(PTX, cubin with line information, mangled name) of one instantiation. Raises BackendError as compile_expressions does."""
+    program, made, mangled = _compiled(source, [expression], arch, lineinfo=True)
+    from cuda.bindings import nvrtc
+
+    # cuda-core asks the driver whether it can load PTX, and there is none here: the compiler's own call does not.
+    _, size = nvrtc.nvrtcGetPTXSize(program.handle)
+    text = b" " * size
+    (status,) = nvrtc.nvrtcGetPTX(program.handle, text)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise BackendError(f"NVRTC gave no PTX of {expression}: {status.name}")
+    return text.rstrip(b"\0 ").decode(), made.code, mangled[expression]
 
 
 def compile_inventory(targets: dict[int, Iterable[str]]) -> list[dict[str, Any]]:

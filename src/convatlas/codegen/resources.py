@@ -1,4 +1,6 @@
-"""What the compiler gives each launch of a call: registers, shared memory, spills. Kept on disk, compiled in worker processes.
+"""What the compiler makes of each launch of a call: registers, shared memory, spills, and if asked its code.
+
+Kept on disk, compiled in worker processes.
 
 Compiling a layer takes a second or two and needs no GPU. The results are kept in `cache_folder("codegen")`, a small JSON file a
 call, under a hash of the call, the target and the text of all kernels, so that a changed kernel is compiled anew. Workers are
@@ -14,9 +16,10 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.call import Call
-from convatlas.errors import ConvAtlasError
+from convatlas.errors import BackendError, ConvAtlasError
 from convatlas.files import cache_folder, write_text
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import ROOT
@@ -48,13 +51,47 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Coded:
+    """One launch's code.
+
+    Attributes:
+        kernel: its name; of CUDA C++ the instantiation.
+        resources: what it takes of an SM.
+        stages: the text of each stage by name: ttir, ttgir, ptx of Triton; ptx of CUDA C++.
+        cubin: the machine code, with line information.
+        function: the name that it has in the cubin.
+    """
+
+    kernel: str
+    resources: Resources
+    stages: dict[str, str]
+    cubin: bytes
+    function: str
+
+
+@dataclass(frozen=True)
 class Task:
-    """A call to be compiled for a target: by which backend, in which mode (codegen.inventory.MODES)."""
+    """A call to be compiled for a target: by which backend, in which mode (codegen.inventory.MODES).
+
+    config: a launch config in place of the one that is chosen (kernels/common/override.py).
+    code: whether the code is wanted rather than the resources.
+    """
 
     call: Call
     mode: str
     target: Target
     backend: str
+    config: Any = None
+    code: bool = False
+
+    @property
+    def launches(self) -> list[Any]:
+        """The launches, to be looked at or compiled."""
+        from convatlas.codegen.inventory import launches_of
+        from convatlas.kernels.common.override import override
+
+        with nullcontext() if self.config is None else override(self.config):
+            return launches_of(self.call, self.mode, self.target, self.backend)
 
     @cached_property
     def key(self) -> str:
@@ -68,6 +105,8 @@ class Task:
             self.mode,
             repr(self.target),
             self.backend,
+            *([repr(self.config)] if self.config is not None else []),
+            *(["code, resources"] if self.code else []),
         )
         return hashlib.sha256("\0".join((*parts, _sources())).encode()).hexdigest()[:32]
 
@@ -102,14 +141,26 @@ def resources(
     tasks: Sequence[Task], progress: Callable[[str, int, int], None] = lambda what, done, total: None
 ) -> list[list[Resources] | str]:
     """For each task what its launches take, in their order, or why they could not be compiled, in one line."""
+    return [
+        record if isinstance(record, str) else [Resources(**r) for r in record] for record in _records(tasks, progress)
+    ]
+
+
+def code(task: Task) -> list[Coded]:
+    """The code of a task's launches, in their order. Raises BackendError where they cannot be compiled."""
+    (record,) = _records([replace(task, code=True)], lambda what, done, total: None)
+    if isinstance(record, str):
+        raise BackendError(record)
+    return [Coded(**{**r, "cubin": b64decode(r["cubin"]), "resources": Resources(**r["resources"])}) for r in record]
+
+
+def _records(tasks: Sequence[Task], progress: Callable[[str, int, int], None]) -> list[Any]:
     found = {task.key: _kept(task.file) for task in tasks}
     missing = list({task.key: task for task in tasks if found[task.key] is None}.values())
     for done, (key, record) in enumerate(_compiled(missing), 1):
         found[key] = record
         progress("compiling", done, len(missing))
-    return [
-        record if isinstance(record := found[task.key], str) else [Resources(**r) for r in record] for task in tasks
-    ]
+    return [found[task.key] for task in tasks]
 
 
 def _kept(path: Path | None) -> list[dict[str, int]] | None:
@@ -162,14 +213,29 @@ def _ended(process: subprocess.Popen) -> None:
     process.stdout.close()
 
 
-def _compile(task: Task) -> list[dict[str, int]]:
-    """The resources of a task's launches, in this process."""
-    from convatlas.codegen.inventory import launches_of
+def _compile(task: Task) -> list[dict[str, Any]]:
+    """The resources, or the code, of a task's launches, in this process."""
+    of = _code if task.code else _launch
+    return [asdict(of(launch, task.target.arch)) for launch in task.launches]
 
-    return [
-        asdict(_launch(launch, task.target.arch))
-        for launch in launches_of(task.call, task.mode, task.target, task.backend)
-    ]
+
+def _code(launch: Launch | CudaLaunch, arch: int) -> Coded:
+    from convatlas.codegen import sass
+
+    if isinstance(launch, CudaLaunch):
+        from convatlas.codegen.cuda_inventory import assemble
+
+        ptx, cubin, function = assemble(launch.source, launch.expression, arch)
+        found = sass.read(cubin)[function]
+        taken = Resources(found.registers, found.shared + launch.shared, found.stack)
+        return Coded(launch.expression, taken, {"ptx": ptx}, b64encode(cubin).decode(), function)
+    from convatlas.codegen.cross_compile import assemble
+
+    made = assemble(launch, arch)
+    stages = {name: made.asm[name] for name in ("ttir", "ttgir", "ptx")}
+    (function, found), *_ = sass.read(made.asm["cubin"]).items()
+    taken = Resources(found.registers, made.metadata.shared, found.stack)
+    return Coded(launch.kernel.__name__, taken, stages, b64encode(made.asm["cubin"]).decode(), function)
 
 
 def _launch(launch: Launch | CudaLaunch, arch: int) -> Resources:

@@ -146,6 +146,11 @@ def representative(arch: int) -> GPU:
     return next(one for one in older if one.arch == newest)
 
 
+def architectures() -> list[int]:
+    """The compute capabilities that the package knows."""
+    return list(_architectures())
+
+
 def architecture(arch: int) -> Architecture:
     """The limits of compute capability `arch`. Raises InputError for one that the package does not know."""
     try:

@@ -14,6 +14,7 @@ _LAZY = {
     "Node": "layer",
     "Summary": "summary",
     "UncountedWarning": "dataflow",
+    "inspect": "inspecting",
     "map": "mapping",
     "summarise": "summary",
     "summarise_net": "summary",

@@ -231,16 +231,16 @@ def map(
     tensor cores do not multiply, ShapeError where a layer does not fit its input.
     """
     one = named(gpu) if isinstance(gpu, str) else gpu
-    name, layers, uncounted, batch = _layers(net, shape, batch, dtype)
+    name, layers, uncounted, batch = layers_of(net, shape, batch, dtype)
     return Map(
         name, one, dtype, batch, tuple(_mapped(layers, one, dtype, backend, compile, ceilings, progress)), uncounted
     )
 
 
-def _layers(
+def layers_of(
     net: nn.Module | str | Layer, shape: tuple[int, ...] | None, batch: int, dtype: str
 ) -> tuple[str, list[Layer], str, int]:
-    """(name, layers, what is not counted, images)."""
+    """(name, layers, what is not counted, images) of what `map` takes."""
     from convatlas.study.summary import summarise_found, summarise_net
     from convatlas.study.written import is_layer, layer
 
