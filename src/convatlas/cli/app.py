@@ -11,6 +11,7 @@ from convatlas.cli import (
     classify,
     compare,
     doctor,
+    glossary,
     inspecting,
     lecture,
     mapping,
@@ -20,6 +21,7 @@ from convatlas.cli import (
     verify,
     verify_op,
 )
+from convatlas.study.glossary import SEE
 
 app = typer.Typer(
     cls=verify_op.Root,
@@ -31,12 +33,13 @@ app.command("classify")(classify.command)
 app.command("verify")(verify.command)
 verify_op.register(app)
 app.command("nets")(nets.command)
-app.command("summary")(summary.command)
-app.command("map")(mapping.command)
-app.command("inspect")(inspecting.command)
+app.command("summary", epilog=SEE)(summary.command)
+app.command("map", epilog=SEE)(mapping.command)
+app.command("inspect", epilog=SEE)(inspecting.command)
 app.command("lecture")(lecture.command)
 app.command("compare")(compare.command)
-app.command("profile")(profile.command)
+app.command("profile", epilog=SEE)(profile.command)
+app.command("glossary")(glossary.command)
 app.command("doctor")(doctor.command)
 
 
