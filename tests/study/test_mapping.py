@@ -118,6 +118,21 @@ def test_no_launch_computes_less_than_the_layer_needs(backend):
             assert all(x.work.grid > 0 and x.work.threads % 32 == 0 for x in row.launches)
 
 
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_phases_of_a_transposed_convolution_share_its_input(backend):
+    """Four phases of 2 x 2 taps each: the FLOPs of all taps, the input and the filters moved once, outputs without a hole."""
+    (row,) = study.map("conv_transpose 32x64x28x28 64 4x4 s2 p1", backend=backend, compile=False).layers
+    assert len(row.launches) == 4 and row.flops == sum(x.work.flops for x in row.launches)
+    assert sum(x.work.moved for x in row.launches) == row.bytes
+    steps = {x.work.tile.steps * x.work.tile.BK for x in row.launches}
+    assert steps == {64 * 4}
+    # Stride 3 and 2 x 2 taps leave a phase empty: a first launch writes the whole output.
+    (row,) = study.map("conv_transpose 4x64x8x8 32 2x2 s3", backend=backend, compile=False).layers
+    elements = row.layer.spec.elements
+    assert row.launches[0].work.moved == elements["output"] * 2 and len(row.launches) == 5
+    assert row.bytes < sum(x.work.moved for x in row.launches) < row.bytes + elements["output"] * 2
+
+
 def test_every_gpu_can_be_asked(kernels_compiled):
     from convatlas.model.gpu import names
 

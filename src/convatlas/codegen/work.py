@@ -11,10 +11,11 @@ from convatlas.call import Call
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.launch import Launch, cdiv
 from convatlas.model.work import Tile, Work
-from convatlas.specs import itemsize
+from convatlas.specs import ConvTranspose2dSpec, itemsize
 
 # Launches that finish or prepare a matrix product.
-COPIES = ("splitk_reduce_kernel", "split_reduce", "stem_pack_kernel")
+REDUCTIONS = ("splitk_reduce_kernel", "split_reduce")
+COPIES = (*REDUCTIONS, "stem_pack_kernel")
 TMA = ("conv2d_tma_kernel", "conv2d_rows_kernel")
 # Constants that make up a config, in the order in which it is read.
 NAMED = ("RESIDENT", "PACK")
@@ -22,6 +23,8 @@ NAMED = ("RESIDENT", "PACK")
 
 def works(call: Call, launches: list[Launch] | list[CudaLaunch], dtype: str) -> list[Work]:
     """One for each launch. The operands of a layer are moved by the launch that reads or writes them."""
+    if isinstance(call.spec, ConvTranspose2dSpec):
+        return _by_phases(call, call.spec, launches, dtype)
     size, found = itemsize(dtype), []
     for i, launch in enumerate(launches):
         work = _cuda(call, launch, size) if isinstance(launch, CudaLaunch) else _triton(call, launch, size)
@@ -31,6 +34,36 @@ def works(call: Call, launches: list[Launch] | list[CudaLaunch], dtype: str) -> 
         depthwise = call.op == "conv2d" and not copies
         found.append(replace(work, moved=moved, window=0 if work.gemm else window, depthwise=depthwise))
     return found
+
+
+def _by_phases(call: Call, spec: ConvTranspose2dSpec, launches: list, dtype: str) -> list[Work]:
+    """The launches of a transposed convolution: each phase is a dense convolution of its own taps (conv_transpose2d/phases.py).
+
+    All phases read the same input, which is moved once: each is charged an equal part of it. What fills the output first, where
+    some phase has no taps, writes all of it.
+    """
+    size, found = itemsize(dtype), []
+    if not spec.whole:
+        first, *launches = launches
+        work = _cuda(call, first, size) if isinstance(first, CudaLaunch) else _triton(call, first, size)
+        found.append(replace(work, moved=spec.elements["output"] * size, window=prod(spec.output_shape)))
+    parts = [spec.part(rows, columns) for rows in spec.phases(0) for columns in spec.phases(1)]
+    groups: list[list] = []
+    for launch in launches:
+        follows = _name(launch) in (*REDUCTIONS, "conv2d_rows_kernel")  # of the launch before
+        if follows:
+            groups[-1].append(launch)
+        else:
+            groups.append([launch])
+    shared = spec.elements["input"] * size // len(parts) if parts else 0
+    for part, own in zip(parts, groups):
+        first, *rest = works(replace(call, op="conv2d", spec=part), own, dtype)
+        found += [replace(first, moved=first.moved - part.elements["input"] * size + shared), *rest]
+    return found
+
+
+def _name(launch: Launch | CudaLaunch) -> str:
+    return launch.kernel if isinstance(launch, CudaLaunch) else launch.kernel.__name__
 
 
 def _taps(call: Call) -> int:
@@ -44,12 +77,11 @@ def _taps(call: Call) -> int:
 def _moved(call: Call, launches: list, i: int, dtype: str) -> int:
     """Compulsory bytes of one of several launches: a split's sums are written by the first and read by the last one."""
     launch, size, elements = launches[i], itemsize(dtype), call.spec.elements
-    name = launch.kernel if isinstance(launch, CudaLaunch) else launch.kernel.__name__
-    arguments = launch.arguments
+    name, arguments = _name(launch), launch.arguments
     out = elements["output"] * size
     epilogue = call.spec.bytes(dtype, call.epilogue) - call.spec.bytes(dtype)
     partial = arguments.get("partial")
-    if name in ("split_reduce", "splitk_reduce_kernel"):
+    if name in REDUCTIONS:
         return partial.numel() * 4 + out + epilogue
     if name == "stem_pack_kernel":
         written = arguments["z"].numel() + arguments["packed"].numel()
@@ -78,7 +110,10 @@ def _triton(call: Call, launch: Launch, size: int) -> Work:
             if name == "conv2d_rows_kernel"
             else flat["R"] * flat["S"] * cdiv(flat["C"], flat["BK"]) // flat["SPLIT"]
         )
-        tile = Tile(pixels, flat["BN"], flat["BK"], steps, flat["SPLIT"], arguments.get("tiles", grid))
+        # An image whose pixels lie at equal distances is seen as one row, its boxes are runs of them.
+        row = arguments["N"] == arguments["P"] == 1
+        box = None if row else (flat["TN"], flat["TH"], flat["TW"])
+        tile = Tile(pixels, flat["BN"], flat["BK"], steps, flat["SPLIT"], arguments.get("tiles", grid), box)
     elif name == "conv2d_gather_kernel":
         steps = flat["R"] * flat["S"] * flat["C_BLOCKS"] // flat["SPLIT"]
         tile = Tile(flat["BM"], flat["BN"], flat["BK"], steps, flat["SPLIT"], grid)
@@ -102,10 +137,10 @@ def _cuda(call: Call, launch: CudaLaunch, size: int) -> Work:
         steps = cdiv(arguments["steps"], arguments["split"])
         tile = Tile(BM, BN, 128 // size, steps, arguments["split"], grid)
     elif launch.kernel == "conv2d_stem":
-        tile = Tile(128, int(template[2]), 16, arguments["steps"], 1, arguments["tiles"] * launch.grid[1])
+        tile = Tile(128, int(template[2]), 16, arguments["steps"], 1, arguments["tiles"] * launch.grid[1], (1, 8, 16))
     elif launch.kernel in ("depthwise_tile", "pool_tile"):
         VEC, height = int(template[1]), int(template[-1])
-        tile = Tile(height * 8 * arguments["lanes"] * VEC, count=grid)
+        tile = Tile(height * 8 * arguments["lanes"] * VEC, count=grid, box=(1, height, 8))
     elif len(template) > 1 and template[1].isdigit() and launch.kernel != "gemv":
         tile = Tile(launch.block * int(template[1]), count=grid)
     stage = f", {stages} stages" if stages > 1 else ""

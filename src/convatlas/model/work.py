@@ -14,6 +14,7 @@ class Tile:
         steps: of the block's own part of the reduction.
         split: blocks that share one tile's reduction.
         count: tiles of the launch, a split one counted once for each part.
+        box: (images, rows, columns) of the output pixels of a tile that is a box of them; None where they are a run, row after row.
     """
 
     BM: int
@@ -22,6 +23,7 @@ class Tile:
     steps: int = 1
     split: int = 1
     count: int = 0
+    box: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
         sizes = "x".join(str(n) for n in (self.BM, self.BN, self.BK) if n)

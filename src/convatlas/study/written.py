@@ -12,6 +12,7 @@ from convatlas.names import spelled
 from convatlas.specs import (
     AdaptivePool2dSpec,
     Conv2dSpec,
+    ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
     LinearSpec,
@@ -22,6 +23,7 @@ from convatlas.study.layer import Layer
 
 EXAMPLES = {
     "conv": "conv 32x64x56x56 64 3x3 s1 p1 bias relu",
+    "conv_transpose": "conv_transpose 32x512x4x4 256 4x4 s2 p1 bias relu",
     "linear": "linear 32x2048 1000 bias",
     "max_pool": "max_pool 32x64x112x112 3x3 s2 p1",
     "avg_pool": "avg_pool 32x64x56x56 2x2 s2",
@@ -70,7 +72,7 @@ def layer(text: str) -> Layer:
         raise ArgumentError(f"layer {text!r}: sizes are missing, expected one like {EXAMPLES[op]!r}") from None
 
 
-def _conv(sizes: list, options: dict, epilogue: Epilogue) -> tuple[Any, ...]:
+def _conv(sizes: list, options: dict, epilogue: Epilogue, transposed: bool = False) -> tuple[Any, ...]:
     groups = options.get("g", 1)
     shape, (filters,), window = sizes[0], sizes[1], sizes[2] if len(sizes) > 2 else (1, 1)
     window = window if len(window) == 2 else window * 2
@@ -79,6 +81,18 @@ def _conv(sizes: list, options: dict, epilogue: Epilogue) -> tuple[Any, ...]:
         raise ArgumentError(
             f"conv: {shape} with {groups} groups, expected N x C x H x W with C a multiple of the groups"
         )
+    if transposed:
+        if filters % groups:
+            raise ArgumentError(f"conv_transpose: {filters} filters in {groups} groups, expected a multiple of the groups")
+        given = (
+            (shape[1], filters // groups, *window),
+            options.get("s", 1),
+            options.get("p", 0),
+            0,
+            groups,
+            options.get("d", 1),
+        )
+        return "conv_transpose2d", ConvTranspose2dSpec.of(shape, *given), epilogue
     spec = Conv2dSpec.of(
         shape, (filters, channels, *window), options.get("s", 1), options.get("p", 0), options.get("d", 1), groups
     )
@@ -99,6 +113,7 @@ def _pool(kind: str) -> Callable[[list, dict, Epilogue], tuple[Any, ...]]:
 
 MAKERS: dict[str, Callable[[list, dict, Epilogue], tuple[Any, ...]]] = {
     "conv": _conv,
+    "conv_transpose": lambda sizes, options, epilogue: _conv(sizes, options, epilogue, True),
     "linear": _linear,
     "max_pool": _pool("max"),
     "avg_pool": _pool("avg"),
