@@ -53,6 +53,7 @@ class Driver:
         # Bound once: these are the hot calls.
         self.stream = torch._C._cuda_getCurrentRawStream
         self.current = torch._C._cuda_getDevice
+        self.capturing = torch._C._cuda_isCurrentStreamCapturing
 
     def on(self, device: int) -> AbstractContextManager:
         """A block in which `device` is the current one."""

@@ -4,9 +4,8 @@
 
 A launcher is run once more on stand-ins: meta tensors with the operands' shapes, strides and alignment, each a storage of its own.
 So a pointer that a launch takes names the operand that it points into, and how far; what a launcher allocates or copies on its way
-is seen as well, and done again on every replay; workspaces come from the caching allocator each time, which keeps streams, threads
-and CUDA graphs apart. The packed parameters of all launches are one block of bytes (a Frame), in which a
-replay writes addresses and nothing else.
+is seen as well: a copy is made again on every replay, and a workspace is the thread's own of that stream (workspace.py). The packed
+parameters of all launches are one block of bytes (a Frame), in which a replay writes addresses and nothing else.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.kernels.common.driver import MAP_BYTES, LaunchConfig, Unprepared
 from convatlas.kernels.common.parameters import Loaded, Map, loaded, parameters, size
+from convatlas.kernels.common.workspace import LINE, workspaces
 
 ALIGNMENT = 16  # bytes; what launchers, Triton and TMA ask of an address
 aten = torch.ops.aten
@@ -39,12 +39,16 @@ class Address(NamedTuple):
 
 
 class Temporary(NamedTuple):
-    """Memory that a replay allocates on the current stream, and what is copied there first: (source, shape, strides, elements)."""
+    """Memory that launches need besides their operands, and what is copied there first: (source, shape, strides, elements).
+
+    With nothing copied it is a part of the workspace, which begins at byte `start`.
+    """
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
     copied: tuple[int, tuple[int, ...], tuple[int, ...], int] | None
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Prepared:
         template: the packed parameters of all launches; descriptors first.
         maps, words: where addresses go: descriptors by byte, pointers by 8-byte word.
         launches: of each launch the kernel, the grid, and the bytes at which its parameters begin.
-        temporaries: workspaces and copies.
+        temporaries: parts of the workspace, and copies.
+        scratch: bytes of the workspace.
         triton: whether Triton's launch hooks watch it.
         free: frames that no thread uses now. A replay takes one out and puts it back, so any number of threads may replay.
     """
@@ -69,6 +74,7 @@ class Prepared:
     words: tuple[Address, ...]
     launches: tuple[tuple[Loaded, tuple[int, ...], tuple[int, ...]], ...]
     temporaries: tuple[Temporary, ...]
+    scratch: int
     triton: bool
     free: list[Frame] = field(default_factory=list)
 
@@ -78,7 +84,8 @@ class Prepared:
         if driver.current() != device:
             with driver.on(device):
                 return self.replay(operands, addresses)
-        held = self._temporaries(operands, addresses) if self.temporaries else ()
+        stream = driver.stream(device)
+        held = self._temporaries(operands, addresses, stream) if self.temporaries else ()
         try:
             frame = self.free.pop()
         except IndexError:
@@ -88,7 +95,6 @@ class Prepared:
             words[at] = addresses[source] + offset
         if self.maps:
             frame.move(self.maps, addresses, driver)
-        stream = driver.stream(device)
         if stream != frame.stream:
             frame.enter(stream)
         for config, function, given in frame.calls:
@@ -97,18 +103,22 @@ class Prepared:
         del held  # the allocator hands memory on in the order of the stream
         return None
 
-    def _temporaries(self, operands: list[Tensor], addresses: list[int]) -> list[Tensor]:
-        made = []
-        known = [*operands, None]  # nothing is copied from the output
-        for shape, strides, dtype, copied in self.temporaries:
-            memory = torch.empty_strided(shape, strides, dtype=dtype, device=operands[0].device)
+    def _temporaries(self, operands: list[Tensor], addresses: list[int], stream: int) -> list[Tensor]:
+        made, base, where = [], 0, operands[0].device
+        if self.scratch:
+            made.append(workspaces.take(self.scratch, where, stream, self.driver.capturing()))
+            base = made[0].data_ptr()
+        known = [*operands, None]  # nothing is copied from the output or a workspace
+        for shape, strides, dtype, copied, begin in self.temporaries:
+            memory = None
             if copied is not None:
                 source, sizes, steps, start = copied
                 x = known[source]
+                memory = torch.empty_strided(shape, strides, dtype=dtype, device=where)
                 memory.copy_(x.as_strided(sizes, steps, x.storage_offset() + start))
-            made.append(memory)
+                made.append(memory)
             known.append(memory)
-            addresses.append(memory.data_ptr())
+            addresses.append(base + begin if memory is None else memory.data_ptr())
         return made
 
 
@@ -153,6 +163,8 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.sources = {x.untyped_storage()._cdata: (i, x) for i, x in enumerate(stand_ins)}
         self.temporaries: list[Temporary] = []
+        self.written = set(range(len(stand_ins) - 1))  # what holds numbers before the launches: not the output
+        self.scratch = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func._schema.is_mutable:
@@ -160,14 +172,19 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not isinstance(result, Tensor) or result.untyped_storage()._cdata in self.sources:
             return result  # a view
-        copied = None
+        copied, start, place = None, 0, len(self.sources)
         if func in (aten.clone.default, aten.contiguous.default):
             source, offset = self.find(args[0])
+            if source not in self.written:
+                raise Unprepared("a copy of what is not yet computed")
+            self.written.add(place)
             copied = source, tuple(args[0].shape), args[0].stride(), offset // args[0].element_size()
         elif func not in (aten.empty.memory_format, aten.empty_strided.default):
             raise Unprepared(f"its launcher computes {func}")
-        self.sources[result.untyped_storage()._cdata] = len(self.sources), result
-        self.temporaries.append(Temporary(tuple(result.shape), result.stride(), result.dtype, copied))
+        else:
+            start, self.scratch = self.scratch, self.scratch + -(-result.untyped_storage().nbytes() // LINE) * LINE
+        self.sources[result.untyped_storage()._cdata] = place, result
+        self.temporaries.append(Temporary(tuple(result.shape), result.stride(), result.dtype, copied, start))
         return result
 
     def find(self, x: Tensor) -> tuple[int, int]:
@@ -255,7 +272,9 @@ def prepare(
     )
     triton = any(kernel.signature is not None for kernel in kernels)
     device, temporaries = out.get_device(), tuple(recorder.temporaries)
-    return Prepared(driver, device, bytes(template), tuple(maps), tuple(words), ready, temporaries, triton)
+    return Prepared(
+        driver, device, bytes(template), tuple(maps), tuple(words), ready, temporaries, recorder.scratch, triton
+    )
 
 
 def _index(order: list[Tensor], x: Tensor) -> int:

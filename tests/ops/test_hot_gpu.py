@@ -156,10 +156,11 @@ def test_tf32(op: str) -> None:
 
 
 def test_the_allocator_gives_a_hot_call_its_output_only() -> None:
-    x, w = image(2, 64, 14, 14), image(64, 64, 3, 3)
+    """Where the reduction is split too: its workspace is kept."""
+    x, w = image(1, 512, 7, 7), image(512, 512, 3, 3)
     run = lambda: convatlas.conv2d(x, w, padding=1, backend="triton")  # noqa: E731
     run(), run()
+    assert next(iter(hot.state().entries.values()))[0].prepared.scratch
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
     y = run()
-    temporaries = len(next(iter(hot.state().entries.values()))[0].prepared.temporaries)
-    assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == 1 + temporaries and y.numel()
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == 1 and y.numel()

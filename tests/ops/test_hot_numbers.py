@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kernel_cases import CONVOLUTIONS, POOLS, Case, layout, run_convolution, run
 from torch import Tensor
 
 import convatlas
+from convatlas.kernels.common.workspace import workspaces
 from convatlas.ops import hot
 
 triton = pytest.param("triton", marks=pytest.mark.interpreter)
@@ -99,13 +101,30 @@ def test_other_ops(name: str, backend: str, driver: Computing) -> None:
 
 
 def test_what_is_computed_on_the_way_is_computed_anew(driver: Computing) -> None:
-    """Split-K's workspace and a copy of an NCHW image: both a replay's own."""
+    """A copy of an NCHW image, which is a replay's own, and split-K's sums, which lie in the thread's workspace."""
     with convatlas.use_backend("cuda"):
         OTHERS["split-K"]("normal")
         run_convolution(Case("nchw", (1, 32, 5, 5), {}, (8, 32, 3, 3)), "float32", "cpu", "nchw", "normal", "cuda")
     split, copied = (entries[0].prepared for entries in hot.state().entries.values())
     assert [t.copied for t in split.temporaries if t.copied is None] == [None] and len(split.launches) == 2
-    assert any(t.copied is not None for t in copied.temporaries)
+    assert any(t.copied is not None for t in copied.temporaries) and not copied.scratch
+    (sums,) = split.temporaries
+    assert split.scratch >= 4 * prod(sums.shape)
+
+
+@pytest.mark.parametrize("backend", ["cuda", triton])
+def test_a_replay_allocates_its_output_only(backend: str, driver: Computing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the reduction is split; the workspace is the one that the first replay allocated."""
+    with convatlas.use_backend(backend):
+        OTHERS["split-K"]("normal")
+        OTHERS["split-K"]("normal")
+        kept = dict(workspaces.kept)
+        assert kept
+        driver.count = 0
+        monkeypatch.setattr(torch, "empty", None)
+        monkeypatch.setattr(torch, "empty_strided", None)
+        OTHERS["split-K"]("normal")
+        assert driver.count and workspaces.kept == kept
 
 
 @pytest.mark.interpreter

@@ -81,6 +81,9 @@ class Stub:
     def is_capturing(self, device: int) -> bool:
         return False
 
+    def capturing(self) -> bool:
+        return False
+
     def move(self, tensor_map: int, address: int) -> None:
         """The stub's descriptor is the address that it describes."""
         ctypes.c_uint64.from_address(tensor_map).value = address
