@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from convatlas.kernels.common.launch import cdiv, power_of_two
-from convatlas.kernels.common.override import forced
+from convatlas.kernels.common.override import forced, note
 from convatlas.kernels.common.target import Target
 
 # L2 -> SM bytes per clock and SM. Source: Jia et al. 2018 ("Dissecting the NVIDIA Volta GPU architecture via
@@ -77,11 +78,17 @@ def tile_config(M: int, K: int, C: int, dtype: str, tf32: bool, target: Target, 
         return config
     if target.unbounded:
         return interpreter_config(M, K, C)
+    note(lambda: candidates(M, K, C, dtype, tf32, target, **options))
     return least_time(M, K, C, dtype, tf32, target, **options)
 
 
 @lru_cache(maxsize=4096)
-def least_time(
+def least_time(M: int, K: int, C: int, dtype: str, tf32: bool, target: Target, **options: Any) -> TileConfig:
+    """The one of `candidates` with the fewest clocks. Answers are cached, since a network asks again on every run."""
+    return min(candidates(M, K, C, dtype, tf32, target, **options), key=lambda one: one[0])[1]
+
+
+def candidates(
     M: int,
     K: int,
     C: int,
@@ -98,8 +105,8 @@ def least_time(
     accumulators: int = 128,
     max_stages: int = 4,
     held: int | None = None,
-) -> TileConfig:
-    """The config with the least predicted time for `problems` GEMMs of M x K outputs and C products each.
+) -> Iterator[tuple[float, TileConfig]]:
+    """(predicted clocks, config) for `problems` GEMMs of M x K outputs and C products each.
 
     Registers bound the tile (each bound was found by cross-compiling and reading the cubin for spills). A thread holds at most
     `accumulators`; at most 64 where operands pass through registers too (mma on sm_80, fp32), or a residual is added, or the
@@ -111,7 +118,7 @@ def least_time(
     L2_BYTES; programs come in waves of one an SM. Splitting the reduction fills SMs that would idle, for a float32 workspace
     written and read once. This is a model, not a measurement: it orders configs, and its clocks are predictions. A reduction of
     FEW steps is an exception that was measured: it consists of little but stores, and small tiles, of which an SM holds many,
-    overlap them best. Answers are cached, since a network asks again on every run.
+    overlap them best.
     """
     size = 2 if dtype != "float32" else 4
     BK = BK or step_channels(C, dtype, tf32)
@@ -123,7 +130,6 @@ def least_time(
     few = cdiv(C, BK) <= FEW
     if few:
         budget, max_stages = min(budget, 64), min(max_stages, cdiv(C, BK) + 1)
-    best: tuple[float, TileConfig] | None = None
     for BM in (64,) if simt else (128, 64):
         for BN in (16, 32, 64) if simt else (16, 32, 64, 128, 256):
             if BN > power_of_two(max(K, 16)) or (few and BN > 64):
@@ -145,6 +151,4 @@ def least_time(
                 config = TileConfig(
                     BM, BN, BK, split, warps, min(stages(target, BM, BN, BK, size), 2 if simt else max_stages)
                 )
-                if best is None or clocks < best[0]:
-                    best = clocks, config
-    return best[1]
+                yield clocks, config

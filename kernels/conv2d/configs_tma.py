@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -91,10 +92,28 @@ def tma_config(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> 
     """
     if target.unbounded:
         return _interpreted(spec, dtype)
+    stay = min(_persistent(spec, dtype, residual, target), key=lambda one: one[0], default=None)
+    if stay is not None and _rounds(spec, stay[1], target) > 1:
+        return stay[1]
+    return min(_one_tile(spec, dtype, residual, target), key=lambda one: one[0])[1]
+
+
+def candidates(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> Iterator[tuple[float, TmaConfig]]:
+    """(predicted clocks, config) of all that tma_config considers; a model of their own orders those that stay."""
+    yield from _persistent(spec, dtype, residual, target)
+    yield from _one_tile(spec, dtype, residual, target)
+
+
+def _steps(spec: Conv2dSpec, dtype: str) -> tuple[int, int]:
+    """(BK, steps)."""
     BK = box_channels(spec.C, dtype)
-    steps = spec.R * spec.S * (spec.C // BK)
-    persistent = _persistent(spec, dtype, residual, target, BK, steps)
-    return persistent or _one_tile(spec, dtype, residual, target, BK, steps)
+    return BK, spec.R * spec.S * (spec.C // BK)
+
+
+def _rounds(spec: Conv2dSpec, config: TmaConfig, target: Target) -> int:
+    """Tiles that the busiest of programs that stay takes."""
+    tiles = _tiles(spec, config.TN * config.TH * config.TW, config.BN)[1]
+    return cdiv(tiles, target.sms * config.RESIDENT)
 
 
 def _tiles(spec: Conv2dSpec, BM: int, BN: int) -> tuple[tuple[int, int, int], int]:
@@ -104,21 +123,21 @@ def _tiles(spec: Conv2dSpec, BM: int, BN: int) -> tuple[tuple[int, int, int], in
     return (TN, TH, TW), cdiv(N, TN) * cdiv(P, TH) * cdiv(Q, TW) * cdiv(spec.K, BN)
 
 
-def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int) -> TmaConfig | None:
-    """Programs that stay: n of them share an SM, and load the next tile while they store one. None where one round suffices.
+def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> Iterator[tuple[float, TmaConfig]]:
+    """Programs that stay: n of them share an SM, and load the next tile while they store one.
 
     The predicted time is rounds * (steps * max(n * step, LATENCY / (stages - 1)) + n * store), step the longer of tensor cores
     and L2. Fitted like the other model, on 29 layers x 8 to 18 configs; the shortlist holds what was within 3 % of the best
     somewhere. With a residual and a single step there are only two kinds of loads to overlap, and programs of one tile were
     quicker.
     """
+    BK, steps = _steps(spec, dtype)
     size = 4 if dtype == "float32" else 2
     rate = target.fma_rate(dtype, True) * PERSISTENT_SHARE
     if residual and steps == 1:
-        return None
+        return
     # A tile of 256 x 128 float32 numbers is stored through more shared memory than four stages leave.
     shortlist = PERSISTENT[:2] if residual else PERSISTENT[:3] if size == 4 else PERSISTENT
-    best: tuple[float, int, TmaConfig] | None = None
     for BM, BN, warps, stages, resident in shortlist:
         if BN > max(power_of_two(spec.K), 64):
             continue
@@ -128,12 +147,10 @@ def _persistent(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK
         rounds = cdiv(tiles, target.sms * resident)
         n = min(resident, cdiv(tiles, target.sms))
         clocks = rounds * (steps * max(n * step, PERSISTENT_LATENCY / (stages - 1)) + n * store)
-        if best is None or clocks < best[0]:
-            best = clocks, rounds, TmaConfig(TN, TH, TW, BN, BK, 1, warps, stages, resident)
-    return best[2] if best is not None and best[1] > 1 else None
+        yield clocks, TmaConfig(TN, TH, TW, BN, BK, 1, warps, stages, resident)
 
 
-def _one_tile(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: int, steps: int) -> TmaConfig:
+def _one_tile(spec: Conv2dSpec, dtype: str, residual: bool, target: Target) -> Iterator[tuple[float, TmaConfig]]:
     """One program a tile, or with split-K several.
 
     A step needs the larger of its tensor-core time, BM*BN*BK / (rate * TENSOR_SHARE), and its L2 time, (BM+BN)*BK*size / L2_BYTES.
@@ -141,10 +158,10 @@ def _one_tile(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: 
     the residual). The SM that has most blocks runs them in rounds of as many as fit. A split adds the reduction.
     """
     N, P, Q, K = spec.N, spec.P, spec.Q, spec.K
+    BK, steps = _steps(spec, dtype)
     size = 4 if dtype == "float32" else 2
     rate = target.fma_rate(dtype, True) * TENSOR_SHARE
     flat = N == P == 1
-    best: tuple[float, TmaConfig] | None = None
     for BM, BN, warps in SMALL if residual else ROW_TILES if flat else TILES:
         if BN > max(power_of_two(K), 64):
             continue
@@ -166,9 +183,7 @@ def _one_tile(spec: Conv2dSpec, dtype: str, residual: bool, target: Target, BK: 
                 clocks = sum(steps // split * max(n * step, wait) + n * store + BLOCK_OVERHEAD for n in rounds)
                 if split > 1:
                     clocks += SPLIT_OVERHEAD + 8 * N * P * Q * K * split / (L2_BYTES * target.sms)
-                if best is None or clocks < best[0]:
-                    best = clocks, TmaConfig(TN, TH, TW, BN, BK, split, warps, stages)
-    return best[1]
+                yield clocks, TmaConfig(TN, TH, TW, BN, BK, split, warps, stages)
 
 
 def _interpreted(spec: Conv2dSpec, dtype: str) -> TmaConfig:

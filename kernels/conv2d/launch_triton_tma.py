@@ -7,11 +7,11 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convatlas.kernels.common.arguments import Box, mode, partials, window
 from convatlas.kernels.common.launch import Launch, cdiv
-from convatlas.kernels.common.override import forced
+from convatlas.kernels.common.override import forced, note
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.splitk import reduce_launch, workspace
 from convatlas.kernels.common.tiles import MAX_REGISTERS
-from convatlas.kernels.conv2d.configs_tma import TmaConfig, box_channels, tma_config
+from convatlas.kernels.conv2d.configs_tma import TmaConfig, box_channels, candidates, tma_config
 from convatlas.kernels.conv2d.triton_tma import conv2d_tma_kernel
 
 # cuTensorMapEncodeTiled: addresses and strides are multiples of 16 bytes; a box has at most 256 elements a side.
@@ -53,6 +53,8 @@ def launches(p: Problem, x: Tensor, w: Tensor, config: TmaConfig | None = None) 
     """
     spec, out, residual, target = p.spec, p.out, p.get("residual"), p.target
     if config is None:
+        if not target.unbounded:
+            note(lambda: candidates(spec, p.dtype, residual is not None, target))
         config = forced(TmaConfig) or tma_config(spec, p.dtype, residual is not None, target)
     SH, SW = spec.stride
     N, C, H, W = x.shape

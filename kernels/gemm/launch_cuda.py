@@ -21,6 +21,7 @@ from convatlas.kernels.common.cuda.launch import (
     window,
 )
 from convatlas.kernels.common.launch import cdiv
+from convatlas.kernels.common.override import forced, note
 from convatlas.kernels.common.packing import pack
 from convatlas.kernels.gemm.configs import GEMV_ROWS
 from convatlas.specs import Conv2dSpec
@@ -88,7 +89,9 @@ def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathe
         each = cdiv(cdiv(M, BM) * cdiv(K, BN) * problems, target.sms)
         return each * BM * BN / RATES[name][min(each, 3) - 1] if each else 0.0
 
-    return tiles[min((name for name in RATES if steps > 2 or name != (128, 128)), key=time)]
+    names = [name for name in RATES if steps > 2 or name != (128, 128)]
+    note(lambda: [(time(name), tiles[name]) for name in names])
+    return tiles[min(names, key=time)]
 
 
 def split_for(blocks: int, steps: int, target: Target) -> int:
@@ -156,7 +159,7 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
         load = "PACKED"
     packs, M = groups // together, N * P * Q
     steps = cdiv(w.shape[1] * w.shape[2] * C, STEP_CHUNKS * n)
-    tile = tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
+    tile = forced(Tile) or tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
     blocks = cdiv(M, tile.BM) * cdiv(K, tile.BN)
     split = split_for(blocks, steps, target) if packs == 1 else 1
     # Gathered operands pass through registers: more stages would not bring more of them on their way.

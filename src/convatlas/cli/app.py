@@ -11,6 +11,7 @@ from convatlas.cli import (
     classify,
     compare,
     doctor,
+    explaining,
     glossary,
     inspecting,
     lecture,
@@ -35,6 +36,7 @@ verify_op.register(app)
 app.command("nets")(nets.command)
 app.command("summary", epilog=SEE)(summary.command)
 app.command("map", epilog=SEE)(mapping.command)
+app.command("explain", epilog=SEE)(explaining.command)
 app.command("inspect", epilog=SEE)(inspecting.command)
 app.command("lecture")(lecture.command)
 app.command("compare")(compare.command)

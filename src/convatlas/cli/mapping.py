@@ -54,6 +54,13 @@ def command(
         bool,
         typer.Option("--no-compile", help="Leave out registers, shared memory and occupancy; quick, and less exact."),
     ] = False,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--svg", help="Draw one layer into this file: tiles, waves, warps, shared memory, occupancy."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="Of a network, only the layer of this path; with --svg the one drawn.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -66,6 +73,13 @@ def command(
     from convatlas.model.gpu import gpu as named
 
     gpus = [named(name.strip()) for name in gpu.split(",")]
+    what: Any = net
+    if layer is not None:
+        from convatlas.study.inspecting import one_layer
+
+        what = one_layer(net, layer, batch, input, dtype)
+    if svg is not None:
+        _can_draw(net, layer, len(gpus), svg)
     rates = None if ceilings is None else measured(ceilings)
     from convatlas.study.mapping import map
 
@@ -73,7 +87,11 @@ def command(
     with output.progress("compiling") as progress:
         for one in gpus:
             options: dict[str, Any] = dict(dtype=dtype, backend=backend, batch=batch, compile=not no_compile)
-            maps.append(map(net, input, gpu=one, ceilings=rates, progress=progress, **options))
+            maps.append(map(what, None if layer else input, gpu=one, ceilings=rates, progress=progress, **options))
+    if svg is not None:
+        from convatlas.study.drawing.layer import layer as drawn
+
+        drawn(maps[0], maps[0].layers[0]).write(svg)
     if json:
         output.print_json(maps[0].as_dict() if len(maps) == 1 else [found.as_dict() for found in maps])
     elif as_csv:
@@ -82,6 +100,18 @@ def command(
         show_one(maps[0])
     else:
         show_beside(maps)
+
+
+def _can_draw(net: str, layer: str | None, gpus: int, svg: Path) -> None:
+    """Refuses --svg where there is not one layer on one GPU, or where its file cannot be written, before the work is done."""
+    from convatlas.files import check_writable
+    from convatlas.study.written import is_layer
+
+    check_writable(svg)
+    if layer is None and not is_layer(net):
+        raise typer.BadParameter(f"{net} has many layers: say which by --layer PATH", param_hint="'--svg'")
+    if gpus > 1:
+        raise typer.BadParameter(f"{gpus} GPUs given, expected one", param_hint="'--svg'")
 
 
 def measured(path: Path) -> Any:

@@ -14,6 +14,7 @@ _LAZY = {
     "Node": "layer",
     "Summary": "summary",
     "UncountedWarning": "dataflow",
+    "explain": "explaining",
     "inspect": "inspecting",
     "map": "mapping",
     "summarise": "summary",

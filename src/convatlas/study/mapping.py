@@ -24,6 +24,7 @@ from convatlas.study.layer import Layer
 if TYPE_CHECKING:
     from torch import nn
 
+    from convatlas.codegen.resources import Task
     from convatlas.nets.resolve import Found
 
 PREDICTED = "times are predicted, not measured (docs/model.md)"
@@ -113,8 +114,8 @@ class LayerMap:
 
     @property
     def gemm(self) -> tuple[int, int, int] | None:
-        """(M, N, K) of the layer's GEMM, of one group; None for what is none."""
-        return self.layer.spec.gemm if self.main.work.gemm else None
+        """(M, N, K) of the layer's GEMM, of one group; None for what is none, or one a phase, as a transposed convolution is."""
+        return getattr(self.layer.spec, "gemm", None) if self.main.work.gemm else None
 
     @property
     def waste(self) -> float | None:
@@ -198,8 +199,8 @@ class Map:
 Progress = Callable[[str, int, int], None]
 
 
-def _quiet(what: str, done: int, total: int) -> None:
-    pass
+def quiet(what: str, done: int, total: int) -> None:
+    """Shows no progress."""
 
 
 def map(
@@ -212,7 +213,7 @@ def map(
     batch: int = 32,
     compile: bool = True,
     ceilings: Ceilings | None = None,
-    progress: Progress = _quiet,
+    progress: Progress = quiet,
 ) -> Map:
     """What each layer of a net becomes on a GPU that need not be here.
 
@@ -270,37 +271,55 @@ def _mapped(
     ceilings: Ceilings | None,
     progress: Progress,
 ) -> list[LayerMap]:
-    from convatlas.codegen.inventory import MODES, launches_of
-    from convatlas.codegen.resources import Resources, Task, resources
-    from convatlas.codegen.work import works
+    from convatlas.codegen.inventory import MODES
+    from convatlas.codegen.resources import Task
     from convatlas.kernels.common.target import of
     from convatlas.ops.automatic import preferred
 
     if dtype not in MODES:
         raise DtypeError(f"dtype {dtype!r}, expected one of {', '.join(MODES)}")
     gpu.rate(dtype)  # raises for a mode that the GPU lacks
-    element = "float32" if dtype == "tf32" else dtype
-    target, rates = of(gpu), ceilings or Ceilings.published(gpu)
+    target = of(gpu)
     tasks: dict[tuple, Task] = {}
     for layer in layers:
         if layer.key not in tasks:
-            call = replace(layer.call, dtype=element)
+            call = replace(layer.call, dtype=element_of(dtype))
             chosen = preferred(call) if backend == "auto" else backend
             tasks[layer.key] = Task(replace(call, backend="meta"), dtype, target, chosen)
-    kept = resources(list(tasks.values()), progress) if compile else ["not compiled"] * len(tasks)
-    done: dict[tuple, LayerMap] = {}
-    for layer in layers:
-        if layer.key not in done:
-            task, compiled = tasks[layer.key], kept[list(tasks).index(layer.key)]
-            found = works(task.call, launches_of(task.call, dtype, target, task.backend), element)
-            taken: list[Resources | None] = [None] * len(found) if isinstance(compiled, str) else list(compiled)
-            note = compiled if isinstance(compiled, str) else ""
-            done[layer.key] = _layer(layer, found, taken, gpu, task, rates, note)
+    firsts = {layer.key: layer for layer in reversed(layers)}
+    entries = [(firsts[key], task) for key, task in tasks.items()]
+    done = dict(zip(tasks, mapped(entries, gpu, compile, ceilings, progress)))
     return [replace(done[layer.key], layer=layer) for layer in layers]
 
 
+def element_of(mode: str) -> str:
+    """The dtype of tensors in a mode of computing."""
+    return "float32" if mode == "tf32" else mode
+
+
+def mapped(
+    entries: Sequence[tuple[Layer, Task]],
+    gpu: GPU,
+    compile: bool = True,
+    ceilings: Ceilings | None = None,
+    progress: Progress = quiet,
+) -> list[LayerMap]:
+    """Each layer as its task says it is computed: by which backend, with which config. All are compiled together."""
+    from convatlas.codegen.resources import Resources, resources
+    from convatlas.codegen.work import works
+
+    kept = resources([task for _, task in entries], progress) if compile else ["not compiled"] * len(entries)
+    done = []
+    for (layer, task), compiled in zip(entries, kept):
+        found = works(task.call, task.launches, element_of(task.mode))
+        taken: list[Resources | None] = [None] * len(found) if isinstance(compiled, str) else list(compiled)
+        note = compiled if isinstance(compiled, str) else ""
+        done.append(_layer(layer, found, taken, gpu, task, ceilings or Ceilings.published(gpu), note))
+    return done
+
+
 def _layer(
-    layer: Layer, found: list[Work], taken: list[Any], gpu: GPU, task: Any, rates: Ceilings, note: str
+    layer: Layer, found: list[Work], taken: list[Any], gpu: GPU, task: Task, rates: Ceilings, note: str
 ) -> LayerMap:
     held = [
         None if r is None else occupancy(gpu.architecture, w.threads, r.registers, r.shared)
@@ -312,7 +331,7 @@ def _layer(
     for work, r, o, n, time in zip(found, taken, held, per_sm, prediction.launches):
         count, idle = waves(work, n, gpu)
         launches.append(LaunchMap(work, r and r.registers, r and r.shared, r and r.stack, o, count, idle, time))
-    element = "float32" if task.mode == "tf32" else task.mode
+    element = element_of(task.mode)
     bound, binds = rates.bound(layer.spec, layer.epilogue, element, task.mode == "tf32")
     which = layer.spec.layer_kind
     error = within(which, task.backend)

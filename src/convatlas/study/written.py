@@ -83,7 +83,9 @@ def _conv(sizes: list, options: dict, epilogue: Epilogue, transposed: bool = Fal
         )
     if transposed:
         if filters % groups:
-            raise ArgumentError(f"conv_transpose: {filters} filters in {groups} groups, expected a multiple of the groups")
+            raise ArgumentError(
+                f"conv_transpose: {filters} filters in {groups} groups, expected a multiple of the groups"
+            )
         given = (
             (shape[1], filters // groups, *window),
             options.get("s", 1),
