@@ -14,7 +14,7 @@ from convatlas.call import Call
 from convatlas.kernels.common.launch import require_countable, viewable
 from convatlas.kernels.common.prepared import requested
 from convatlas.kernels.common.problem import Problem
-from convatlas.kernels.common.target import current
+from convatlas.kernels.common.target import Target, current
 from convatlas.layout import allocate
 
 # The folder of each op. Its launcher for a backend is the function named like the op in launch_<backend>.py there.
@@ -44,11 +44,21 @@ def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
     return getattr(import_module(f"convatlas.kernels.{ROOMS[op]}.launch_{backend}"), op)
 
 
+def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target | None = None) -> list[Any]:
+    """The launches that compute `call` into `out`, on the target that the tensors are on; nothing is run.
+
+    Kernels take the strides of images and matrices, expanded ones included. Of vectors (bias, batch norm's numbers) they expect
+    adjacent elements, and get a copy where they are not: a few kilobytes.
+    """
+    target = current(out, call.backend) if target is None else target
+    operands = {name: x.contiguous() if name in VECTORS and x.dim() == 1 else x for name, x in tensors.items()}
+    return launcher(call.backend, call.op)(Problem.of(call, operands, out, target))
+
+
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     """Computes `call` by its backend: on the tensors' GPU, or on a CPU in the interpreter (triton) or the host build (cuda).
 
-    Kernels take the strides of images and matrices, expanded ones included. Of vectors (bias, batch norm's numbers) they expect
-    adjacent elements, and get a copy where they are not: a few kilobytes. Raises ShapeError for more pixels than 32 bits count.
+    Raises ShapeError for more pixels than 32 bits count.
     """
     require_countable(call)
     first = next(iter(tensors.values()))
@@ -60,13 +70,12 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     target = current(first, call.backend)
 
     def launches_of(operands: dict[str, Tensor], y: Tensor) -> list[Any]:
-        operands = {name: x.contiguous() if name in VECTORS and x.dim() == 1 else x for name, x in operands.items()}
-        return launcher(call.backend, call.op)(Problem.of(call, {**operands, **extra}, y, target))
+        return launches(call, {**operands, **extra}, y, target)
 
-    launches = launches_of(tensors, y)
-    compiled = [launch.run() for launch in launches]
+    listed = launches_of(tensors, y)
+    compiled = [launch.run() for launch in listed]
     if (request := requested.get()) is not None and y is result and not extra:
-        request.offer(launches_of, tensors, y, launches, compiled)
+        request.offer(launches_of, tensors, y, listed, compiled)
     if y is not result:
         result.copy_(y)
     return (result, *extra.values()) if extra else result

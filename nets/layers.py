@@ -5,6 +5,9 @@ A block writes `x = self.conv1(x, self.bn1, "relu")`: the convolution, its folde
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import sqrt
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +25,19 @@ from convatlas.specs import tf_same_padding
 def channels_last(x: Tensor) -> Tensor:
     """x in channels_last memory, the kernels' fast path. Every op keeps that format, so a net converts its input only."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+_unfolded: ContextVar[bool] = ContextVar("convatlas_unfolded", default=False)
+
+
+@contextmanager
+def unfolded() -> Iterator[None]:
+    """Inside the block convolution, batch norm, residual and activation are ops of their own, for whoever folds them himself."""
+    token = _unfolded.set(True)
+    try:
+        yield
+    finally:
+        _unfolded.reset(token)
 
 
 def is_traced(x: Any) -> bool:
@@ -104,6 +120,11 @@ class Conv2d(nn.Conv2d):
             y = bn(self._convolve(x, self.weight, self.bias))
             y = _activate(y if residual is None else y + residual, activation)
             return y if out is None else out.copy_(y)
+        if bn is not None and _unfolded.get():
+            y = self._convolve(x, self.weight, self.bias)
+            final = activation if residual is None else None
+            y = ops.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps, activation=final)
+            return y if residual is None else ops.residual_add(y, residual, activation=activation)
         if bn is not None and is_traced(x):  # the graph keeps the parameters and folds them when it runs
             statistics = bn.running_mean, bn.running_var, bn.weight, bn.bias
             geometry = self.stride, self._pads(x), self.dilation, self.groups

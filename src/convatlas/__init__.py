@@ -41,10 +41,12 @@ _LAZY = {
         ),
         "convatlas.ops.functional",
     ),
+    "Plan": "convatlas.plan.plan",
     "checking": "convatlas.verify.check",
+    "compile": "convatlas.plan.plan",
     "use_backend": "convatlas.ops.backends",
 }
-_SUBMODULES = ("codegen", "kernels", "nets", "ops", "reference", "specs", "study", "verify")
+_SUBMODULES = ("codegen", "kernels", "nets", "ops", "plan", "reference", "specs", "study", "verify")
 
 __all__ = [
     "ArgumentError",

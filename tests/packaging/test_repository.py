@@ -73,6 +73,7 @@ LAYERS = (
     ("reference", "kernels"),
     ("ops",),
     ("nets",),
+    ("plan",),
     ("verify", "codegen", "study", "doctor"),
     ("bench",),
     ("cli",),

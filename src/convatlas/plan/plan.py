@@ -1,0 +1,195 @@
+"""convatlas.compile: a module becomes a Plan, which computes what the module computes at inference.
+
+plan = convatlas.compile(module, example)        y = plan(x)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convatlas.errors import ArgumentError, BackendError, DtypeError, ShapeError
+from convatlas.kernels.common.precision import may_be_tf32
+from convatlas.plan.export import graph_of
+from convatlas.plan.layers import PlanLayer, layers, report
+from convatlas.plan.passes import fused
+from convatlas.plan.program import Program
+
+SHAPES = 8  # batch sizes that a plan keeps programs for
+
+
+def compile(
+    module: nn.Module, example: Tensor | tuple[Tensor, ...], *, backend: str | None = None, graph: bool = True
+) -> Plan:
+    """A plan that computes what `module` computes at inference.
+
+    Args:
+        module: any torch.nn.Module in eval mode, of ours, torchvision's, timm's or your own. torch.export has to see through it:
+            what it runs may not depend on the values of tensors.
+        example: an input, or a tuple of inputs, of the shape, dtype and device that the plan is for. Later inputs may have another
+            first dimension, the batch.
+        backend: "triton", "cuda", "cudnn" or "numpy" for all steps of ours; None chooses for each as the ops do.
+        graph: whether a plan on a GPU is captured in a CUDA graph, one a batch size.
+
+    Convolutions, norms, activations, pooling, additions, concatenations and linear layers become our kernels; every other op stays
+    PyTorch's, in the same plan (Plan.report). Outputs have the module's dtypes and memory formats. Nothing has a gradient.
+
+    Raises NetError for a module that torch.export cannot trace or that is in training mode, ArgumentError for an example that is no
+    tensor, BackendError for a backend that cannot run here.
+    """
+    plan = Plan(module, example, backend, graph)
+    plan.program(plan.example)
+    return plan
+
+
+@dataclass(frozen=True)
+class _Input:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    def __str__(self) -> str:
+        batch = f"N, {', '.join(map(str, self.shape[1:]))}" if len(self.shape) > 1 else ", ".join(map(str, self.shape))
+        return f"({batch}) {str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+
+class Plan:
+    """A network as steps on our kernels (convatlas.compile). Call it as the module.
+
+    Threads may share a plan: one at a time runs, the others wait. A changed weight is noticed at the next call (`refresh`).
+    The precision settings of torch (TF32) and torch.autocast hold as they are when the plan is called.
+    """
+
+    def __init__(
+        self, module: nn.Module, example: Tensor | tuple[Tensor, ...], backend: str | None = None, graph: bool = True
+    ) -> None:
+        given = example if isinstance(example, tuple) else (example,)
+        if not given or not all(isinstance(x, Tensor) for x in given):
+            raise ArgumentError(f"compile: example {type(example).__name__}, expected a tensor or a tuple of tensors")
+        self.module, self.backend, self.graph = module, backend, graph
+        self.example = given
+        self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
+        self._programs: dict[Any, Program] = {}
+        self._lock = RLock()
+        self._states: list[tuple[dict, str, Tensor, int, int]] = []
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the module returns for these inputs.
+
+        Raises ShapeError, DtypeError or BackendError for inputs of another shape, dtype or device than the example's, and
+        ArgumentError for one that requires a gradient while gradients are on.
+        """
+        self._check(inputs)
+        program = self.program(inputs)
+        if program is None:
+            with torch.no_grad():
+                return self.module(*inputs)
+        return program(list(inputs))
+
+    def _check(self, inputs: tuple[Any, ...]) -> None:
+        if len(inputs) != len(self.expected):
+            raise ArgumentError(f"plan: {len(inputs)} inputs, expected {len(self.expected)}, as in the example")
+        for x, expected in zip(inputs, self.expected):
+            if not isinstance(x, Tensor):
+                raise ArgumentError(f"plan: input {type(x).__name__}, expected a torch.Tensor")
+            free = len(expected.shape) > 1
+            if x.dim() != len(expected.shape) or tuple(x.shape)[free:] != expected.shape[free:]:
+                raise ShapeError(f"plan: input of shape {tuple(x.shape)}, expected {expected}, as the example")
+            if x.dtype != expected.dtype:
+                raise DtypeError(f"plan: input of dtype {x.dtype}, expected {expected}, as the example")
+            if x.device != expected.device:
+                raise BackendError(f"plan: input on {x.device}, expected {expected}, as the example")
+            if x.requires_grad and torch.is_grad_enabled():
+                raise ArgumentError("plan: input requires a gradient, which a plan has not; expected torch.no_grad()")
+
+    def program(self, inputs: tuple[Tensor, ...] | None = None) -> Program | None:
+        """The program for inputs of these shapes (None: the example's), made where there is none yet.
+
+        None where a plan already keeps as many as it may; the module itself then computes.
+        """
+        inputs = self.example if inputs is None else inputs
+        device = inputs[0].device
+        cast = None
+        if device.type != "meta" and torch.is_autocast_enabled(device.type):
+            cast = torch.get_autocast_dtype(device.type)
+        key = tuple(tuple(x.shape) for x in inputs), cast, may_be_tf32("conv2d"), may_be_tf32("linear")
+        with self._lock:
+            if self._changed():
+                self.refresh()
+            if key not in self._programs:
+                if len(self._programs) >= SHAPES:
+                    return None
+                graph = fused(graph_of(self.module, tuple(_plain(x) for x in inputs)))
+                self._programs[key] = Program(graph, device, self._state, self.backend, self.graph)
+                self._watch()
+            return self._programs[key]
+
+    def _state(self, name: str) -> Tensor:
+        """A parameter or buffer of the module."""
+        path, _, last = name.rpartition(".")
+        return getattr(self.module.get_submodule(path), last)
+
+    def _watch(self) -> None:
+        """Notes what the weights came from, so that a change is noticed."""
+        names = set()
+        for program in self._programs.values():
+            names.update(*(w.sources for step in program.graph.steps for w in step.weights))
+        self._states = []
+        for name in sorted(names):
+            path, _, last = name.rpartition(".")
+            owner = self.module.get_submodule(path)
+            where = owner._parameters if last in owner._parameters else owner._buffers
+            x = where[last]
+            self._states.append((where, last, x, _version(x), 0 if x.is_meta else x.data_ptr()))
+
+    def _changed(self) -> bool:
+        for where, name, x, version, address in self._states:
+            if where.get(name) is not x or _version(x) != version or (address and x.data_ptr() != address):
+                return True
+        return False
+
+    def refresh(self) -> None:
+        """Computes all weights anew from the module's.
+
+        A call does so by itself where a parameter or buffer is another tensor, has another address, or was written in place. What
+        PyTorch counts no version for, a write through `.data` or under torch.inference_mode, has to be told by this method.
+        """
+        with self._lock:
+            before = [(x.shape, x.dtype, x.device) for _, _, x, _, _ in self._states]
+            now = [where.get(name) for where, name, *_ in self._states]
+            if any(x is None or (x.shape, x.dtype, x.device) != old for x, old in zip(now, before)):
+                self._programs.clear()
+                self._states = []
+                return
+            for program in self._programs.values():
+                with program.lock:
+                    program.pack(self._state)
+            self._watch()
+
+    @property
+    def layers(self) -> list[PlanLayer]:
+        """What runs for the example's shapes, in order."""
+        return layers(self._example())
+
+    def report(self) -> str:
+        """Text: launches, memory, and which ops stayed PyTorch's with their share of the FLOPs."""
+        return report(type(self.module).__name__, self._example())
+
+    def _example(self) -> Program:
+        program = self.program()
+        if program is None:  # the settings changed, and no further program may be kept
+            program = next(iter(self._programs.values()))
+        return program
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
+def _plain(x: Tensor) -> Tensor:
+    """What torch.export sees: the shapes count, not the values."""
+    return x.detach()

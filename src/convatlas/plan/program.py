@@ -1,0 +1,255 @@
+"""A plan's steps on inputs of one shape, ready to run: an arena, packed weights, launches that know every address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from math import prod
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convatlas.call import Call
+from convatlas.kernels.backend import launches
+from convatlas.kernels.common.launch import require_countable, viewable
+from convatlas.layout import taps_first
+from convatlas.ops import backends
+from convatlas.ops.observe import notify, observed
+from convatlas.plan.memory import Arena, arena
+from convatlas.plan.places import Place, out_form, placed
+from convatlas.plan.steps import COPY, OURS, Graph, Ref, Step, Weight, mapped
+
+OWN = ("triton", "cuda")
+aten = torch.ops.aten
+
+
+@dataclass
+class Ready:
+    """A step that knows its tensors.
+
+    Attributes:
+        step: what it computes.
+        backend: who computes it: a backend of ours, or "torch".
+        tensors: its operands, of a step of ours.
+        out: where the result goes.
+        run: computes it.
+        launches: of our kernels; nothing for the reference and for PyTorch.
+    """
+
+    step: Step
+    backend: str
+    tensors: dict[str, Tensor]
+    out: Tensor | None
+    run: Callable[[], Any]
+    launches: list[Any]
+
+
+class Weights:
+    """The tensors of all Weights, computed once and laid out as kernels read them."""
+
+    def __init__(self, get: Callable[[str], Tensor]) -> None:
+        self._get = get
+        self._made: dict[int, Tensor] = {}
+
+    def __call__(self, wanted: Any) -> Tensor:
+        """The tensor of a Weight, or of a name in the module's state."""
+        if isinstance(wanted, str):
+            return self._get(wanted)
+        if id(wanted) not in self._made:
+            with torch.no_grad():
+                self._made[id(wanted)] = wanted.make(self).detach()
+        return self._made[id(wanted)]
+
+    def packed(self, name: str, call: Call, weight: Weight) -> Tensor:
+        """A weight as the op's kernels read it without another copy."""
+        x = self(weight)
+        if name == "weight" and call.op == "conv2d":
+            x = taps_first(x) if x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
+        elif name == "weight" and x.dim() == 2:
+            x = x.contiguous()
+        self._made[id(weight)] = x
+        return x
+
+    def keep(self, weights: list[Weight]) -> None:
+        """Forgets what is not among `weights`: the tensors that others were computed from."""
+        kept = {id(w) for w in weights}
+        self._made = {key: x for key, x in self._made.items() if key in kept}
+
+
+class _Copied(TorchDispatchMode):
+    """Sees whether a launcher copies memory of the arena while it lists launches: such a copy must be made anew in each run."""
+
+    def __init__(self, memory: Tensor) -> None:
+        super().__init__()
+        self.memory, self.found = memory.untyped_storage()._cdata, False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if args and isinstance(args[0], Tensor) and args[0].untyped_storage()._cdata == self.memory:
+            fresh = isinstance(result, Tensor) and result.untyped_storage()._cdata != self.memory
+            self.found |= fresh and not function._schema.name.startswith(("aten::empty", "aten::new_"))
+        return result
+
+
+class Program:
+    """Runs a Graph on inputs of its shapes, on one device."""
+
+    def __init__(
+        self, graph: Graph, device: torch.device, get: Callable[[str], Tensor], backend: str | None, capture: bool
+    ) -> None:
+        self.graph, self.device, self.backend = graph, device, backend
+        self.capture = capture and device.type == "cuda"
+        self.places = placed(graph)
+        self.arena: Arena = arena(graph, self.places)
+        self.memory = torch.empty(self.arena.bytes, dtype=torch.uint8, device=device)
+        self.lock = Lock()
+        self.done: Any = None
+        self.pack(get)
+
+    def tensor(self, name: str) -> Tensor:
+        """A value's memory, seen as the value."""
+        value, place = self.graph.values[name], self.places[name]
+        return view_of(self.memory, self.arena.buffers[place.buffer].offset, value, place)
+
+    def pack(self, get: Callable[[str], Tensor]) -> None:
+        """Computes the weights, and lists the launches on them."""
+        weights = Weights(get)
+        self.weights = weights
+        self.steps = [self._ready(step, weights) for step in self.graph.steps]
+        used = [w for step in self.graph.steps for w in step.weights]
+        weights.keep([*used, *(out for out in self.graph.outputs if isinstance(out, Weight))])
+        self.recording: Any = None
+
+    def _ready(self, step: Step, weights: Weights) -> Ready:
+        if step.kind != OURS:
+            return self._torch(step, weights)
+        tensors = {
+            name: self.tensor(x.name) if isinstance(x, Ref) else weights.packed(name, step.call, x)
+            for name, x in step.operands.items()
+        }
+        out = self.tensor(step.output)
+        backend = backends.resolve(self.backend, out, step.call)
+        backends.check_dtype(backend, step.call)
+        call = replace(step.call, backend=backend)
+        step = replace(step, call=call)
+
+        def run() -> None:
+            backends.runner(backend)(call, tensors, out)
+
+        if backend not in OWN:
+            return Ready(step, backend, tensors, out, run, [])
+        require_countable(call)
+        with _Copied(self.memory) as copied:
+            listed = launches(call, tensors, out) if viewable(call.op, out) else []
+        if copied.found or not listed:
+            return Ready(step, backend, tensors, out, run, listed)
+
+        def launch() -> None:
+            for one in listed:
+                one.run()
+
+        return Ready(step, backend, tensors, out, launch, listed)
+
+    def _torch(self, step: Step, weights: Weights) -> Ready:
+        def given(x: Any) -> Any:
+            return self.tensor(x.name) if isinstance(x, Ref) else weights(x) if isinstance(x, Weight) else x
+
+        args, keywords = mapped(step.args, given), mapped(step.keywords, given)
+        outs = [self.tensor(name) if name in self.places else None for name in step.outputs]
+        form = out_form(step.target) if step.kind != COPY else None
+
+        def run() -> None:
+            if step.kind == COPY:
+                _copy(outs[0], args, keywords, step.target)
+            elif form is not None:
+                form(*args, **keywords, out=outs[0])
+            else:
+                results = step.target(*args, **keywords)
+                for out, x in zip(outs, results if isinstance(results, (tuple, list)) else [results]):
+                    if x is not None and out is not None:
+                        out.copy_(x)
+
+        return Ready(step, "torch", {}, outs[0], run, [])
+
+    def __call__(self, inputs: list[Tensor]) -> Any:
+        """The module's result. One call at a time uses the arena; other threads wait, and other streams after them."""
+        with self.lock, torch.no_grad(), self._on_device():
+            capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+            stream = torch.cuda.current_stream() if self.device.type == "cuda" and not capturing else None
+            if stream is not None and self.done is not None:
+                stream.wait_event(self.done)
+            for name, x in zip(self.graph.inputs, inputs):
+                self.tensor(name).copy_(x)
+            if self.capture and stream is not None and not observed():
+                self._replay()
+            else:
+                self.run()
+            result = [self._given_out(out) for out in self.graph.outputs]
+            if stream is not None:
+                self.done = self.done or torch.cuda.Event()
+                self.done.record(stream)
+        return self.graph.rebuild(result)
+
+    def _on_device(self) -> Any:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def run(self) -> None:
+        """All steps, one after another; who observes ops is told of ours."""
+        watched = observed()
+        for ready in self.steps:
+            seen = {}
+            if watched and ready.step.kind == OURS:
+                seen = {name: x.clone() if _meets(x, ready.out) else x for name, x in ready.tensors.items()}
+            ready.run()
+            if watched and ready.step.kind == OURS:
+                notify(ready.step.call, seen, ready.out)
+
+    def _replay(self) -> None:
+        """Runs the CUDA graph, which is captured in the first run, after one run that compiles what is to be compiled."""
+        if self.recording is None:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.run()
+                self.recording = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.recording, stream=side):
+                    self.run()
+            torch.cuda.current_stream().wait_stream(side)
+        self.recording.replay()
+
+    def _given_out(self, out: Any) -> Any:
+        if isinstance(out, Weight):
+            return self.weights(out).clone()
+        if not isinstance(out, Ref):
+            return out
+        x = self.tensor(out.name)
+        return torch.empty_strided(x.shape, self.graph.strides[out.name], dtype=x.dtype, device=x.device).copy_(x)
+
+
+def _meets(x: Tensor, out: Tensor) -> bool:
+    return x.data_ptr() == out.data_ptr()
+
+
+def _copy(out: Tensor, args: tuple, keywords: dict[str, Any], target: Any) -> None:
+    """out = target(x), which only moves elements. Where `out` can be seen in x's shape, no other memory is written."""
+    x = args[0]
+    try:
+        seen = out.view(x.shape)
+    except RuntimeError:
+        seen, x = out, target(*args, **keywords)
+    seen.copy_(x)
+
+
+def view_of(memory: Tensor, offset: int, value: Any, place: Place) -> Tensor:
+    """The value that lies at `place` of the buffer that begins `offset` bytes into the arena."""
+    size = value.dtype.itemsize
+    usable = memory[: memory.numel() // size * size] if memory.numel() % size else memory
+    typed = usable.view(value.dtype)
+    start = offset // size + place.start
+    if not prod(value.shape):
+        return typed[:0].view(value.shape) if 0 in value.shape else typed[:0]
+    return typed.as_strided(value.shape, place.strides, start)
