@@ -6,6 +6,7 @@ import logging
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from convatlas.plan.peer import torch_layers, torch_peak
 from convatlas.plan.steps import OURS, VIEW, Graph, Ref, Step, Value, Weight, mapped, name_of
 
 aten = torch.ops.aten
+_one_at_a_time = Lock()  # torch.export keeps what it traces in global variables
 # Views by another name: they copy only where the memory format does not allow a view, which the plan decides anew.
 VIEWS = frozenset(["view", "reshape", "flatten", "_unsafe_view", "unflatten", "expand_as", "view_as", "reshape_as"])
 
@@ -73,7 +75,7 @@ def exported(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, int, int]
     require_eval(module)
     name = type(module).__name__
     try:
-        with torch.no_grad(), _quiet(), _Composites(), unfolded():
+        with _one_at_a_time, torch.no_grad(), _quiet(), _Composites(), unfolded():
             program = torch.export.export(module, inputs, strict=False)
             peak, launched = torch_peak(program), torch_layers(program)
             program = program.run_decompositions({})

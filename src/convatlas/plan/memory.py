@@ -1,17 +1,19 @@
 """One arena for all buffers: those that are never alive at once share memory.
 
-A buffer lives from the first step that writes a part of it to the last that reads one. Buffers are placed by size, the largest
-first, each at the lowest address where it meets no placed one that lives at the same time (Pisarchyk and Lee 2020, "Efficient
-Memory Management for Deep Neural Net Inference", greedy by size).
+A result may take the memory of an operand that is read for the last time, where each of its elements depends on the
+element in the same place only: a residual, the input of a batch norm. A buffer lives from the first step that writes a
+part of it to the last that reads one. Buffers are placed by size, the largest first, each at the lowest address where it
+meets no placed one that lives at the same time (Pisarchyk and Lee 2020, "Efficient Memory Management for Deep Neural Net
+Inference", greedy by size).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from convatlas.plan.places import Place
-from convatlas.plan.steps import Graph, Ref
+from convatlas.plan.steps import OURS, Graph, Ref
 
 ALIGNMENT = 256  # bytes; what the caching allocator gives as well
 
@@ -49,8 +51,11 @@ class Arena:
     activations: int
 
 
-def arena(graph: Graph, places: dict[str, Place]) -> Arena:
-    """Where every buffer lies."""
+Lives = tuple[dict[str, int], dict[str, int]]
+
+
+def lives(graph: Graph, places: dict[str, Place]) -> Lives:
+    """The first and the last step of every buffer, by name."""
     first: dict[str, int] = dict.fromkeys((places[name].buffer for name in graph.inputs), -1)
     last: dict[str, int] = dict(first)
     for i, step in enumerate(graph.steps):
@@ -61,6 +66,53 @@ def arena(graph: Graph, places: dict[str, Place]) -> Arena:
     for out in graph.outputs:
         if isinstance(out, Ref):
             last[places[out.name].buffer] = len(graph.steps)
+    return first, last
+
+
+def written_over(graph: Graph, places: dict[str, Place]) -> None:
+    """Lets a result take the memory of an operand that is read element for element, and by nobody afterwards."""
+    first, last = lives(graph, places)
+    for i, step in enumerate(graph.steps):
+        if step.kind != OURS or not whole(graph, places, step.output) or first[places[step.output].buffer] != i:
+            continue
+        for name, x in step.operands.items():
+            if not isinstance(x, Ref) or not element_wise(step.call.op, name) or step.inputs.count(x.name) > 1:
+                continue
+            old, new = places[x.name].buffer, places[step.output].buffer
+            if (
+                whole(graph, places, x.name)
+                and last[old] == i
+                and old != new
+                and _alike(graph, places, x.name, step.output)
+            ):
+                for value, place in places.items():
+                    if place.buffer == new:
+                        places[value] = replace(place, buffer=old)
+                last[old] = last.pop(new)
+                break
+
+
+def element_wise(op: str, name: str) -> bool:
+    """Whether each element of the op's result depends, of this operand, on the element in the same place only."""
+    return (
+        op in ("residual_add", "relu", "relu6", "batch_norm") and name in ("x", "shortcut", "input")
+    ) or name == "residual"
+
+
+def whole(graph: Graph, places: dict[str, Place], name: str) -> bool:
+    """Whether the value fills its buffer."""
+    buffer = graph.values[places[name].buffer]
+    return prod(buffer.shape) == prod(graph.values[name].shape)
+
+
+def _alike(graph: Graph, places: dict[str, Place], a: str, b: str) -> bool:
+    x, y = graph.values[a], graph.values[b]
+    return (x.shape, x.dtype, places[a].strides) == (y.shape, y.dtype, places[b].strides)
+
+
+def arena(graph: Graph, places: dict[str, Place]) -> Arena:
+    """Where every buffer lies."""
+    first, last = lives(graph, places)
     sizes = {}
     for name in first:
         value = graph.values[name]

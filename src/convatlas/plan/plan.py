@@ -60,7 +60,8 @@ class _Input:
 class Plan:
     """A network as steps on our kernels (convatlas.compile). Call it as the module.
 
-    Threads may share a plan: one at a time runs, the others wait. A changed weight is noticed at the next call (`refresh`).
+    Threads may share a plan: one at a time runs, the others wait. While a plan is made, or meets a batch size for the first time, no
+    other thread may call a module: torch.export listens to all of them. A changed weight is noticed at the next call (`refresh`).
     The precision settings of torch (TF32) and torch.autocast hold as they are when the plan is called.
     """
 
@@ -75,7 +76,7 @@ class Plan:
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
         self._programs: dict[Any, Program] = {}
         self._lock = RLock()
-        self._states: list[tuple[dict, str, Tensor, int, int]] = []
+        self._states: list[tuple[dict, str, Tensor, Any, int]] = []
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the module returns for these inputs.
@@ -123,7 +124,7 @@ class Plan:
             if key not in self._programs:
                 if len(self._programs) >= SHAPES:
                     return None
-                graph = fused(graph_of(self.module, tuple(_plain(x) for x in inputs)))
+                graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
                 self._programs[key] = Program(graph, device, self._state, self.backend, self.graph)
                 self._watch()
             return self._programs[key]
@@ -144,11 +145,11 @@ class Plan:
             owner = self.module.get_submodule(path)
             where = owner._parameters if last in owner._parameters else owner._buffers
             x = where[last]
-            self._states.append((where, last, x, _version(x), 0 if x.is_meta else x.data_ptr()))
+            self._states.append((where, last, x, _version(x), x.data_ptr()))
 
     def _changed(self) -> bool:
         for where, name, x, version, address in self._states:
-            if where.get(name) is not x or _version(x) != version or (address and x.data_ptr() != address):
+            if where[name] is not x or (version is not None and x._version != version) or x.data_ptr() != address:
                 return True
         return False
 
@@ -186,10 +187,5 @@ class Plan:
         return program
 
 
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version
-
-
-def _plain(x: Tensor) -> Tensor:
-    """What torch.export sees: the shapes count, not the values."""
-    return x.detach()
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version

@@ -19,7 +19,7 @@ from convatlas.kernels.common.launch import require_countable, viewable
 from convatlas.layout import taps_first
 from convatlas.ops import backends
 from convatlas.ops.observe import notify, observed
-from convatlas.plan.memory import Arena, arena
+from convatlas.plan.memory import Arena, arena, written_over
 from convatlas.plan.places import Place, out_form, placed
 from convatlas.plan.steps import COPY, OURS, Graph, Ref, Step, Weight, mapped
 
@@ -104,6 +104,7 @@ class Program:
         self.graph, self.device, self.backend = graph, device, backend
         self.capture = capture and device.type == "cuda"
         self.places = placed(graph)
+        written_over(graph, self.places)
         self.arena: Arena = arena(graph, self.places)
         self.memory = torch.empty(self.arena.bytes, dtype=torch.uint8, device=device)
         self.lock = Lock()
@@ -116,13 +117,20 @@ class Program:
         return view_of(self.memory, self.arena.buffers[place.buffer].offset, value, place)
 
     def pack(self, get: Callable[[str], Tensor]) -> None:
-        """Computes the weights, and lists the launches on them."""
-        weights = Weights(get)
-        self.weights = weights
+        """Computes the weights, and lists the launches on them. What runs on the old ones has ended before they are freed."""
+        self._synchronize()
+        weights = self.weights = Weights(get)
         self.steps = [self._ready(step, weights) for step in self.graph.steps]
         used = [w for step in self.graph.steps for w in step.weights]
         weights.keep([*used, *(out for out in self.graph.outputs if isinstance(out, Weight))])
+        self.inputs = [self.tensor(name) for name in self.graph.inputs]
+        self.results = [self.tensor(out.name) if isinstance(out, Ref) else out for out in self.graph.outputs]
         self.recording: Any = None
+        self._synchronize()
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _ready(self, step: Step, weights: Weights) -> Ready:
         if step.kind != OURS:
@@ -182,13 +190,13 @@ class Program:
             stream = torch.cuda.current_stream() if self.device.type == "cuda" and not capturing else None
             if stream is not None and self.done is not None:
                 stream.wait_event(self.done)
-            for name, x in zip(self.graph.inputs, inputs):
-                self.tensor(name).copy_(x)
+            for own, x in zip(self.inputs, inputs):
+                own.copy_(x)
             if self.capture and stream is not None and not observed():
                 self._replay()
             else:
                 self.run()
-            result = [self._given_out(out) for out in self.graph.outputs]
+            result = [self._given_out(out, x) for out, x in zip(self.graph.outputs, self.results)]
             if stream is not None:
                 self.done = self.done or torch.cuda.Event()
                 self.done.record(stream)
@@ -216,17 +224,16 @@ class Program:
             with torch.cuda.stream(side):
                 self.run()
                 self.recording = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.recording, stream=side):
+                with torch.cuda.graph(self.recording, stream=side, capture_error_mode="thread_local"):
                     self.run()
             torch.cuda.current_stream().wait_stream(side)
         self.recording.replay()
 
-    def _given_out(self, out: Any) -> Any:
+    def _given_out(self, out: Any, x: Any) -> Any:
         if isinstance(out, Weight):
             return self.weights(out).clone()
         if not isinstance(out, Ref):
             return out
-        x = self.tensor(out.name)
         return torch.empty_strided(x.shape, self.graph.strides[out.name], dtype=x.dtype, device=x.device).copy_(x)
 
 
