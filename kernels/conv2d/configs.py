@@ -23,11 +23,11 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, targ
     # A step lies inside one tap, so BK follows from the channels alone; the tile and the split from all taps.
     BK = step_channels(C, dtype, tf32)
     held = None
-    if (
-        C % VECTOR
-    ):  # channels are read one by one, those of a pack through a second mask: narrow steps leave more to accumulators
-        packed = packs < spec.groups
-        BK, held = min(BK, 16 if packed else 32), HELD // 2 if packed else HELD
+    if C % VECTOR:
+        # Channels are read one by one, those of a pack through a second mask: narrow steps leave more to accumulators. Steps of 32
+        # spilled on sm_100, and on sm_80 beside filters that are stored one by one, since ptxas holds every address of a step.
+        narrow = packs < spec.groups or target.arch >= 100 or (target.arch < 90 and K % VECTOR != 0)
+        BK, held = min(BK, 16 if narrow else 32), HELD // 2 if packs < spec.groups else HELD
     # Of a float32 step behind a window's masks ptxas keeps so many operands in registers that 32 accumulators spill on sm_100.
     unrolled = dtype == "float32" and not tf32 and taps > 1 and target.arch >= 100
     steps = taps * cdiv(C, BK) * BK

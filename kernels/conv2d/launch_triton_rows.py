@@ -11,6 +11,7 @@ from convatlas.kernels.common.arguments import Box, epilogue, image, mode, windo
 from convatlas.kernels.common.launch import Launch, cdiv, is_wide, power_of_two
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.tiles import MAX_REGISTERS
+from convatlas.kernels.conv2d.configs import VECTOR
 from convatlas.kernels.conv2d.configs_tma import box
 from convatlas.kernels.conv2d.triton_rows import conv2d_rows_kernel, stem_pack_kernel
 from convatlas.specs import Conv2dSpec
@@ -82,10 +83,11 @@ def launches(p: Problem, pixels: int | None = None, num_stages: int = 4) -> list
             LEFT=spec.padding[1][0], C=C, R=spec.R, S=spec.S, CP=CP, WINDOW=WINDOW, BLOCK=BLOCK, WIDE=is_wide(x, z)
         ),
     )  # fmt: skip
-    BN = min(128, max(64, power_of_two(spec.K)))
+    vectors = spec.K % VECTOR == 0  # else filters are stored one by one, and 128 of them spilled
+    BN = min(128 if vectors else 64, max(64, power_of_two(spec.K)))
     if pixels is None:  # 256 pixels spilled beside 128 filters, and in float32
         many = N * spec.P * spec.Q >= MANY * 256 * p.target.sms
-        pixels = 256 if BN == 64 and x.element_size() == 2 and many else 128
+        pixels = 256 if BN == 64 and x.element_size() == 2 and vectors and many else 128
     TN, TH, TW = box(N, spec.P, spec.Q, pixels)
     line = COLUMNS * CP
     overlapping = TensorDescriptor(

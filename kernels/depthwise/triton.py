@@ -33,10 +33,11 @@ def depthwise_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, block, mode, M
     w0 = q * window.STRIDE_W - window.LEFT
     origin = row_of(x, n, h0, w0)[:, None] + channel[None, :] * x.c
 
-    # A row of the window is unrolled, so that its loads are all in flight at once; a whole window spilled registers.
+    # A row of the window is unrolled, so that its loads are all in flight at once; a whole window, and a row of 7 taps, which
+    # took all 255 registers, spilled.
     acc = tl.zeros((block.BM, block.BC), tl.float32)
     for r in range(window.R):
-        if window.S <= 8:
+        if window.S <= 5:
             for s in tl.static_range(window.S):
                 acc += product(x, w, origin, h0, w0, k, m_mask, k_mask, H, W, r, s, window, mode.INTERPRET)
         else:

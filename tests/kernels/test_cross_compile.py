@@ -99,7 +99,7 @@ def test_shared_memory_fits(arch: int, mode: str, batch: int) -> None:
 
 
 # Of the seed's configs so many that the two take about 25 seconds of a CPU; NVRTC is slow to start and quick to go on.
-RANDOM = {"triton": 300, "cuda": 300} if EXHAUSTIVE else {"triton": 12, "cuda": 8}
+RANDOM = {"triton": 300, "cuda": 300} if EXHAUSTIVE else {"triton": 16, "cuda": 8}
 without_cuda_core = pytest.mark.skipif(
     find_spec("cuda") is None or find_spec("cuda.core") is None, reason="needs cuda-core"
 )

@@ -48,12 +48,15 @@ def random_convolution(random: Random) -> Call:
     return Call("conv2d", spec, epilogue)
 
 
-# Convolutions that once spilled: filters or channels that no vector covers, in long windows, and float32 behind a long mask.
+# Convolutions that once spilled: filters or channels that no vector covers, wide windows, and float32 behind a long mask.
 SPILLED = (
     (((32, 12, 112, 112), (24, 12, 7, 7), 3, 3), "float16", 90),
     (((3, 17, 56, 56), (19, 17, 3, 3), 1, 1), "float16", 80),
     (((1, 96, 56, 56), (112, 96, 1, 7), 1, (0, 3)), "float32", 100),
     (((32, 40, 28, 28), (40, 10, 5, 5), 1, 2, 1, 4), "bfloat16", 90),
+    (((32, 273, 112, 112), (6, 91, 7, 1), 3, (3, 0), 1, 3), "tf32", 100),
+    (((8, 3, 112, 112), (109, 3, 7, 7), 3, 3), "float16", 100),
+    (((8, 120, 56, 56), (120, 1, 7, 7), 2, 3, 1, 120), "tf32", 80),
 )
 
 
