@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def read(path: str | PathLike[str]) -> dict[str, Tensor]:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{name}: cannot be read as a {file.suffix} file: {line}") from error
     return _state_dict(found, name)
+
+
+def digest(tensors: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the names, dtypes, shapes and values: the same however and wherever they are stored."""
+    found = sha256()
+    for name in sorted(tensors):
+        if isinstance(x := tensors[name], Tensor):
+            found.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode())
+            values = x.detach().cpu().contiguous().reshape(-1)
+            found.update(values.view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _safetensors(file: Path) -> dict[str, Tensor]:

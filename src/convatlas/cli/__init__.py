@@ -1,8 +1,8 @@
 """The command line, `convatlas` and `python -m convatlas`.
 
-Exit codes: 0 fine, 1 verification failed or a --fail-on was met, 2 bad usage or input that cannot be used (one line on stderr,
-no traceback), 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), both after printing what was found so far, 141 the reader of
-the output has closed it.
+Exit codes: 0 fine, 1 verification failed, a --fail-on was met or pictures could not be classified, 2 bad usage or input that cannot
+be used (one line on stderr, no traceback), 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), both after printing what was found
+so far, 141 the reader of the output has closed it.
 """
 
 from __future__ import annotations

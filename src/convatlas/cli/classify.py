@@ -7,38 +7,97 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output
-from convatlas.cli.runtime import Backend, prepare, ran_on
+from convatlas.cli import folder, output
+from convatlas.cli.runtime import Backend, one_of, prepare, ran_on
+from convatlas.errors import InputError
+from convatlas.files import shown
 
 if TYPE_CHECKING:
+    from convatlas.verify.check import LayerCheck
     from convatlas.verify.classify import Classification
 
 
+DTYPES = ("float32", "float16", "bfloat16")
+PLAN_HELP = "Run the network as a plan (convatlas.compile): folded, fused and, on a GPU, in a CUDA graph."
+
+
+def _dtype(name: str) -> str:
+    return one_of(name, DTYPES)
+
+
 def command(
-    image: Annotated[str, typer.Argument(help="A picture file, or skimage:NAME for one that scikit-image brings.")],
+    image: Annotated[
+        str,
+        typer.Argument(
+            help="A picture file, or skimage:NAME for one that scikit-image brings. With --out a folder, searched with all folders "
+            "below it, or a text file with the path of a picture on each line."
+        ),
+    ],
     net: Annotated[str, typer.Option("--net", help="The network.")] = "efficientnet_lite0",
     weights: Annotated[
         Path | None, typer.Option("--weights", help="A .pth or .safetensors file; default: an installed package's.")
     ] = None,
     backend: Backend = "triton",
     top: Annotated[int, typer.Option("--top", min=1, max=1000, help="How many classes to print.")] = 5,
+    dtype: Annotated[str, typer.Option("--dtype", callback=_dtype, help=", ".join(DTYPES))] = "float32",
+    plan: Annotated[bool, typer.Option("--plan", help=PLAN_HELP)] = False,
     check: Annotated[bool, typer.Option("--check", help="Hold every layer to the NumPy reference.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.jsonl",
+            help="Classify many pictures, and write a line of JSON for each to this file. A run that was stopped goes on where it "
+            "ended if it is started again with the same options.",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="With --out: how many pictures run at a time; 32 if not given.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="With --out: how many processes read pictures while the network runs; one for each core if not given. With 0 the "
+            "network's process reads them itself.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify a picture and, with --check, prove every layer right while doing so."""
+    """Classify a picture and, with --check, prove every layer right while doing so; or classify many, with --out.
+
+    With --out the exit code is 0 if all pictures could be classified and 1 if some could not: each of those has a line that says
+    why. Under torchrun each process takes a part of the pictures and a GPU, and the last one to end puts the results together.
+    """
     from convatlas.nets.registry import info
-    from convatlas.verify.images import locate
 
     net = info(net).name
+    if out is not None:
+        if check:
+            raise typer.BadParameter("with --out: a check is of one picture", param_hint="'--check'")
+        folder.run(image, out, net, weights, backend, top, batch or 32, workers, dtype, plan, json)
+        return
+    for option, value in (("--batch", batch), ("--workers", workers)):
+        if value is not None:
+            raise typer.BadParameter("is for many pictures, which need --out", param_hint=f"'{option}'")
+    from convatlas.verify.images import locate
+
+    if Path(image).is_dir():
+        raise InputError(
+            f"image {shown(image)}: not a file; to classify all pictures below a folder give --out FILE.jsonl"
+        )
     locate(image)
     prepare(backend)
     from convatlas.verify.classify import classify
 
     with output.progress(f"running {net}") as show:
         done = iter(range(1, 1_000_000))
-        result = classify(
-            image, net, weights, backend, top, check, seen=lambda c: show(c.path or c.call.op, next(done), 0)
-        )
+
+        def seen(c: LayerCheck) -> None:
+            show(c.path or c.call.op, next(done), 0)
+
+        result = classify(image, net, weights, backend, top, check, seen, dtype, plan)
     if json:
         output.print_json(as_dict(result))
     else:
@@ -55,10 +114,7 @@ def as_dict(result: Classification) -> dict[str, Any]:
         "backend": result.backend,
         "device": result.device,
         "interpreted": result.interpreted,
-        "predictions": [
-            {"class": p.index, "name": p.name if result.named else None, "probability": p.probability}
-            for p in result.predictions
-        ],
+        "predictions": [p.as_dict() for p in result.predictions],
     }
     if result.checks is not None:
         wrong = result.first_wrong

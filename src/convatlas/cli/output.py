@@ -65,13 +65,15 @@ def _finite(data: Any) -> Any:
 class Shown:
     """Progress that is shown: called with (what, done, total); a total of 0 means that it is not known."""
 
-    def __init__(self, bar: Progress | None = None, title: str = "") -> None:
-        self.bar = bar
+    def __init__(self, bar: Progress | None = None, title: str = "", width: int = 30) -> None:
+        self.bar, self.width = bar, width
         self.task = None if bar is None else bar.add_task(title, total=None)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, description=what[:30].ljust(30), completed=done, total=total or None)
+            self.bar.update(
+                self.task, description=what[: self.width].ljust(self.width), completed=done, total=total or None
+            )
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
@@ -84,13 +86,13 @@ class Shown:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Shown]:
-    """Shows progress on stderr while it is a terminal, and nothing elsewhere."""
-    if not sys.stderr.isatty():
+def progress(title: str, width: int = 30, quiet: bool = False) -> Iterator[Shown]:
+    """Shows progress on stderr, in `width` columns and a bar, while it is a terminal; nothing elsewhere or where `quiet`."""
+    if quiet or not sys.stderr.isatty():
         yield Shown()
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Shown(bar, title)
+        yield Shown(bar, title, width)

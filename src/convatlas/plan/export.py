@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import Any
 
@@ -67,6 +67,24 @@ def _quiet() -> Iterator[None]:
             logger.disabled = disabled
 
 
+@contextmanager
+def _one_tf32() -> Iterator[None]:
+    """For torch.export, which reads PyTorch's older TF32 flag: reading raises unless it agrees with the newer settings."""
+    layers = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [layer.fp32_precision for layer in layers]
+    try:
+        for precision in ("tf32", "ieee"):
+            for layer in layers:
+                layer.fp32_precision = precision
+            with suppress(RuntimeError):
+                torch._C._get_cudnn_allow_tf32()
+                break
+        yield
+    finally:
+        for layer, precision in zip(layers, before):
+            layer.fp32_precision = precision
+
+
 def exported(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, int, int]:
     """(torch.export's program without in-place ops, PyTorch's peak of activations in bytes, its launches of ops).
 
@@ -75,7 +93,7 @@ def exported(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, int, int]
     require_eval(module)
     name = type(module).__name__
     try:
-        with _one_at_a_time, torch.no_grad(), _quiet(), _Composites(), unfolded():
+        with _one_at_a_time, torch.no_grad(), _quiet(), _one_tf32(), _Composites(), unfolded():
             program = torch.export.export(module, inputs, strict=False)
             peak, launched = torch_peak(program), torch_layers(program)
             program = program.run_decompositions({})

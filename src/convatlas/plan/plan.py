@@ -60,9 +60,9 @@ class _Input:
 class Plan:
     """A network as steps on our kernels (convatlas.compile). Call it as the module.
 
-    Threads may share a plan: one at a time runs, the others wait. While a plan is made, or meets a batch size for the first time, no
-    other thread may call a module: torch.export listens to all of them. A changed weight is noticed at the next call (`refresh`).
-    The precision settings of torch (TF32) and torch.autocast hold as they are when the plan is called.
+    Threads may share a plan: one at a time runs, the others wait. While a plan is made, or meets a batch size for the first time,
+    no other thread may call a module: torch.export listens to all of them. A changed weight is noticed at the next call
+    (`refresh`). The precision settings of torch (TF32) and torch.autocast hold as they are when the plan is called.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from convatlas.nets import create, fold_batch_norms, info, load, pretrained
 from convatlas.ops import functional as ops
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
+from convatlas.plan.plan import compile
 from convatlas.verify.check import LayerCheck, checking
 from convatlas.verify.device import device_for, interpreted
 from convatlas.verify.images import load_image, to_input
@@ -26,11 +28,16 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Prediction:
-    """A class: its index, its name (or "class 281" where no names are installed), its probability."""
+    """A class: its index, its name (or "class 281" where none is known), its probability, and whether a name is known."""
 
     index: int
     name: str
     probability: float
+    named: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it, here and in a file of many pictures."""
+        return {"class": self.index, "name": self.name if self.named else None, "probability": self.probability}
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,16 @@ def classify(
     top: int = 5,
     check: bool = False,
     seen: Callable[[LayerCheck], None] | None = None,
+    dtype: str = "float32",
+    plan: bool = False,
 ) -> Classification:
-    """The `top` likeliest ImageNet classes of the picture, by the net called `name` in float32 on `backend`.
+    """The `top` likeliest ImageNet classes of the picture, by the net called `name` on `backend`.
 
     Args:
         image: a path, or "skimage:chelsea" for one of scikit-image's bundled pictures.
         weights: a .pth or .safetensors file; None takes the weights that an installed package brings.
+        dtype: "float32", "float16" or "bfloat16", of weights and activations.
+        plan: run the net as a plan (convatlas.compile).
         check: hold every layer to the reference while it runs, and the probabilities to the reference network's.
         seen: called with every layer's check.
 
@@ -91,40 +102,53 @@ def classify(
         raise InputError(f"classify: top={top}, expected 1 to {IMAGENET_CLASSES}")
     row = info(name)
     name = row.name
-    device = device_for(backend)
-    x = to_input(load_image(image), row.preprocess)
-    net = pretrained(name) if weights is None else load(create(name, seed=0), weights)
+    device, kind = device_for(backend, dtype), getattr(torch, dtype)
+    x = to_input(load_image(image), row.preprocess).to(kind)
+    net = network(name, weights).to(kind)
     reference = _reference(net, x) if check else None
     net.to(device)
-    with (
-        torch.no_grad(),
-        use_backend(backend),
-        _without_tf32(),
-        checking(net, raises=False, seen=seen) if check else nullcontext(None) as checks,
-    ):
-        probabilities = as_array(_probabilities(net, x.to(device)))[0]
+    x = x.to(device)
+    with torch.no_grad(), use_backend(backend), without_tf32():
+        runs = compile(net, x, backend=backend) if plan else net
+        with checking(net, raises=False, seen=seen) if check else nullcontext(None) as checks:
+            probabilities = as_array(probabilities_of(runs, x))[0]
     order = np.argsort(-probabilities, kind="stable")[:top]
-    names, named = class_names(order.tolist())
-    predictions = [Prediction(int(i), n, float(probabilities[i])) for i, n in zip(order, names)]
+    [predictions] = best([order.tolist()], [probabilities[order].tolist()], len(probabilities))
+    named = predictions[0].named
     difference = None if reference is None else float(np.abs(probabilities - reference).max())
     return Classification(
         image, name, backend, device.type, interpreted(backend, device), predictions, named, checks, difference
     )
 
 
-def _probabilities(net: nn.Module, x: Tensor) -> Tensor:
+def network(name: str, weights: str | PathLike[str] | None) -> nn.Module:
+    """The net called `name`, with the weights of a file or, for None, those that an installed package brings."""
+    return pretrained(name) if weights is None else load(create(name, seed=0), weights)
+
+
+def probabilities_of(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(N, classes): the softmax of the net's logits."""
     return ops.softmax(net(x))
+
+
+def best(classes: list[list[int]], values: list[list[float]], of: int) -> list[list[Prediction]]:
+    """For each picture its Predictions, from its likeliest classes and their probabilities, of a net with `of` classes."""
+    result = []
+    for numbers, probabilities in zip(classes, values):
+        names, named = class_names(numbers) if of == IMAGENET_CLASSES else ([f"class {i}" for i in numbers], False)
+        result.append([Prediction(i, n, p, named) for i, n, p in zip(numbers, names, probabilities)])
+    return result
 
 
 def _reference(net: nn.Module, x: Tensor) -> np.ndarray:
     """Probabilities by the NumPy backend in float64, from the float32 weights that the kernels get."""
     exact = fold_batch_norms(net, tuple(x.shape)).double()
     with torch.no_grad(), use_backend("numpy"):
-        return as_array(_probabilities(exact, x.double()))[0]
+        return as_array(probabilities_of(exact, x.double()))[0]
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
+def without_tf32() -> Iterator[None]:
     """Switches TF32 off, PyTorch's default for convolutions, which would cost three digits of the probabilities."""
     conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision

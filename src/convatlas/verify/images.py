@@ -102,10 +102,14 @@ def crop_middle(image: Image.Image, how: Preprocess) -> Image.Image:
     return image.crop((left, top, left + how.crop, top + how.crop))
 
 
+def normalised(pixels: Tensor, how: Preprocess) -> Tensor:
+    """(N, 3, H, W), float32, channels_last: (pixel - mean) / std of (N, H, W, 3) pixels, on the device that they are on."""
+    values = pixels.float()
+    return ((values - values.new_tensor(how.mean)) / values.new_tensor(how.std)).permute(0, 3, 1, 2)
+
+
 def to_input(image: Image.Image, how: Preprocess) -> Tensor:
-    """(1, 3, crop, crop), float32, channels_last: (pixel - mean) / std of the middle of an RGB picture."""
+    """(1, 3, crop, crop), float32, channels_last: the middle of an RGB picture, normalised."""
     import torch  # here, so that a picture that is not there is found out before torch's import takes seconds
 
-    pixels = np.asarray(crop_middle(image, how), np.float32)
-    values = (pixels - np.float32(how.mean)) / np.float32(how.std)
-    return torch.from_numpy(values).permute(2, 0, 1).unsqueeze(0)
+    return normalised(torch.from_numpy(np.array(crop_middle(image, how))).unsqueeze(0), how)
