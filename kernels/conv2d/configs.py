@@ -24,10 +24,10 @@ def gather_config(spec: Conv2dSpec, dtype: str, tf32: bool, residual: bool, targ
     BK = step_channels(C, dtype, tf32)
     held = None
     if C % VECTOR:
-        # Channels are read one by one, those of a pack through a second mask: narrow steps leave more to accumulators. Steps of 32
-        # spilled on sm_100, and on sm_80 beside filters that are stored one by one, since ptxas holds every address of a step.
+        # Channels are read one by one, those of a pack through a second mask: narrow steps and tiles leave registers to them. Steps
+        # of 32 spilled on sm_100, and on sm_80 beside filters that are stored one by one, as ptxas holds a step's addresses.
         narrow = packs < spec.groups or target.arch >= 100 or (target.arch < 90 and K % VECTOR != 0)
-        BK, held = min(BK, 16 if narrow else 32), HELD // 2 if packs < spec.groups else HELD
+        BK, held = (min(BK, 16), HELD // 2) if narrow else (min(BK, 32), HELD)
     # Of a float32 step behind a window's masks ptxas keeps so many operands in registers that 32 accumulators spill on sm_100.
     unrolled = dtype == "float32" and not tf32 and taps > 1 and target.arch >= 100
     steps = taps * cdiv(C, BK) * BK
