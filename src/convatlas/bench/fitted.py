@@ -17,7 +17,6 @@ from typing import Any
 
 from convatlas.bench.results import Entry, Results, newest
 from convatlas.call import Call
-from convatlas.codegen.inventory import launches_of
 from convatlas.codegen.resources import Task, resources
 from convatlas.codegen.work import works
 from convatlas.files import write_text
@@ -48,6 +47,7 @@ class Timed:
         seconds: the median.
         works, per_sm: its launches, and how many blocks of each an SM holds.
         auto: whether this backend is the one that is chosen for it.
+        mode: what it was computed in.
     """
 
     call: Call
@@ -59,15 +59,20 @@ class Timed:
     works: tuple[Work, ...]
     per_sm: tuple[int, ...]
     auto: bool
+    mode: str = DTYPE
 
     @property
     def held_out(self) -> bool:
         """Whether neither network of FITTED_ON has it."""
         return not any(name in self.places for name in FITTED_ON)
 
+    def predicted(self, gpu: GPU, constants: Constants = FITTED) -> float:
+        """Seconds."""
+        return predict(self.works, self.per_sm, gpu, self.mode, constants).seconds
+
     def error(self, gpu: GPU, constants: Constants = FITTED) -> float:
         """Predicted over measured, less 1."""
-        return predict(self.works, self.per_sm, gpu, DTYPE, constants).seconds / self.seconds - 1
+        return self.predicted(gpu, constants) / self.seconds - 1
 
 
 def _call(entry: Entry) -> Call:
@@ -79,21 +84,24 @@ def _call(entry: Entry) -> Call:
 
 
 def timed(
-    results: Results, only: Callable[[Entry], bool] = lambda entry: True, progress: Callable[..., None] | None = None
+    results: Results,
+    only: Callable[[Entry], bool] = lambda entry: True,
+    progress: Callable[..., None] | None = None,
+    dtype: str = DTYPE,
 ) -> tuple[GPU, list[Timed]]:
-    """The layers of a results file in half precision, by both our backends; those are compiled that were not yet."""
+    """The layers of a results file in one dtype, by both our backends; those are compiled that were not yet."""
     gpu = of_device(results.head["gpu"])
     chosen = [
         entry
         for entry in results.entries
-        if entry.extra.get("suite") == "layers" and entry.extra["contestant"] in OURS and entry.extra["dtype"] == DTYPE
+        if entry.extra.get("suite") == "layers" and entry.extra["contestant"] in OURS and entry.extra["dtype"] == dtype
         and entry.spec is not None and only(entry)
     ]  # fmt: skip
     target = of(gpu)
-    tasks = [Task(replace(_call(entry), dtype=DTYPE), DTYPE, target, entry.extra["contestant"]) for entry in chosen]
+    tasks = [Task(replace(_call(entry), dtype=dtype), dtype, target, entry.extra["contestant"]) for entry in chosen]
     found = []
     for entry, task, taken in zip(chosen, tasks, resources(tasks, *([progress] if progress else []))):
-        launches = works(task.call, launches_of(task.call, DTYPE, target, task.backend), DTYPE)
+        launches = works(task.call, task.launches, dtype)
         held = (
             (1,) * len(launches)
             if isinstance(taken, str)
@@ -104,7 +112,7 @@ def timed(
         found.append(
             Timed(
                 task.call, task.backend, entry.extra["batch"], entry.kind, entry.extra["places"], entry.median, tuple(launches),
-                held, preferred(task.call) == task.backend,
+                held, preferred(task.call) == task.backend, dtype,
             )
         )  # fmt: skip
     return gpu, found
@@ -202,12 +210,15 @@ def main(arguments: list[str]) -> None:
     if "--fit" in arguments:
         print(fit([one for one in layers if not one.held_out], gpu))
         return
-    from convatlas.bench import fitted_page
+    from convatlas.bench import fitted_page, judged
+    from convatlas.model.ceilings import Ceilings
 
-    print(fitted_page.tables(layers, gpu))
+    _, halves = timed(results, progress=progress, dtype="bfloat16")
+    text = fitted_page.tables(layers, gpu), judged.tables(layers, halves, gpu, Ceilings.of(results.head["ceilings"]))
+    print(*text, sep="\n\n")
     if "--write" in arguments:
         write_text(DATA, json.dumps(uncertainty(layers, gpu), indent=1) + "\n")
-        fitted_page.write(Path("docs"), layers, gpu)
+        fitted_page.write(Path("docs"), layers, gpu, text)
 
 
 if __name__ == "__main__":

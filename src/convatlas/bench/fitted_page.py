@@ -9,7 +9,6 @@ from convatlas.bench.fitted import FITTED_ON, Summed, Timed, by_kind, network_su
 from convatlas.errors import InputError
 from convatlas.files import write_text
 from convatlas.model.gpu import GPU
-from convatlas.model.time import predict
 from convatlas.study.lecture.drawing import (
     BLACK,
     BLUE,
@@ -23,7 +22,7 @@ from convatlas.study.lecture.drawing import (
     short_ticks,
 )
 
-BEGIN, END = "<!-- errors:begin -->", "<!-- errors:end -->"
+MARKERS = "errors", "judged"
 PICTURE = "model/predicted"
 COLOURS = {"1x1": BLUE, "3x3 dense": ORANGE, "depthwise": RED, "grouped": GREEN}
 
@@ -75,7 +74,7 @@ def picture(layers: Sequence[Timed], gpu: GPU) -> Drawing:
         own = [x for x in held if x.backend == backend]
         for kind in (*COLOURS, "other kinds"):
             dots = [x for x in own if x.kind == kind or (kind == "other kinds" and x.kind not in COLOURS)]
-            times = [x.seconds * 1e6 for x in dots], [_predicted(x, gpu) * 1e6 for x in dots]
+            times = [x.seconds * 1e6 for x in dots], [x.predicted(gpu) * 1e6 for x in dots]
             axes.scatter(*times, s=14, alpha=0.7, color=COLOURS.get(kind, GREY), label=kind, zorder=3)
         for factor, style in ((1, "-"), (0.8, ":"), (1.2, ":")):
             axes.plot(
@@ -92,17 +91,20 @@ def picture(layers: Sequence[Timed], gpu: GPU) -> Drawing:
     )
 
 
-def _predicted(one: Timed, gpu: GPU) -> float:
-    return predict(one.works, one.per_sm, gpu, "float16").seconds
+def write(docs: Path, layers: Sequence[Timed], gpu: GPU, parts: Sequence[str]) -> None:
+    """The parts of docs/model.md that are generated, in the order of MARKERS, and the picture.
 
-
-def write(docs: Path, layers: Sequence[Timed], gpu: GPU) -> None:
-    """The tables into docs/model.md, and the picture. Raises InputError for a page without the markers."""
+    Raises InputError for a page without the markers.
+    """
     page = docs / "model.md"
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"{page} has no {BEGIN} ... {END}")
-    write_text(page, f"{before}{BEGIN}\n{tables(layers, gpu)}\n{END}{after}")
+    text = page.read_text(encoding="utf-8")
+    for name, part in zip(MARKERS, parts):
+        opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, begin, rest = text.partition(opening)
+        _, end, after = rest.partition(closing)
+        if not (begin and end):
+            raise InputError(f"{page} has no {opening} ... {closing}")
+        text = f"{before}{opening}\n{part}\n{closing}{after}"
+    write_text(page, text)
     folder, name = (docs / PICTURE).parent, Path(PICTURE).name
     save(picture(layers, gpu), folder, name, ("svg",))

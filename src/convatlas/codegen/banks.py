@@ -78,7 +78,8 @@ def of_triton(ttgir: str) -> list[Buffer]:
         if kind == "nvmma_shared":
             width = int(re.search(r"swizzlingByteWidth = (\d+)", fields)[1])
             layout = f"swizzle of {width} bytes" if width else "no swizzle"
-            why = "the tensor cores and the copy engine address it themselves, and the swizzle is the one that they define"
+            why = "the tensor cores read it by the swizzle that they define, and "
+            why += "the copy engine writes it" if "async_tma_copy" in ttgir else "8 threads write a line of 128 bytes"
             known = 1 if width else None
             found[plain] = Buffer(plain, said, layout, known, known, why if width else "the layout has no swizzle")
         elif kind == "swizzled_shared" and len(sizes) > 1:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from convatlas.errors import BackendError
+
 # Global loads and stores, and asynchronous copies; local memory too, which only spills and indexed arrays use.
 ACCESSES = ("LDG", "STG", "LDL", "STL", "UTMA")
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)([^;]*);")
@@ -71,7 +73,7 @@ class Instruction:
 
 
 def read(cubin: bytes) -> dict[str, Code]:
-    """The functions of a cubin by their (mangled) names."""
+    """The functions of a cubin by their (mangled) names. Raises BackendError for one that the tools do not know."""
     text = _run("cuobjdump", "-res-usage", "--dump-sass", cubin=cubin)
     usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)", text)
     parts = {part.split("\n", 1)[0].strip(): part for part in text.split("Function : ")[1:]}
@@ -129,4 +131,8 @@ def _run(tool: str, *options: str, cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([str(path), *options, file.name], capture_output=True, text=True, check=True).stdout
+        done = subprocess.run([str(path), *options, file.name], capture_output=True, text=True)
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).replace(file.name, "the cubin").split())
+        raise BackendError(f"{tool} of Triton's wheel cannot read this machine code: {said[:200] or done.returncode}")
+    return done.stdout
