@@ -1,5 +1,6 @@
 """What is said of the time model beside its errors: the order of kernels, what times show to limit a layer, choices of configs."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,10 @@ def test_choices_are_among_what_is_considered():
     assert set(found) == {"cuda", "triton"}
     for made in found.values():
         assert all(choice.gain >= 1 and choice.same == (choice.gain < 1.01) for choice in made)
+    page = (Path(__file__).parents[2] / "docs/model.md").read_text()
+    lines = judged.tables(layers[:20], layers, H100, RATES).splitlines()
+    heads = [above for above, rule in itertools.pairwise(lines) if rule.startswith("|---")]
+    assert len(heads) == 4 and all(head in page for head in heads)
 
 
 def test_blocks_without_a_compiler_by_hand():

@@ -161,11 +161,8 @@ def choices(layers: Iterable[Timed], gpu: GPU) -> dict[str, list[Choice]]:
 
 def tables(layers: Sequence[Timed], halves: Sequence[Timed], gpu: GPU, ceilings: Ceilings) -> str:
     """Markdown: bfloat16 (`halves`), order of pairs, limiters, and choices of configs."""
-        "| bfloat16, batch 32 | held out | median | nine in ten | bias |",
-        "|---|--:|--:|--:|--:|",
-        "| bfloat16, batch 32: backend | kind | held out | median | nine in ten | bias |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+    held = [one for one in layers if one.held_out]
+    lines = ["| bfloat16, batch 32 | held out | median | nine in ten | bias |", "|---|--:|--:|--:|--:|"]
     other = [one for one in halves if one.held_out]
     for (backend, kind), errors in by_kind(other, gpu).items():
         lines.append(f"| {kind}, {backend} | {_errors(errors)} |")
