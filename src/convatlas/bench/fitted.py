@@ -18,9 +18,9 @@ from typing import Any
 from convatlas.bench.results import Entry, Results, newest
 from convatlas.call import Call
 from convatlas.codegen.resources import Task, resources
-from convatlas.codegen.work import works
 from convatlas.files import write_text
 from convatlas.kernels.common.target import of
+from convatlas.kernels.common.work import works
 from convatlas.model.gpu import GPU, of_device
 from convatlas.model.occupancy import occupancy
 from convatlas.model.time import FITTED, Constants, predict

@@ -18,6 +18,7 @@ from convatlas.plan.export import graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
 from convatlas.plan.program import Program
+from convatlas.plan.siblings import gpu_of, siblings
 
 SHAPES = 8  # batch sizes that a plan keeps programs for
 
@@ -125,6 +126,7 @@ class Plan:
                 if len(self._programs) >= SHAPES:
                     return None
                 graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
+                siblings(graph, gpu_of(device), self.backend)
                 self._programs[key] = Program(graph, device, self._state, self.backend, self.graph)
                 self._watch()
             return self._programs[key]

@@ -184,9 +184,9 @@ def inspect(
     from convatlas.codegen import banks, mix, sass
     from convatlas.codegen.inventory import MODES
     from convatlas.codegen.resources import Task, code
-    from convatlas.codegen.work import works
     from convatlas.kernels.common.cuda.launch import CudaLaunch
     from convatlas.kernels.common.target import of
+    from convatlas.kernels.common.work import works
     from convatlas.ops.automatic import preferred
 
     if dtype not in MODES:

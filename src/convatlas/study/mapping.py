@@ -306,7 +306,7 @@ def mapped(
 ) -> list[LayerMap]:
     """Each layer as its task says it is computed: by which backend, with which config. All are compiled together."""
     from convatlas.codegen.resources import Resources, resources
-    from convatlas.codegen.work import works
+    from convatlas.kernels.common.work import works
 
     kept = resources([task for _, task in entries], progress) if compile else ["not compiled"] * len(entries)
     done = []
