@@ -19,11 +19,12 @@ from convatlas.bench.contestants import AUTO, by_backend, contestants, data_sets
 from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race
 from convatlas.errors import BackendError
 from convatlas.kernels.common.precision import may_be_tf32
+from convatlas.plan.plan import Plan, compile
 from convatlas.specs import dtype_name
-from convatlas.study.tracing import Layer, trace
+from convatlas.study.tracing import Layer, plan_layers, trace
 
 BACKENDS = (AUTO, "triton", "cuda")
-OURS, GRAPH, EAGER = "ours", "graph", "eager"
+OURS, GRAPH, EAGER, PLAN = "ours", "graph", "eager", "plan"
 Progress = Callable[[str, int, int], None]
 
 
@@ -81,7 +82,7 @@ class Profile:
         net, batch, dtype, backend, size: what was timed.
         timer: the clock's label; "rehearsal" for an invented one.
         layers: the distinct ones, most time above the bound first.
-        network: seconds of the whole net by form: "graph", "eager".
+        network: seconds of the whole net by form: "graph", "eager", "plan".
         absent: forms without a time, and why.
     """
 
@@ -114,7 +115,7 @@ class Profile:
     @property
     def launch_gaps(self) -> float | None:
         """Seconds that launching from Python adds to a whole run; None where a form has no time."""
-        return self.network[EAGER] - self.network[GRAPH] if len(self.network) == 2 else None
+        return self.network[EAGER] - self.network[GRAPH] if {EAGER, GRAPH} <= self.network.keys() else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields, the sums, and per layer what follows from its times."""
@@ -136,12 +137,14 @@ def profile(
     ceilings: Ceilings,
     progress: Progress = lambda what, done, total: None,
     samples: int = 9,
+    plan: bool = False,
 ) -> Profile:
     """Times net `net` and each of its distinct layers on `device` by `timer`.
 
     Args:
         backend: "auto" (ops/automatic.py), "triton" or "cuda".
         size: pixels of the square input; None is the net's own.
+        plan: time the layers of the net's plan (convatlas.compile), and the plan beside the net as a whole.
 
     Raises NetError for an unknown net, BackendError for an unknown backend or one that fails on a layer, ShapeError for a size that
     does not fit the net.
@@ -152,8 +155,10 @@ def profile(
     net, size = row.name, size or row.size
     kind = getattr(torch, dtype)
     shape = (batch, 3, size, size)
-    with torch.device("meta"):
-        traced = trace(nets.create(net), shape, kind)
+    traced = plan_layers(_plan(net, shape, kind, device, backend)) if plan else None
+    if traced is None:
+        with torch.device("meta"):
+            traced = trace(nets.create(net), shape, kind)
     distinct: dict[tuple, list[Layer]] = {}
     for layer in traced:
         distinct.setdefault(layer.key, []).append(layer)
@@ -164,7 +169,7 @@ def profile(
             progress(layers[0].path or layers[0].op, done, len(distinct) + 1)
             rows.append(_layer(layers, rig, ceilings))
         progress("the whole network", len(distinct), len(distinct) + 1)
-        whole = _network(net, shape, rig)
+        whole = _network(net, shape, rig, plan)
     rows.sort(key=lambda row: -row.lost)
     return Profile(net, batch, dtype, backend, size, timer.label, rows, *_split(whole))
 
@@ -199,7 +204,14 @@ def _layer(layers: list[Layer], rig: Rig, ceilings: Ceilings) -> LayerProfile:
     return LayerProfile(names, layer.op, str(layer.spec), str(layer.epilogue or "none"), *work, *_split(found), *bound)
 
 
-def _network(net: str, shape: tuple[int, ...], rig: Rig) -> dict[str, Measurement]:
+def _plan(net: str, shape: tuple[int, ...], kind: torch.dtype, device: torch.device, backend: str) -> Plan:
+    """The net's plan; a rehearsal on a CPU is interpreted."""
+    by = backend if backend != AUTO else None if device.type == "cuda" else "triton"
+    x = torch.zeros(shape, dtype=kind, device=device)
+    return compile(nets.create(net, seed=0).to(device, kind), x, backend=by)
+
+
+def _network(net: str, shape: tuple[int, ...], rig: Rig, plan: bool = False) -> dict[str, Measurement]:
     """The whole net by form. One data set: what a net leaves in the cache for its next layer is part of how it runs."""
     model = nets.create(net, seed=0).to(rig.device, rig.dtype)
     x = torch.randn(shape, device=rig.device).to(rig.dtype).contiguous(memory_format=torch.channels_last)
@@ -209,4 +221,9 @@ def _network(net: str, shape: tuple[int, ...], rig: Rig) -> dict[str, Measuremen
             return model(tensors["x"])
 
     forms = [Contestant(form, run) for form in (GRAPH, EAGER)]
-    return {c.name: race([c], [{"x": x}], rig.timer, Protocol("warm", c.name, rig.samples))[c.name] for c in forms}
+    found = {c.name: race([c], [{"x": x}], rig.timer, Protocol("warm", c.name, rig.samples))[c.name] for c in forms}
+    if plan:
+        planned = _plan(net, shape, rig.dtype, rig.device, rig.backend)
+        racing = [Contestant(PLAN, lambda tensors: planned(tensors["x"]))]
+        found |= race(racing, [{"x": x}], rig.timer, Protocol("warm", EAGER, rig.samples))
+    return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output
+from convatlas.cli import output, plan_table
 from convatlas.cli.columns import Column, show
 from convatlas.cli.runtime import BACKEND_VARIABLE, one_of
 from convatlas.files import check_writable
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("float16", "bfloat16", "float32")
 BINDS = {"tensor": "tensor rate", "bandwidth": "bandwidth", "launch": "launch latency"}
+FORMS = {"graph": "in a CUDA graph", "plan": "as a plan"}
 KERNELS = 10  # that are printed of ncu's
 
 
@@ -43,6 +44,13 @@ def command(
     json: Annotated[Path | None, typer.Option("--json", help="Write JSON to this file.")] = None,
     trace: Annotated[Path | None, typer.Option("--trace", help="Write a trace for Perfetto to this file.")] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="Print only this many layers.")] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Time the steps of the network's plan (convatlas.compile) and the whole plan. Without a GPU list the steps only.",
+        ),
+    ] = False,
     ncu: Annotated[
         bool, typer.Option("--ncu", help="Read hardware counters of one run, where Nsight Compute is installed.")
     ] = False,
@@ -62,6 +70,14 @@ def command(
             check_writable(path)
     import torch
 
+    if not torch.cuda.is_available() and plan:
+        from convatlas.nets.resolve import resolve
+
+        found = resolve(net)
+        shape = (batch, 3, *2 * (size or found.size,))
+        note = "no times: torch sees no NVIDIA GPU here; `convatlas map` predicts them"
+        plan_table.run(found, shape, dtype, note=note)
+        return
     if not torch.cuda.is_available():
         raise BackendError(
             f"profile needs an NVIDIA GPU, and torch sees none here; `convatlas summary {net}` counts FLOPs and bytes without one"
@@ -72,12 +88,13 @@ def command(
     timer, device = CudaTimer(), torch.device("cuda")
     with output.progress("measuring ceilings"):
         ceilings = measure(timer, device)
-    run(net, batch, dtype, backend, size, timer, device, ceilings, json, trace, top, ncu)
+    run(net, batch, dtype, backend, size, timer, device, ceilings, json, trace, top, ncu, plan)
 
 
 def run(
     net: str, batch: int, dtype: str, backend: str, size: int | None, timer: Timer, device: torch.device,
     ceilings: Ceilings, json: Path | None = None, trace: Path | None = None, top: int | None = None, ncu: bool = False,
+    plan: bool = False,
 ) -> None:  # fmt: skip
     """Runs the command on a given clock and device, as a rehearsal does on a CPU."""
     from convatlas.bench import ncu as hardware
@@ -87,7 +104,7 @@ def run(
     from convatlas.bench.trace_event import events
 
     with output.progress(f"profiling {net}") as progress:
-        found = profile(net, batch, dtype, backend, size, timer, device, ceilings, progress)
+        found = profile(net, batch, dtype, backend, size, timer, device, ceilings, progress, plan=plan)
     about = document(ceilings, timer)
     counted = hardware.counters(net, batch, dtype, backend, found.size) if ncu else None
     if json is not None:
@@ -167,7 +184,7 @@ def sums(found: Profile) -> list[str]:
     if found.peer_sum is not None:
         lines[0] += f", cuDNN {_ms(found.peer_sum)}"
     for form, seconds in found.network.items():
-        lines.append(f"whole network, {'in a CUDA graph' if form == 'graph' else form}: {_ms(seconds)}")
+        lines.append(f"whole network, {FORMS.get(form, form)}: {_ms(seconds)}")
     for form, reason in found.absent.items():
         lines.append(f"whole network, {form}: no time, {reason}")
     if found.launch_gaps is not None:

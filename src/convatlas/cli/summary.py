@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output
+from convatlas.cli import output, plan_table
 from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
 from convatlas.cli.runtime import shape_of
 from convatlas.study.numbers import percent, short
@@ -43,6 +43,12 @@ def command(
     dtype: Annotated[
         str, typer.Option("--dtype", help="float16, bfloat16, float32 or float64: what bytes are counted in.")
     ] = "float16",
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="List the steps of the network's plan (convatlas.compile): kernels, buffers, bytes, FLOPs."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -56,9 +62,13 @@ def command(
     if input is not None and (size is not None or batch is not None):
         raise typer.BadParameter("with --size or --batch: give one of them", param_hint="'--input'")
     found = resolve(net)
+    shape = input or (batch or 1, 3, *2 * (size or found.size,))
+    if plan:
+        plan_table.run(found, shape, dtype, json, as_csv)
+        return
     from convatlas.study.summary import COUNTED, summarise_found
 
-    summary = summarise_found(found, input or (batch or 1, 3, *2 * (size or found.size,)), dtype)
+    summary = summarise_found(found, shape, dtype)
     rows = [row.as_dict() for row in summary.rows]
     missed = [{"path": u.path, "op": u.op, "output_shape": list(u.output_shape)} for u in summary.uncounted]
     if json:

@@ -36,6 +36,10 @@ def command(
     worst: Annotated[
         int | None, typer.Option("--worst", min=1, help="Print only this many layers, the worst first.")
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Check the steps of the network's plan (convatlas.compile), and what it returns."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run every layer on random inputs, then the whole network, and compare with the NumPy reference.
@@ -50,6 +54,8 @@ def command(
     if net.casefold() == ALL:
         if worst is not None:
             raise typer.BadParameter("a row is a network there", param_hint="'--worst' with 'all'")
+        if plan:
+            raise typer.BadParameter("give one network's name", param_hint="'--plan' with 'all'")
         prepare(backend)
         if not verify_all.run(size, batch, dtype, backend, json):
             raise typer.Exit(1)
@@ -60,7 +66,7 @@ def command(
 
     try:
         with output.progress(f"verifying {net}") as show:
-            result = verify(net, size, batch, dtype, backend, show)
+            result = verify(net, size, batch, dtype, backend, show, 0, plan)
     except Interrupted as stop:
         result = stop.found
     if json:

@@ -17,6 +17,7 @@ from convatlas.call import Call
 from convatlas.kernels.backend import launches
 from convatlas.kernels.common.launch import require_countable, viewable
 from convatlas.layout import taps_first
+from convatlas.nets.paths import step_of
 from convatlas.ops import backends
 from convatlas.ops.observe import notify, observed
 from convatlas.plan.memory import Arena, arena, written_over
@@ -214,7 +215,8 @@ class Program:
                 seen = {name: x.clone() if _meets(x, ready.out) else x for name, x in ready.tensors.items()}
             ready.run()
             if watched and ready.step.kind == OURS:
-                notify(ready.step.call, seen, ready.out)
+                with step_of(ready.step.path):
+                    notify(ready.step.call, seen, ready.out)
 
     def _replay(self) -> None:
         """Runs the CUDA graph, which is captured in the first run, after one run that compiles what is to be compiled."""

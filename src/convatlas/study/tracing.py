@@ -1,10 +1,12 @@
-"""A net's layers, from one run on the meta device: nothing is computed, and the net is not touched."""
+"""A net's layers, from one run on the meta device, where nothing is computed and the net is not touched; a plan's layers."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from convatlas.call import Call
+from convatlas.plan.plan import Plan
 from convatlas.study.dataflow import wired
 from convatlas.study.layer import Layer
 
@@ -22,3 +24,9 @@ def trace(net: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype | Non
     Raises ShapeError where a layer does not fit its input, NetError for a net that cannot run on the meta device.
     """
     return [node.layer for node in wired(net, input_shape, dtype)]
+
+
+def plan_layers(plan: Plan) -> list[Layer]:
+    """The steps of a plan that our ops compute, in order, as trace lists a net's: what instruments walk."""
+    found = [layer for layer in plan.layers if layer.ours]
+    return [Layer(x.path, Call(x.op, x.call.spec, x.call.epilogue, x.call.params)) for x in found]

@@ -18,9 +18,10 @@ from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
+from convatlas.plan.plan import compile
 from convatlas.reference.error_bound import TF32_CUT, Report
 from convatlas.reference.rounding import FORMATS
-from convatlas.study.tracing import Layer, trace
+from convatlas.study.tracing import Layer, plan_layers, trace
 from convatlas.verify.check import LayerCheck, check_alone, checking, precision
 from convatlas.verify.device import device_for, interpreted
 from convatlas.verify.probes import probes
@@ -154,6 +155,7 @@ def verify(
     backend: str = "triton",
     progress: Progress | None = None,
     seed: int = 0,
+    plan: bool = False,
 ) -> Verification:
     """Runs the net called `name`, with random weights, on `backend` and holds it to the reference.
 
@@ -166,6 +168,7 @@ def verify(
         dtype: "float16", "bfloat16", "float32" or "float64", as far as the backend has it.
         progress: called with (what, done, of how many).
         seed: seed of weights and inputs.
+        plan: check the steps of the net's plan (convatlas.compile), and its outputs, instead of the net's own.
 
     Raises NetError, BackendError, DtypeError, InputError for a size or batch below 1, ShapeError for a size the net cannot take,
     Interrupted, a KeyboardInterrupt, with what was found so far.
@@ -180,7 +183,10 @@ def verify(
     device, kind = device_for(backend, dtype), getattr(torch, dtype)
     shape = (batch, 3, size, size)
     net = random_net(name, seed).to(kind)
-    layers = trace(net, shape)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
+    moved = copy.deepcopy(net).to(device)
+    runs = compile(moved, x.to(device), backend=backend) if plan else moved
+    layers = plan_layers(runs) if plan else trace(net, shape)
     distinct: dict[tuple, Layer] = {}
     for layer in layers:
         distinct.setdefault(layer.key, layer)
@@ -203,10 +209,8 @@ def verify(
             steps.next(layer.path or layer.op)
             alone[key] = check_alone(layer, probes(layer, kind, device, seed + i), backend, probing=True).report
 
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
-        moved = copy.deepcopy(net).to(device)
         with checking(moved, raises=False, seen=lambda c: steps.next(c.path or c.call.op)) as checks:
-            y = run_net(moved, x.to(device), backend)
+            y = run_net(runs, x.to(device), backend)
         steps.next("reference network")
         rounded = y if backend == "numpy" else run_net(net, x, "numpy")
         steps.next("reference network in float64")
@@ -243,7 +247,7 @@ def random_net(name: str, seed: int) -> nn.Module:
     return net
 
 
-def run_net(net: nn.Module, x: Tensor, backend: str) -> np.ndarray:
+def run_net(net: Callable[[Tensor], Tensor], x: Tensor, backend: str) -> np.ndarray:
     with torch.no_grad(), use_backend(backend):
         return np.asarray(as_array(net(x)), np.float64)
 
