@@ -158,6 +158,18 @@ def test_readme_example_runs(tmp_path: Path) -> None:
     assert len(expected) == 3 and printed == expected
 
 
+def test_readme_example_of_a_plan_runs(tmp_path: Path) -> None:
+    """The lines that take torchvision's ResNet-50 to a plan, on a CPU: they print what they say."""
+    pytest.importorskip("torchvision")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    code = next(block for block in blocks if "convatlas.compile" in block)
+    assert len(code.split("\n\n", 1)[1].splitlines()) <= 10
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    first, *rest = result.stdout.splitlines()
+    assert first == "56 True" and rest[-1] == "PyTorch's own ops: none"
+
+
 def test_the_example_of_checking_prints_what_it_says() -> None:
     """docs/numerics.md: the indented lines from "import torch" to the print run; what follows is what they print."""
     section = (ROOT / "docs/numerics.md").read_text().split("## Checking your own code")[1].split("\n## ")[0]
