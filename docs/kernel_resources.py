@@ -55,19 +55,19 @@ def row(record: dict) -> str:
             wide[found[1]] = wide.get(found[1], 0) + count
     accesses = ", ".join(f"{count} {name}" for name, count in sorted(wide.items())) or "-"
     tensor = record["opcodes"].get("HMMA", "-")
-    return f"| `{record['expression']}` | {record['registers']} | {record['stack']} | {tensor} | {accesses} |"
+    return f"| `{record['kernel']}` | {record['registers']} | {record['stack']} | {tensor} | {accesses} |"
 
 
 def table(records: list[dict]) -> str:
     """The float16, float32 and TF32 instantiations of one file."""
     head = "| instantiation | registers | local memory | HMMA | 16-byte accesses |\n|---|---|---|---|---|"
-    return "\n".join([head, *map(row, sorted(records, key=lambda r: r["expression"]))])
+    return "\n".join([head, *map(row, sorted(records, key=lambda r: r["kernel"]))])
 
 
 def tma_launches() -> dict[tuple, Launch]:
     """The float16 launches of the TMA kernels that the networks make, one of each tile, by what the table shows of it."""
     found: dict[tuple, Launch] = {}
-    for _, _, launch in inventory(90, ["float16"], every_code=True):
+    for launch in (entry.launch for entry in inventory({90: ["float16"]}, every_code=True)):
         if launch.kernel.__name__ not in ("conv2d_tma_kernel", "conv2d_rows_kernel", "stem_pack_kernel"):
             continue
         at = launch.flat
@@ -105,7 +105,7 @@ def page(tables: dict[str, str]) -> str:
 
 def main() -> None:
     """Compiles both inventories and writes the page."""
-    command = [sys.executable, "-m", "convatlas.codegen.cuda_inventory", "90:float16,float32,tf32"]
+    command = [sys.executable, "-m", "convatlas.codegen.inventory", "90:float16,float32,tf32", "--backend", "cuda"]
     records = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     tables = {
         source: table([record for record in records if record["source"] == source])

@@ -5,33 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convatlas.call import Call
-from convatlas.kernels.common.launch import require_countable, viewable
+from convatlas.kernels.common.launch import require_countable
 from convatlas.kernels.common.prepared import requested
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import Target, current
 from convatlas.layout import allocate
 
-# The folder of each op. Its launcher for a backend is the function named like the op in launch_<backend>.py there.
+
+class Room(NamedTuple):
+    """What is said once of an op's kernels.
+
+    Attributes:
+        folder: its launcher for a backend is the function named like the op in launch_<backend>.py there.
+        view: an output as the launcher sees it, reshaped or as at most four dimensions; None, or a RuntimeError, where its strides
+            forbid that. The result is then computed elsewhere and copied.
+    """
+
+    folder: str
+    view: Callable[[Tensor], Tensor | None] = lambda out: out
+
+
+def _four_runs(out: Tensor) -> Tensor | None:
+    return out if out.dim() <= 4 or out.is_contiguous() else None
+
+
+def _folded(out: Tensor) -> Tensor:
+    return out if out.dim() <= 4 else out.view(*out.shape[:3], -1)
+
+
 ROOMS = {
-    "conv2d": "conv2d",
-    "conv_transpose2d": "conv_transpose2d",
-    "linear": "gemm",
-    "max_pool2d": "pool",
-    "avg_pool2d": "pool",
-    "adaptive_avg_pool2d": "pool",
-    "residual_add": "elementwise",
-    "batch_norm": "norm",
-    "local_response_norm": "norm",
-    "softmax": "softmax",
-    "relu": "elementwise",
-    "relu6": "elementwise",
-    "concat": "elementwise",
+    "conv2d": Room("conv2d"),
+    "conv_transpose2d": Room("conv_transpose2d"),
+    "linear": Room("gemm", lambda out: out.view(-1, out.shape[-1])),
+    "max_pool2d": Room("pool"),
+    "avg_pool2d": Room("pool"),
+    "adaptive_avg_pool2d": Room("pool"),
+    "residual_add": Room("elementwise", _four_runs),
+    "batch_norm": Room("norm", _folded),
+    "local_response_norm": Room("norm", _folded),
+    "softmax": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),
+    "relu": Room("elementwise", _four_runs),
+    "relu6": Room("elementwise", _four_runs),
+    "concat": Room("elementwise", _four_runs),
 }
 
 # Operands that kernels read as vectors of adjacent elements.
@@ -41,7 +62,14 @@ VECTORS = ("bias", "weight", "running_mean", "running_var")
 @cache
 def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
     """The function that lists the launches of an op's problems; its module is imported when first asked for."""
-    return getattr(import_module(f"convatlas.kernels.{ROOMS[op]}.launch_{backend}"), op)
+    return getattr(import_module(f"convatlas.kernels.{ROOMS[op].folder}.launch_{backend}"), op)
+
+
+def _viewable(op: str, out: Tensor) -> bool:
+    try:
+        return not out.numel() or ROOMS[op].view(out) is not None
+    except RuntimeError:
+        return False
 
 
 def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target | None = None) -> list[Any]:
@@ -63,7 +91,7 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     require_countable(call)
     first = next(iter(tensors.values()))
     result = allocate(call.spec.output_shape, first) if out is None else out
-    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
+    y = result if _viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
     extra = {}
     if call.params.get("return_indices"):
         extra["indices"] = allocate(call.spec.output_shape, first, torch.int64)

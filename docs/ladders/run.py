@@ -68,19 +68,17 @@ def check(launch: CudaLaunch, expected: torch.Tensor) -> float:
 
 def machine_code(launch: CudaLaunch) -> str:
     """Registers and memory instructions on sm_90, where cuda-core is installed."""
-    from convatlas.codegen.cuda_inventory import compile_expressions
+    from convatlas.codegen.nvrtc import compile_launches
     from convatlas.errors import BackendError
 
     try:
-        [record] = compile_expressions(launch.source, [launch.expression], 90)
+        [made] = compile_launches([launch], 90)
     except BackendError as error:
         return str(error)
     code = {
-        name: n
-        for name, n in record["opcodes"].items()
-        if name in ("LDG", "LDGSTS", "LDS", "LDSM", "FFMA", "HMMA", "STG")
+        name: n for name, n in made.opcodes.items() if name in ("LDG", "LDGSTS", "LDS", "LDSM", "FFMA", "HMMA", "STG")
     }
-    return f"{record['registers']} registers, {', '.join(f'{n} {name}' for name, n in sorted(code.items()))}"
+    return f"{made.registers} registers, {', '.join(f'{n} {name}' for name, n in sorted(code.items()))}"
 
 
 def timed(launch: CudaLaunch) -> str:

@@ -187,27 +187,3 @@ def as_image(x: Tensor) -> Tensor:
     while x.dim() < 4:
         x = x.unsqueeze(-1)
     return x if x.dim() == 4 else x.flatten(3)
-
-
-def _four_runs(out: Tensor) -> Tensor | None:
-    return out if out.dim() <= 4 or out.is_contiguous() else None
-
-
-# These see `out` reshaped, or as at most four runs, which strides can forbid: such an out gets a copy of a contiguous result.
-RESHAPED = {
-    **dict.fromkeys(("residual_add", "relu", "relu6", "concat"), _four_runs),
-    "linear": lambda out: out.view(-1, out.shape[-1]),
-    "softmax": lambda out: out.view(-1) if out.is_contiguous() else None,
-    "batch_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
-    "local_response_norm": lambda out: out if out.dim() <= 4 else out.view(*out.shape[:3], -1),
-}
-
-
-def viewable(op: str, out: Tensor) -> bool:
-    """Whether the op's launcher can see `out` as it needs to; where it cannot, the result is computed elsewhere and copied."""
-    if op not in RESHAPED or not out.numel():
-        return True
-    try:
-        return RESHAPED[op](out) is not None
-    except RuntimeError:
-        return False

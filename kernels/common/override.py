@@ -17,7 +17,7 @@ forced_config = _forced.get  # the innermost override's, or None
 def override(config: Any) -> Iterator[None]:
     """Kernels whose configs are of `config`'s type take it inside the block, whatever their model says; nothing checks it.
 
-    TileConfig: Triton's gather, stem and GEMM kernels; TmaConfig: its TMA kernel; Tile (gemm/launch_cuda.py): CUDA C++'s GEMM.
+    TileConfig: Triton's gather, stem and GEMM kernels; TmaConfig: its TMA kernel; WarpTile (gemm/launch_cuda.py): CUDA C++'s GEMM.
     """
     token = _forced.set(config)
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from convatlas.call import Call
@@ -16,3 +19,20 @@ def may_be_tf32(op: str) -> bool:
 def tf32(call: Call) -> bool:
     """Whether the call's products may round their operands to TF32."""
     return call.dtype == "float32" and call.spec.products and may_be_tf32(call.op)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Convolutions and matrix products of float32 inside the block are "tf32" or "ieee".
+
+    cuDNN's recurrent layers are set along: where they differ, torch refuses to answer code that asks by its older names.
+    """
+    settings = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before):
+            setting.fp32_precision = value

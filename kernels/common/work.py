@@ -10,7 +10,7 @@ from torch import Tensor
 from convatlas.call import Call
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.launch import Launch, cdiv
-from convatlas.model.work import Tile, Work
+from convatlas.model.work import Tiling, Work
 from convatlas.specs import ConvTranspose2dSpec, itemsize
 
 # Launches that finish or prepare a matrix product.
@@ -95,14 +95,14 @@ def _moved(call: Call, launches: list, i: int, dtype: str) -> int:
     return read + (target.numel() * 4 if isinstance(target, Tensor) else out)
 
 
-def _gemm_bytes(tile: Tile, size: int) -> int:
+def _gemm_bytes(tile: Tiling, size: int) -> int:
     return tile.count * tile.steps * (tile.BM + tile.BN) * tile.BK * size
 
 
 def _triton(call: Call, launch: Launch, size: int) -> Work:
     flat, arguments, name = launch.flat, launch.arguments, launch.kernel.__name__
     grid, spec = prod(launch.grid), call.spec
-    tile = Tile(flat.get("BM", flat.get("BLOCK", 0)) * flat.get("BC", 1), count=grid)
+    tile = Tiling(flat.get("BM", flat.get("BLOCK", 0)) * flat.get("BC", 1), count=grid)
     if "TN" in flat:
         pixels = flat["TN"] * flat["TH"] * flat["TW"]
         steps = (
@@ -113,14 +113,14 @@ def _triton(call: Call, launch: Launch, size: int) -> Work:
         # An image whose pixels lie at equal distances is seen as one row, its boxes are runs of them.
         row = arguments["N"] == arguments["P"] == 1
         box = None if row else (flat["TN"], flat["TH"], flat["TW"])
-        tile = Tile(pixels, flat["BN"], flat["BK"], steps, flat["SPLIT"], arguments.get("tiles", grid), box)
+        tile = Tiling(pixels, flat["BN"], flat["BK"], steps, flat["SPLIT"], arguments.get("tiles", grid), box)
     elif name == "conv2d_gather_kernel":
         steps = flat["R"] * flat["S"] * flat["C_BLOCKS"] // flat["SPLIT"]
-        tile = Tile(flat["BM"], flat["BN"], flat["BK"], steps, flat["SPLIT"], grid)
+        tile = Tiling(flat["BM"], flat["BN"], flat["BK"], steps, flat["SPLIT"], grid)
     elif name == "conv2d_stem_kernel":
-        tile = Tile(flat["BM"], flat["BN"], flat["BK"], cdiv(spec.reduction, flat["BK"]), 1, grid)
+        tile = Tiling(flat["BM"], flat["BN"], flat["BK"], cdiv(spec.reduction, flat["BK"]), 1, grid)
     elif name == "gemm_kernel":
-        tile = Tile(flat["BM"], flat["BN"], flat["BK"], arguments["steps"], flat["SPLIT"], grid)
+        tile = Tiling(flat["BM"], flat["BN"], flat["BK"], arguments["steps"], flat["SPLIT"], grid)
     chosen = [f"{key.lower()} {flat[key]}" for key in NAMED if flat.get(key, 0) > (key == "PACK")]
     if tile.BN:
         chosen = [*chosen, f"{launch.num_stages} stages"]
@@ -131,18 +131,18 @@ def _triton(call: Call, launch: Launch, size: int) -> Work:
 
 def _cuda(call: Call, launch: CudaLaunch, size: int) -> Work:
     grid, template, arguments = prod(launch.grid), launch.template, launch.arguments
-    stages, tile = 1, Tile(launch.block, count=grid)
+    stages, tile = 1, Tiling(launch.block, count=grid)
     if launch.kernel == "implicit_gemm":
         BM, BN, stages = int(template[2]), int(template[3]), int(template[6])
         steps = cdiv(arguments["steps"], arguments["split"])
-        tile = Tile(BM, BN, 128 // size, steps, arguments["split"], grid)
+        tile = Tiling(BM, BN, 128 // size, steps, arguments["split"], grid)
     elif launch.kernel == "conv2d_stem":
-        tile = Tile(128, int(template[2]), 16, arguments["steps"], 1, arguments["tiles"] * launch.grid[1], (1, 8, 16))
+        tile = Tiling(128, int(template[2]), 16, arguments["steps"], 1, arguments["tiles"] * launch.grid[1], (1, 8, 16))
     elif launch.kernel in ("depthwise_tile", "pool_tile"):
         VEC, height = int(template[1]), int(template[-1])
-        tile = Tile(height * 8 * arguments["lanes"] * VEC, count=grid, box=(1, height, 8))
+        tile = Tiling(height * 8 * arguments["lanes"] * VEC, count=grid, box=(1, height, 8))
     elif len(template) > 1 and template[1].isdigit() and launch.kernel != "gemv":
-        tile = Tile(launch.block * int(template[1]), count=grid)
+        tile = Tiling(launch.block * int(template[1]), count=grid)
     stage = f", {stages} stages" if stages > 1 else ""
     load = f", {template[7].lower()}" if launch.kernel == "implicit_gemm" else ""
     return _work(
@@ -156,7 +156,7 @@ def _work(
     grid: int,
     threads: int,
     stages: int,
-    tile: Tile,
+    tile: Tiling,
     size: int,
     backend: str,
     copied: bool = False,

@@ -41,7 +41,7 @@ GRID_LIMIT = 65535  # blocks along z
 
 
 @dataclass(frozen=True)
-class Tile:
+class WarpTile:
     """BM x BN outputs a block; with tensor cores a warp owns WM x WN of them."""
 
     BM: int
@@ -58,12 +58,12 @@ class Tile:
 # The larger a warp's tile, the fewer bytes of shared memory it reads a product: with 64 x 64 an ldmatrix of 512 bytes feeds four
 # MMAs, with 32 x 32 only two, and shared memory, not the tensor cores, would be the bound.
 _TILES = (
-    Tile(128, 128, 64, 64, 128), Tile(128, 64, 64, 32, 128), Tile(64, 64, 32, 32, 128), Tile(128, 32, 32, 32, 128),
-    Tile(64, 32, 32, 16, 128),
+    WarpTile(128, 128, 64, 64, 128), WarpTile(128, 64, 64, 32, 128), WarpTile(64, 64, 32, 32, 128), WarpTile(128, 32, 32, 32, 128),
+    WarpTile(64, 32, 32, 16, 128),
 )  # fmt: skip
 TENSOR_CORE = {(tile.BM, tile.BN): tile for tile in _TILES}
 # Without tensor cores 16 x 16 threads own 8 x 8, 8 x 4, 4 x 4, 8 x 2 or 4 x 2 outputs each.
-SIMT = {name: Tile(*name, 16, 16, 256) for name in TENSOR_CORE}
+SIMT = {name: WarpTile(*name, 16, 16, 256) for name in TENSOR_CORE}
 
 
 # Products a clock that a tile's shared-memory traffic allows, relative to 128 x 128's (docs/tuning/cuda.md), for one, two and three
@@ -71,7 +71,7 @@ SIMT = {name: Tile(*name, 16, 16, 256) for name in TENSOR_CORE}
 RATES = {(128, 128): (0.6, 1.0, 1.0), (128, 64): (0.4, 0.6, 0.7), (64, 64): (0.3, 0.45, 0.52)}
 
 
-def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> Tile:
+def tile_for(M: int, K: int, steps: int, problems: int, tensor_core: bool, gathered: bool, target: Target) -> WarpTile:
     """The tile whose blocks, dealt out to the SMs, take the least time; 32 filters wide where there are no more.
 
     A reduction of one or two steps consists of little but stores: with smaller tiles and three blocks an SM, one block stores while
@@ -107,7 +107,7 @@ def split_for(blocks: int, steps: int, target: Target) -> int:
     return split if steps - cdiv(steps, split) >= 10 else 1
 
 
-def stages_for(tile: Tile, blocks: int, target: Target) -> int:
+def stages_for(tile: WarpTile, blocks: int, target: Target) -> int:
     """DEEP where shared memory holds that many stages for all blocks that an SM gets, else STAGES."""
     resident = min(cdiv(blocks, target.sms), 3)
     return DEEP if resident * tile.shared(DEEP) <= target.shared else STAGES
@@ -159,7 +159,7 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
         load = "PACKED"
     packs, M = groups // together, N * P * Q
     steps = cdiv(w.shape[1] * w.shape[2] * C, STEP_CHUNKS * n)
-    tile = forced(Tile) or tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
+    tile = forced(WarpTile) or tile_for(M, K, steps, packs, tensor_core, load == "ELEMENTS", target)
     blocks = cdiv(M, tile.BM) * cdiv(K, tile.BN)
     split = split_for(blocks, steps, target) if packs == 1 else 1
     # Gathered operands pass through registers: more stages would not bring more of them on their way.

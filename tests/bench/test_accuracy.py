@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convatlas.bench.accuracy import Judge, exact_float32, float32_products
+from convatlas.bench.accuracy import Judge, exact_float32
 from convatlas.call import Call
+from convatlas.kernels.common.precision import float32_products
 from convatlas.ops import backend_cudnn
 from convatlas.specs import (
     AdaptivePool2dSpec,

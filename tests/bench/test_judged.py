@@ -14,12 +14,12 @@ from convatlas.call import Call
 from convatlas.model.ceilings import Ceilings
 from convatlas.model.gpu import gpu
 from convatlas.model.time import predict
-from convatlas.model.work import Tile, Work
+from convatlas.model.work import Tiling, Work
 from convatlas.specs import Conv2dSpec
 
 H100 = gpu("h100-sxm")
 RATES = Ceilings(3e12, {"float16": 8e14}, 2e-6)
-WORK = Work("k", "", 300, 128, 3, Tile(128, 128, 64, 9, 1, 300), 1, 1, 10**6, "triton", 2)
+WORK = Work("k", "", 300, 128, 3, Tiling(128, 128, 64, 9, 1, 300), 1, 1, 10**6, "triton", 2)
 
 
 def one(seconds: float, batch: int = 1, backend: str = "triton", moved: int = 10**6) -> Timed:
@@ -67,5 +67,5 @@ def test_choices_are_among_what_is_considered():
 
 def test_blocks_without_a_compiler_by_hand():
     """Three stages of 48 KB leave room for one block; 64 sums a thread and 48 registers beside them allow 4 of 128 threads."""
-    assert judged.estimated(replace(WORK, tile=Tile(128, 256, 64, 9, 1, 300), threads=256), H100) == 1
-    assert judged.estimated(replace(WORK, tile=Tile(128, 64, 16, 9, 1, 300)), H100) == 4
+    assert judged.estimated(replace(WORK, tile=Tiling(128, 256, 64, 9, 1, 300), threads=256), H100) == 1
+    assert judged.estimated(replace(WORK, tile=Tiling(128, 64, 16, 9, 1, 300)), H100) == 4

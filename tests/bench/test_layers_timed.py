@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from convatlas import nets
-from convatlas.bench.accuracy import float32_products
 from convatlas.bench.cases import (
     MAIN,
     PRECISIONS,
@@ -27,6 +26,7 @@ from convatlas.bench.networks import net_contestants, rehearsal_size, work
 from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.precompile import Job, jobs, precompile, run_once
 from convatlas.errors import InputError, NetError
+from convatlas.kernels.common.precision import float32_products
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.ops import functional
 from convatlas.ops.observe import observe

@@ -93,9 +93,9 @@ def _bias_adjacent(call: Any, tensors: dict[str, Tensor]) -> tuple:
 def _out_is_an_input(check: Callable) -> Callable:
     """No check of an `out` that begins where an input does: what in-place calls were spared."""
 
-    def changed(call: Any, tensors: dict[str, Tensor], out: Tensor) -> None:
+    def changed(op: Any, tensors: dict[str, Tensor], out: Tensor) -> None:
         if not any(x.data_ptr() == out.data_ptr() and x.stride() == out.stride() for x in tensors.values()):
-            check(call, tensors, out)
+            check(op, tensors, out)
 
     return changed
 

@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
 def compiled(arch: int, mode: str, batch: int) -> list[dict]:
     """The inventory's records; compiled in processes of their own, since this one may interpret its kernels."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "convatlas.codegen.inventory", "--arch", str(arch), "--modes", mode]
+    command = [sys.executable, "-m", "convatlas.codegen.inventory", f"{arch}:{mode}"]
     command += ["--batches", str(batch), *RUNS[arch, mode, batch]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -84,9 +84,8 @@ def test_the_repair_of_packed_groups_is_compiled() -> None:
 
 
 def test_the_inventory_reaches_every_kernel() -> None:
-    launched = {
-        launch.kernel.__name__ for _, _, launch in inv.inventory(90, ["float16"], names=["resnet18"], batches=[1])
-    }
+    entries = inv.inventory({90: ["float16"]}, names=["resnet18"], batches=[1])
+    launched = {entry.launch.kernel.__name__ for entry in entries}
     sources = Path(kernels.__file__).parent.rglob("*.py")
     written = {name for path in sources for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)}
     assert written and written <= launched, written - launched
@@ -129,7 +128,7 @@ def test_an_interpreting_process_refuses_to_compile() -> None:
     from convatlas.codegen.cross_compile import compile_launch
     from convatlas.errors import BackendError
 
-    launch: Launch = inv.launches_of(inv.extra_calls()[-2], "float16", 90)[0]
+    launch: Launch = inv.launches_of(next(call for call in inv.extra_calls() if call.op == "relu6"), "float16", 90)[0]
     with pytest.raises(BackendError, match="TRITON_INTERPRET"):
         compile_launch(launch, 90)
 
@@ -140,7 +139,8 @@ def test_a_planted_spill_is_found() -> None:
         "import dataclasses, json, sys\n"
         "from convatlas.codegen import inventory as inv\n"
         "from convatlas.codegen.cross_compile import compile_launch\n"
-        "gemm = next(l for m, o, l in inv.inventory(80, ['float16'], ['resnet18'], [32]) if l.kernel.__name__ == 'gemm_kernel')\n"
+        "launches = (entry.launch for entry in inv.inventory({80: ['float16']}, ['resnet18'], [32]))\n"
+        "gemm = next(launch for launch in launches if launch.kernel.__name__ == 'gemm_kernel')\n"
         "tile = gemm.constants['tile']._replace(BM=256, BN=128, BK=64)\n"
         "big = dataclasses.replace(gemm, constants={**gemm.constants, 'tile': tile}, num_warps=4)\n"
         "c = compile_launch(big, 80)\n"

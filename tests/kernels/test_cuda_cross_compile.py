@@ -34,7 +34,7 @@ pytestmark = [
 def _compiled() -> list[dict]:
     """The inventory's records; compiled in processes of their own, since NVRTC failed in one that had imported CuPy."""
     targets = [f"{arch}:{','.join(m for a, m in sorted(CHOSEN) if a == arch)}" for arch in ARCHITECTURES]
-    command = [sys.executable, "-m", "convatlas.codegen.cuda_inventory", *targets]
+    command = [sys.executable, "-m", "convatlas.codegen.inventory", *targets, "--backend", "cuda"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -46,11 +46,11 @@ def compiled(arch: int) -> list[dict]:
 
 
 def template(record: dict) -> list[str]:
-    return re.search(r"<(.*)>", record["expression"])[1].split(", ")
+    return re.search(r"<(.*)>", record["kernel"])[1].split(", ")
 
 
 def describe(records: list[dict]) -> str:
-    return "\n".join(f"{r['expression']} sm_{r['arch']}: {r['stack']} B of stack, {r['accesses']}" for r in records)
+    return "\n".join(f"{r['kernel']} sm_{r['arch']}: {r['stack']} B of stack, {r['accesses']}" for r in records)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -64,10 +64,10 @@ def test_no_spills_and_no_local_memory(arch: int) -> None:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_tensor_cores_where_they_should_be(arch: int) -> None:
     """mma.sync is HMMA on every architecture here, TF32's too; IEEE float32 has no tensor-core instruction."""
-    dense = [r for r in compiled(arch) if r["expression"].startswith("implicit_gemm")]
+    dense = [r for r in compiled(arch) if r["kernel"].startswith("implicit_gemm")]
     assert len(dense) > 4
     bad = [r for r in dense if ("HMMA" in r["opcodes"]) != (template(r)[1] == "true")]
-    stems = [r for r in compiled(arch) if r["expression"].startswith("conv2d_stem")]
+    stems = [r for r in compiled(arch) if r["kernel"].startswith("conv2d_stem")]
     bad += [r for r in stems if "HMMA" not in r["opcodes"]]
     assert bool(stems) == any(a == arch and mode in ("float16", "bfloat16") for a, mode in CHOSEN)  # no stem in float32
     assert not bad, describe(bad)
@@ -79,20 +79,20 @@ def test_vector_paths_move_16_bytes(arch: int) -> None:
         return any(a.startswith(name) and a.endswith("128") for a in record["accesses"])
 
     records = compiled(arch)
-    dense = [r for r in records if r["expression"].startswith("implicit_gemm")]
+    dense = [r for r in records if r["kernel"].startswith("implicit_gemm")]
     asynchronous = [r for r in dense if template(r)[7] in ("VECTORS", "PACKED", "ELEMENTS_B")]
     bad = [r for r in asynchronous if not access(r, "LDGSTS")] + [r for r in dense if not access(r, "STG")]
     assert asynchronous and not bad, describe(bad)
     names = ("depthwise", "pool", "elementwise", "batch_norm")
-    vectors = [r for r in records if r["expression"].startswith(names) and template(r)[1] in ("4", "8")]
+    vectors = [r for r in records if r["kernel"].startswith(names) and template(r)[1] in ("4", "8")]
     # A tile comes by cp.async; a mean's one output in 49 inputs is stored element by element.
     bad = [
         r for r in vectors
-        if not (access(r, "LDGSTS" if "_tile" in r["expression"] else "LDG"))
-        or not (access(r, "STG") or "mean" in r["expression"])
+        if not (access(r, "LDGSTS" if "_tile" in r["kernel"] else "LDG"))
+        or not (access(r, "STG") or "mean" in r["kernel"])
     ]  # fmt: skip
     assert len(vectors) > 8 and not bad, describe(bad)
-    streams = [r for r in records if r["expression"].startswith("gemv") and template(r)[1] in ("4", "8")]
+    streams = [r for r in records if r["kernel"].startswith("gemv") and template(r)[1] in ("4", "8")]
     bad = [r for r in streams if not access(r, "LDG")]
     assert streams and not bad, describe(bad)
 
@@ -107,5 +107,5 @@ def test_shared_memory_fits(arch: int) -> None:
 def test_the_inventory_reaches_every_kernel() -> None:
     text = "\n".join(path.read_text() for path in Path(kernels.__file__).parent.rglob("*.cu"))
     written = set(re.findall(r"__global__ void __launch_bounds__\(.*\) (\w+)\(", text))
-    launched = {r["expression"].split("<")[0] for r in compiled(90)}
+    launched = {r["kernel"].split("<")[0] for r in compiled(90)}
     assert len(written) > 10 and written == launched

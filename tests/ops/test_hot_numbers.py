@@ -13,6 +13,7 @@ from kernel_cases import CONVOLUTIONS, POOLS, Case, layout, run_convolution, run
 from torch import Tensor
 
 import convatlas
+from convatlas.kernels.common.precision import float32_products
 from convatlas.kernels.common.workspace import workspaces
 from convatlas.ops import hot
 
@@ -24,14 +25,8 @@ EMPTY = "nothing to launch"
 @pytest.fixture
 def driver() -> Iterator[Computing]:
     """TF32 is off: a CPU's float32 is never TF32, and the stand-ins of a launch are no CPU's."""
-    computing, conv, matmul = Computing(), torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    conv.fp32_precision = matmul.fp32_precision = "ieee"
-    try:
-        with hot.using(computing), torch.no_grad():
-            yield computing
-    finally:
-        conv.fp32_precision, matmul.fp32_precision = before
+    with float32_products("ieee"), hot.using(computing := Computing()), torch.no_grad():
+        yield computing
 
 
 def hold(run: Callable[[str], Tensor], driver: Computing) -> None:

@@ -24,10 +24,10 @@ from kernel_cases import DTYPES, hold, layout, random
 from convatlas import ArgumentError, DtypeError
 from convatlas.call import Call
 from convatlas.codegen.inventory import launches_of
-from convatlas.kernels.backend import ROOMS
+from convatlas.kernels.backend import ROOMS, Room
 from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch
 from convatlas.kernels.common.device import cast, widen
-from convatlas.kernels.common.launch import RESHAPED, Launch, cdiv
+from convatlas.kernels.common.launch import Launch, cdiv
 from convatlas.kernels.common.problem import Problem
 from convatlas.ops import backend_cudnn, functional, library
 from convatlas.ops.backend_numpy import as_array
@@ -133,8 +133,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setitem(ROWS, OP, Row(lambda spec, a, params: hardswish(a["input"]), companions))
         library.register(library.Op(OP, "Tensor input", lambda a: Call(OP, HardswishSpec(tuple(a["input"].shape)))))
         patch.setattr(functional, OP, public, raising=False)
-        patch.setitem(ROOMS, OP, OP)
-        patch.setitem(RESHAPED, OP, _dense)
+        patch.setitem(ROOMS, OP, Room(OP, _dense))
         for backend, launcher in (("triton", launch_triton), ("cuda", launch_cuda)):
             module = ModuleType(f"convatlas.kernels.{OP}.launch_{backend}")
             setattr(module, OP, launcher)

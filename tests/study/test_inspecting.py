@@ -10,7 +10,7 @@ from convatlas.codegen.loops import loops, main_loop
 from convatlas.codegen.sass import Instruction
 from convatlas.errors import ArgumentError, InputError, NetError
 from convatlas.model.gpu import gpu
-from convatlas.model.work import Tile, Work
+from convatlas.model.work import Tiling, Work
 from convatlas.study import inspecting
 
 CUOBJDUMP = """
@@ -110,7 +110,7 @@ def test_kinds_and_widths(opcode, kind, bytes):
 
 def test_issue_slots_by_hand():
     """An HGMMA of 64x128x16 is 131,072 products, 64 clocks at 2,048 a clock and SM; 4 warps issue on 4 schedulers."""
-    work = Work("k", "", 1, 128, 3, Tile(64, 128, 64, 9, 1, 1), 1, 1, 1, "triton", 2)
+    work = Work("k", "", 1, 128, 3, Tiling(64, 128, 64, 9, 1, 1), 1, 1, 1, "triton", 2)
     made = code("HGMMA.64x128x16.F32", "IADD3", "IADD3", "@P0 BRA to 0", "EXIT")
     found = mix.issue(made, mix.main(made), work, gpu("h100-sxm"), "float16")
     assert (found.pipe, found.cycles) == ("tensor", 64) and found.always == found.most == 4 / 64

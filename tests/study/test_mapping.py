@@ -15,7 +15,7 @@ from convatlas.errors import ArgumentError, DtypeError, InputError, NetError, Sh
 from convatlas.model.gpu import gpu
 from convatlas.model.occupancy import occupancy
 from convatlas.model.time import LIMITS, launch_time, waves
-from convatlas.model.work import Tile, Work
+from convatlas.model.work import Tiling, Work
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.study.layer import Layer
 from convatlas.study.written import EXAMPLES, is_layer, layer
@@ -95,13 +95,13 @@ def test_tiles_waves_and_waste_by_hand(kernels_compiled):
 
 
 def test_waves_by_hand():
-    work = Work("k", "", 300, 128, 3, Tile(128, 128, 64, 9, 1, 300), 1, 1, 1, "triton", 2)
+    work = Work("k", "", 300, 128, 3, Tiling(128, 128, 64, 9, 1, 300), 1, 1, 1, "triton", 2)
     assert waves(work, 2, gpu("h100-sxm")) == (pytest.approx(300 / 264), pytest.approx(228 / 264))
     assert waves(work, 2, gpu("a100-80")) == (pytest.approx(300 / 216), pytest.approx(132 / 216))
 
 
 def test_more_bandwidth_and_more_clock_make_it_quicker():
-    work = Work("k", "", 300, 128, 3, Tile(128, 128, 64, 9, 1, 300), 1, 1, 10**9, "triton", 2)
+    work = Work("k", "", 300, 128, 3, Tiling(128, 128, 64, 9, 1, 300), 1, 1, 10**9, "triton", 2)
     h100, h200, a100 = (launch_time(work, 2, gpu(name), "float16") for name in ("h100-sxm", "h200", "a100-80"))
     assert h200.dram < h100.dram < a100.dram and h200.chip == h100.chip < a100.chip
     assert max(h100.chip, h100.dram) < h100.seconds < h100.chip + h100.dram

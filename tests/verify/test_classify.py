@@ -69,6 +69,6 @@ def test_names_missing(monkeypatch):
 def test_tf32_is_off_meanwhile_and_back_afterwards():
     conv = torch.backends.cudnn.conv
     before = conv.fp32_precision
-    with module.without_tf32():
+    with module.float32_products("ieee"):
         assert conv.fp32_precision == "ieee"
     assert conv.fp32_precision == before

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convatlas.kernels.common.precision import float32_products
 from convatlas.ops import backend_cudnn
 from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
 from convatlas.reference.rounding import format_of
@@ -29,23 +30,6 @@ from convatlas.study.tracing import Layer
 
 Tensors = Mapping[str, Tensor]
 EXACT = ("max_pool2d", "relu", "relu6", "concat")  # the result is one of the inputs, or 0, or 6
-
-
-@contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """Convolutions and matrix products of float32 inside the block are "tf32" or "ieee".
-
-    cuDNN's recurrent layers are set along: where they differ, torch refuses to answer code that asks by its older names.
-    """
-    settings = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = precision
-    try:
-        yield
-    finally:
-        for setting, value in zip(settings, before):
-            setting.fp32_precision = value
 
 
 @contextmanager

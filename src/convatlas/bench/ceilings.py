@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from convatlas.bench.accuracy import float32_products
 from convatlas.bench.clocks import sample
 from convatlas.bench.environment import environment
 from convatlas.bench.timing import Timer
 from convatlas.errors import InputError
+from convatlas.kernels.common.precision import float32_products
 from convatlas.model.ceilings import Ceilings
 
 MODES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}

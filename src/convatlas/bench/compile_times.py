@@ -21,8 +21,8 @@ import torch
 
 from convatlas.bench.cpu import LAYERS
 from convatlas.codegen.cross_compile import compile_launch
-from convatlas.codegen.cuda_inventory import compile_expressions
 from convatlas.codegen.inventory import launches_of
+from convatlas.codegen.nvrtc import compile_launches
 from convatlas.errors import BackendError
 
 MODE = "float16"
@@ -34,7 +34,7 @@ def measure(arch: int) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     compilers: dict[str, tuple[str, Callable[[Any], object]]] = {
         "Triton": ("triton", lambda launch: compile_launch(launch, arch)),
-        "NVRTC": ("cuda", lambda launch: compile_expressions(launch.source, [launch.expression], arch)),
+        "NVRTC": ("cuda", lambda launch: compile_launches([launch], arch)),
     }
     records = []
     for compiler, (backend, compile) in compilers.items():

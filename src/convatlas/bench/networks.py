@@ -21,6 +21,7 @@ from convatlas.bench.accuracy import Accuracy, exact_float32
 from convatlas.bench.cases import layers_of
 from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.timing import Contestant, Tensors
+from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.nets.network import smallest_size
 from convatlas.ops.backends import use_backend
@@ -65,7 +66,7 @@ class NetJudge:
     def __init__(self, net: nn.Module, name: str, data: Tensors) -> None:
         x = data["input"]
         dtype = dtype_name(x.dtype)
-        tf32 = dtype == "float32" and torch.backends.cudnn.conv.fp32_precision == "tf32"
+        tf32 = dtype == "float32" and may_be_tf32("conv2d")
         self.bound = rounding(name, dtype, tf32)
         wide = copy.deepcopy(net).float()
         with plain(), exact_float32():

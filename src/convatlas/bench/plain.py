@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from convatlas.nets.layers import Conv2d
 from convatlas.ops import functional as ops
+from convatlas.specs.arguments import pair, sides
 
 
 def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -53,13 +54,11 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     """F.conv2d; TensorFlow's asymmetric padding by F.pad before it."""
-    if not isinstance(padding, int) and any(isinstance(side, tuple) for side in padding):
-        (top, bottom), (left, right) = padding
-        if (top, left) == (bottom, right):
-            padding = top, left
-        else:
-            input, padding = F.pad(input, (left, right, top, bottom)), 0
-    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    window = tuple(weight.shape[2:]), pair(stride, "stride", "conv2d"), pair(dilation, "dilation", "conv2d")
+    (top, bottom), (left, right) = sides(padding, *window, "conv2d")
+    if (top, left) != (bottom, right):
+        input, top, left = F.pad(input, (left, right, top, bottom)), 0, 0
+    return F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {

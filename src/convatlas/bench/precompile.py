@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from convatlas.bench.accuracy import float32_products
 from convatlas.bench.cases import PRECISIONS, Case, distinct
 from convatlas.bench.contestants import OURS, contestants, with_folded
 from convatlas.bench.timing import reason
 from convatlas.kernels.common.override import override
+from convatlas.kernels.common.precision import float32_products
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import operands

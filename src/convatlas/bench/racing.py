@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convatlas import nets
 from convatlas.bench import clocks
-from convatlas.bench.accuracy import Accuracy, Judge, float32_products
+from convatlas.bench.accuracy import Accuracy, Judge
 from convatlas.bench.cases import PRECISIONS, Case, layers_of, shrink
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import contestants, data_sets, is_ours, tuned
@@ -24,6 +24,7 @@ from convatlas.bench.results import Entry
 from convatlas.bench.standings import Race
 from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Protocol, Run, Timer, race, reason
 from convatlas.errors import BackendError, DtypeError
+from convatlas.kernels.common.precision import float32_products
 from convatlas.specs import dtype_name
 from convatlas.study.roofline import H100
 from convatlas.study.tracing import Layer

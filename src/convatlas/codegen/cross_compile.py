@@ -1,4 +1,4 @@
-"""Compiles a kernel launch for a GPU that is not here, and reads registers, spills and instructions from the cubin.
+"""Compiles a Triton launch for a GPU that is not here, and reads registers, spills and instructions from the cubin.
 
 Needs Triton (its wheel brings ptxas and cuobjdump), no GPU and no driver. An interpreted kernel cannot be compiled, so this
 runs in a process without TRITON_INTERPRET.
@@ -30,17 +30,19 @@ class Compiled:
     """What the compiler made of one launch.
 
     Attributes:
-        kernel: its name.
+        kernel: its name; of CUDA C++ the template's instantiation.
+        source: its file, below kernels/.
         arch: compute capability, such as 90.
-        constants: the tl.constexpr parameters and launch options.
+        constants: the tl.constexpr parameters and launch options; none of CUDA C++, which has them in its name.
         registers: registers of a thread, at most 255.
         stack: bytes of local memory a thread has: spills and indexed arrays. 0 is what we want.
-        shared: bytes of shared memory a block asks for.
+        shared: bytes of shared memory a block asks for, static and dynamic.
         opcodes: SASS instructions by their name up to the first dot.
         accesses: global loads, stores and asynchronous copies by full name (LDG.E.128 moves 16 bytes a thread).
     """
 
     kernel: str
+    source: str
     arch: int
     constants: dict[str, Any]
     registers: int
@@ -139,6 +141,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     code = next(iter(sass.read(compiled.asm["cubin"]).values()))
     return Compiled(
         kernel=launch.kernel.__name__,
+        source=launch.kernel.__module__.removeprefix("convatlas.kernels.").replace(".", "/") + ".py",
         arch=arch,
         constants={name: str(v) for name, v in {**launch.flat, **launch.options}.items()},
         registers=code.registers,

@@ -1,8 +1,9 @@
 """Every launch that the networks make on a GPU, and what the compiler makes of each: registers, spills, instructions.
 
-`python -m convatlas.codegen.inventory --arch 90` compiles them, on every core, and prints one JSON list; it needs no GPU. A launch
-config (kernel, tiles, warps, what is masked and added) serves many layers whose machine code differs in constants only: by default
-each config is compiled once, for its largest window; --every-code compiles them all.
+`python -m convatlas.codegen.inventory 90 80:tf32 --backend cuda` compiles them, on every core, and prints a JSON list: each
+cross_compile.Compiled with its mode and op. It needs no GPU. A Triton launch config (kernel, tiles, warps, what is masked, added)
+serves many layers whose machine code differs in constants only: by default each config is compiled once, for its largest window;
+--every-code compiles them all. In CUDA C++ every template instantiation is compiled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from os import cpu_count
 from typing import Any
@@ -21,9 +22,11 @@ from torch import Tensor
 
 from convatlas import nets
 from convatlas.call import Call
-from convatlas.codegen.cross_compile import Compiled, compile_launch, key
+from convatlas.codegen.cross_compile import compile_launch, key
 from convatlas.kernels.backend import launcher
+from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.launch import Launch
+from convatlas.kernels.common.precision import float32_products
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS, Target
 from convatlas.layout import taps_first
@@ -34,6 +37,7 @@ from convatlas.specs import (
     ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
+    LinearSpec,
     LocalResponseNormSpec,
     NormSpec,
     Pool2dSpec,
@@ -49,6 +53,7 @@ MODES = {
     "tf32": (torch.float32, True),
 }
 BATCHES = (1, 32)
+TOGETHER = 4  # launches that a process compiles at once: NVRTC then reads their common file once
 
 
 def extra_calls() -> list[Call]:
@@ -78,6 +83,11 @@ def extra_calls() -> list[Call]:
         Call("relu", ElementwiseSpec("relu", x)),
         Call("relu6", ElementwiseSpec("relu6", x)),
         Call("concat", ConcatSpec.of([x, x], 1)),
+        *(Call("conv2d", conv(x, (64, 1, 7, 7), stride, 3, 1, 64), Epilogue(True, "relu6")) for stride in (1, 2)),
+        Call("conv2d", conv(x, (64, 1, 3, 3), 1, 2, 2, 64), Epilogue(True, "relu6")),
+        Call("linear", LinearSpec.of((8, 2048), (1000, 2048)), Epilogue(True)),
+        Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 1, 1)),
+        Call("max_pool2d", Pool2dSpec.of("max", x, 5, 1, 2)),
     ]
 
 
@@ -123,13 +133,8 @@ def launches_of(
         tensors, out = {name: x.contiguous() for name, x in tensors.items()}, out.contiguous()
     if call.params.get("return_indices"):
         tensors["indices"] = _meta(call.spec.output_shape, torch.int64)
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    conv.fp32_precision = matmul.fp32_precision = "tf32" if tf32 else "ieee"
-    try:
+    with float32_products("tf32" if tf32 else "ieee"):
         return launcher(backend, call.op)(Problem.of(call, tensors, out, target))
-    finally:
-        conv.fp32_precision, matmul.fp32_precision = before
 
 
 # The constants that make a config; the others (window, padding, activation) fill it in.
@@ -146,71 +151,110 @@ def config_key(launch: Launch, mode: str) -> tuple:
     return mode, launch.kernel.__name__, tiles, packed, launch.residual, *launch.options.values()
 
 
-def _window(launch: Launch) -> int:
-    return launch.flat.get("R", 1) * launch.flat.get("S", 1)
+@dataclass(frozen=True)
+class Entry:
+    """One launch of the inventory, as a value that another process can turn into the launch: kernels cannot be pickled.
+
+    Attributes:
+        call, mode, arch, backend, contiguous: as `launches_of` takes them.
+        place: among the launches of the call.
+    """
+
+    call: Call
+    mode: str
+    arch: int
+    backend: str
+    contiguous: bool
+    place: int
+
+    @property
+    def launch(self) -> Any:
+        """The Launch or CudaLaunch."""
+        return launches_of(self.call, self.mode, self.arch, self.backend, self.contiguous)[self.place]
+
+
+def identity(launch: Any, mode: str, every_code: bool = False) -> tuple:
+    """A key that is equal for launches of which one is compiled for all."""
+    if isinstance(launch, CudaLaunch):
+        return launch.source, launch.expression
+    return key(launch) if every_code else config_key(launch, mode)
+
+
+def _window(launch: Any) -> int:
+    return launch.flat.get("R", 1) * launch.flat.get("S", 1) if isinstance(launch, Launch) else 0
 
 
 def inventory(
-    arch: int,
-    modes: Iterable[str] = MODES,
+    targets: dict[int, Iterable[str]],
     names: Iterable[str] | None = None,
     batches: Iterable[int] = BATCHES,
+    backend: str = "triton",
     every_code: bool = False,
-) -> list[tuple[str, str, Launch]]:
-    """(mode, op, launch) for every launch config that the networks' layers and the extra calls need on `arch`.
+) -> list[Entry]:
+    """What the networks' layers and the extra calls launch, each launch config (with `every_code` each machine code) once.
 
-    With `every_code` for every distinct machine code instead.
+    Args:
+        targets: the modes in which to compute, by architecture, such as {90: ["float16"]}.
+        names, batches: of networks; by default all.
+        backend: "triton" or "cuda". The extra calls of CUDA C++ are taken contiguous too, for its kernels without vectors.
     """
-    found: dict[tuple, tuple[str, str, Launch]] = {}
-    calls = [*network_calls(nets.names() if names is None else names, batches), *extra_calls()]
-    for mode in modes:
-        for call in calls:
-            for launch in launches_of(call, mode, arch):
-                name = key(launch) if every_code else config_key(launch, mode)
-                if name not in found or _window(launch) > _window(found[name][2]):
-                    found[name] = mode, call.op, launch
-    return list(found.values())
+    found: dict[tuple, tuple[int, Entry]] = {}
+    extra = [(call, contiguous) for call in extra_calls() for contiguous in (False, True)[: 1 + (backend == "cuda")]]
+    cases = [(call, False) for call in network_calls(nets.names() if names is None else names, batches)] + extra
+    for arch, mode in ((arch, mode) for arch, modes in targets.items() for mode in modes):
+        for call, contiguous in cases:
+            for place, launch in enumerate(launches_of(call, mode, arch, backend, contiguous)):
+                name, size = (arch, *identity(launch, mode, every_code)), _window(launch)
+                if name not in found or size > found[name][0]:
+                    found[name] = size, Entry(call, mode, arch, backend, contiguous, place)
+    return [entry for _, entry in found.values()]
 
 
-def _compile(task: tuple[str, str, Launch, int]) -> dict[str, Any]:
-    mode, op, launch, arch = task
-    compiled: Compiled = compile_launch(launch, arch)
-    return {"mode": mode, "op": op, **asdict(compiled), "tensor_core": compiled.tensor_core, "spills": compiled.spills}
+def compile_inventory(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Compiles them, on one process a core; a record of each."""
+    groups: dict[tuple, list[Entry]] = {}
+    for entry in entries:
+        source = entry.launch.source if entry.backend == "cuda" else ""
+        groups.setdefault(("gemm" not in source, source, entry.arch), []).append(entry)
+    # Small batches, the slowest file first, so that the cores finish together.
+    tasks = [group[i : i + TOGETHER] for _, group in sorted(groups.items()) for i in range(0, len(group), TOGETHER)]
+    with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
+        return [record for records in pool.map(_compiled, tasks) for record in records]
 
 
-def compile_inventory(arch: int, **choice: Any) -> list[dict[str, Any]]:
-    """Compiles inventory(arch, **choice) on one process a core and returns a plain record of each launch."""
-    workers = cpu_count() or 1
-    tasks = [(index, workers, arch, choice) for index in range(workers)]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return [record for records in pool.map(_share, tasks) for record in records]
-
-
-def _share(task: tuple[int, int, int, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every `workers`-th launch. Each worker lists the launches itself, since kernels cannot be pickled."""
-    index, workers, arch, choice = task
+def _compiled(entries: list[Entry]) -> list[dict[str, Any]]:
+    """Records of entries that one compiler run may share: one architecture, and in CUDA C++ one file."""
     torch.set_num_threads(1)
-    return [_compile((*entry, arch)) for entry in inventory(arch, **choice)[index::workers]]
+    launches, arch = [entry.launch for entry in entries], entries[0].arch
+    if entries[0].backend == "cuda":
+        from convatlas.codegen.nvrtc import compile_launches
+
+        found = compile_launches(launches, arch)
+    else:
+        found = [compile_launch(launch, arch) for launch in launches]
+    return [
+        {"mode": entry.mode, "op": entry.call.op, **asdict(c), "tensor_core": c.tensor_core, "spills": c.spills}
+        for entry, c in zip(entries, found)
+    ]
 
 
 def main(arguments: list[str]) -> None:
-    """--arch 90 [--modes float16,tf32] [--nets resnet18,vgg16] [--batches 1,32] [--every-code]."""
+    """90 80:float16,tf32 [--backend cuda] [--nets resnet18,vgg16] [--batches 1,32] [--every-code]."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m convatlas.codegen.inventory", description=__doc__)
-    parser.add_argument("--arch", type=int, required=True, choices=[80, 90, 100])
-    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("targets", nargs="+", help="ARCH or ARCH:MODE,MODE; 80, 90 or 100, by default in every mode")
+    parser.add_argument("--backend", choices=["triton", "cuda"], default="triton")
     parser.add_argument("--nets", help="default: all")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--every-code", action="store_true")
     given = parser.parse_args(arguments)
-    choice = {
-        "modes": given.modes.split(","),
-        "names": given.nets.split(",") if given.nets else None,
-        "batches": [int(batch) for batch in given.batches.split(",")],
-        "every_code": given.every_code,
-    }
-    json.dump(compile_inventory(given.arch, **choice), sys.stdout)
+    targets = {}
+    for arch, _, modes in (text.partition(":") for text in given.targets):
+        targets[int(arch)] = modes.split(",") if modes else list(MODES)
+    names = given.nets.split(",") if given.nets else None
+    batches = [int(batch) for batch in given.batches.split(",")]
+    json.dump(compile_inventory(inventory(targets, names, batches, given.backend, given.every_code)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from convatlas.call import Call
-from convatlas.codegen.inventory import MODES, config_key, launches_of
+from convatlas.codegen.inventory import MODES, identity, launches_of
 from convatlas.kernels.common.target import TARGETS
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.specs.common import ACTIVATIONS
@@ -72,36 +72,20 @@ def random_launches(seed: int, backend: str) -> Iterator[tuple[Call, str, int, A
             yield call, mode, arch, launch
 
 
-def compile_triton(seed: int, configs: int) -> Iterator[dict[str, Any]]:
-    """Records of `configs` different launch configs of the Triton kernels, as inventory.compile_inventory gives them."""
+def compile_random(seed: int, backend: str, configs: int) -> Iterator[dict[str, Any]]:
+    """Records of `configs` different launch configs or instantiations, as inventory.compile_inventory gives them."""
     from convatlas.codegen.cross_compile import compile_launch
+    from convatlas.codegen.nvrtc import compile_launches
 
     seen: set[tuple] = set()
-    for call, mode, arch, launch in random_launches(seed, "triton"):
+    for call, mode, arch, launch in random_launches(seed, backend):
         if len(seen) == configs:
             return
-        if (config := (arch, *config_key(launch, mode))) in seen:
-            continue
-        seen.add(config)
-        compiled = compile_launch(launch, arch)
-        yield {"spec": str(call.spec), "mode": mode, **asdict(compiled), "spills": compiled.spills}
-
-
-def compile_cuda(seed: int, configs: int) -> Iterator[dict[str, Any]]:
-    """Records of `configs` different instantiations of the CUDA C++ kernels, as cuda_inventory.compile_expressions gives them."""
-    from convatlas.codegen.cuda_inventory import compile_expressions
-
-    seen: set[tuple] = set()
-    for call, mode, arch, launch in random_launches(seed, "cuda"):
-        if len(seen) == configs:
-            return
-        if (name := (arch, launch.source, launch.expression)) in seen:
+        if (name := (arch, *identity(launch, mode))) in seen:
             continue
         seen.add(name)
-        (record,) = compile_expressions(launch.source, [launch.expression], arch)
-        record |= {"kernel": launch.expression, "constants": {}, "shared": launch.shared}
-        spills = record["opcodes"].get("LDL", 0) + record["opcodes"].get("STL", 0)
-        yield {"spec": str(call.spec), "mode": mode, **record, "spills": spills}
+        made = compile_launches([launch], arch)[0] if backend == "cuda" else compile_launch(launch, arch)
+        yield {"spec": str(call.spec), "mode": mode, **asdict(made), "spills": made.spills}
 
 
 def main(arguments: list[str]) -> None:
@@ -113,8 +97,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=12)
     given = parser.parse_args(arguments)
-    compiled = compile_cuda if given.backend == "cuda" else compile_triton
-    json.dump(list(compiled(given.seed, given.count)), sys.stdout)
+    json.dump(list(compile_random(given.seed, given.backend, given.count)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ def _code(launch: Launch | CudaLaunch, arch: int) -> Coded:
     from convatlas.codegen import sass
 
     if isinstance(launch, CudaLaunch):
-        from convatlas.codegen.cuda_inventory import assemble
+        from convatlas.codegen.nvrtc import assemble
 
         ptx, cubin, function = assemble(launch.source, launch.expression, arch)
         found = sass.read(cubin)[function]
@@ -239,26 +239,24 @@ def _code(launch: Launch | CudaLaunch, arch: int) -> Coded:
 
 
 def _launch(launch: Launch | CudaLaunch, arch: int) -> Resources:
-    if isinstance(launch, CudaLaunch):
-        record = _cuda(launch.source, launch.expression, arch)
-        return Resources(record["registers"], record["shared"] + launch.shared, record["stack"])
     from convatlas.codegen.cross_compile import compile_launch, key
 
-    found = _triton.get((key(launch), arch)) if prod(launch.grid) else Resources(0, 0, 0)
-    if found is None:
-        compiled = compile_launch(launch, arch)
-        found = _triton[key(launch), arch] = Resources(compiled.registers, compiled.shared, compiled.stack)
-    return found
+    if isinstance(launch, CudaLaunch):
+        from convatlas.codegen.nvrtc import compile_launches
+
+        name = (launch.source, launch.expression, launch.shared), arch
+        compile = lambda: compile_launches([launch], arch)[0]  # noqa: E731
+    elif prod(launch.grid):
+        name, compile = (key(launch), arch), lambda: compile_launch(launch, arch)
+    else:
+        return Resources(0, 0, 0)
+    if name not in _taken:
+        made = compile()
+        _taken[name] = Resources(made.registers, made.shared, made.stack)
+    return _taken[name]
 
 
-_triton: dict[tuple, Resources] = {}
-
-
-@cache
-def _cuda(source: str, expression: str, arch: int) -> dict[str, Any]:
-    from convatlas.codegen.cuda_inventory import compile_expressions
-
-    return compile_expressions(source, [expression], arch)[0]
+_taken: dict[tuple, Resources] = {}
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Tile:
-    """What a block computes at a time: BM x BN outputs, BK products a step, `steps` steps.
+class Tiling:
+    """How a launch is dealt out: a block computes BM x BN outputs at a time, BK products a step, `steps` steps.
 
     Attributes:
         BM, BN, BK: 0 for BN and BK where the kernel is no GEMM: BM outputs.
@@ -56,7 +56,7 @@ class Work:
     grid: int
     threads: int
     stages: int
-    tile: Tile
+    tile: Tiling
     flops: int
     loaded: int
     moved: int

@@ -20,8 +20,18 @@ from convatlas.errors import BackendError, DtypeError, ShapeError
 from convatlas.ops import hot, library
 from convatlas.ops.backends import BACKENDS
 from convatlas.ops.transforms import is_wrapped, require_batch, tensors_and_proxies, tensors_in
-from convatlas.specs.arguments import ACTIVATIONS, flag, integer, known, number, output_sizes, pair, shown, stride_or
-from convatlas.specs.common import window_padding
+from convatlas.specs.arguments import (
+    ACTIVATIONS,
+    flag,
+    integer,
+    known,
+    number,
+    output_sizes,
+    pair,
+    shown,
+    sides,
+    stride_or,
+)
 
 _ops = torch.ops.convatlas
 P, R = ParamSpec("P"), TypeVar("R")
@@ -143,7 +153,7 @@ def conv2d(
         raise ShapeError(f"{op}: weight of shape {tuple(weight.shape)}, expected (K, C/groups, R, S)")
     groups = integer(groups, "groups", op, "a positive int", 1)
     stride, dilation = pair(stride, "stride", op), pair(dilation, "dilation", op)
-    (top, bottom), (left, right) = window_padding(padding, tuple(weight.shape[2:]), stride, dilation, op)
+    (top, bottom), (left, right) = sides(padding, tuple(weight.shape[2:]), stride, dilation, op)
     single, (input, residual) = _batched(input, residual)
     input, weight, bias, residual = _autocast(input, weight, bias, residual)
     args = (input, weight, bias, list(stride), [top, bottom, left, right], list(dilation), groups, activation, residual)

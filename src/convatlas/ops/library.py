@@ -50,12 +50,14 @@ class Op:
         schema: the arguments, as torch.library writes them (without backend and out).
         describe: from the arguments by name to the Call; raises ShapeError.
         returns: the schema's return type.
+        overwritten: operands that `out` may be, element for element: the op reads each before it writes that place.
     """
 
     name: str
     schema: str
     describe: Callable[[Args], Call]
     returns: str = "Tensor"
+    overwritten: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
@@ -147,6 +149,7 @@ OPS = (
         "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
         "str? activation, Tensor? residual",
         _conv2d,
+        overwritten=("residual",),
     ),
     Op(
         "conv_transpose2d",
@@ -175,16 +178,28 @@ OPS = (
             ResidualAddSpec.of(_shape(a["x"]), _shape(a["shortcut"])),
             Epilogue(activation=a["activation"]),
         ),
+        overwritten=("x", "shortcut"),
     ),
     Op(
         "batch_norm",
         "Tensor input, Tensor running_mean, Tensor running_var, Tensor? weight, Tensor? bias, float eps, str? activation",
         _batch_norm,
+        overwritten=("input",),
     ),
     Op("local_response_norm", "Tensor input, int size, float alpha, float beta, float k", _local_response_norm),
     Op("softmax", "Tensor input, int dim", _softmax),
-    Op("relu", "Tensor input", lambda a: Call("relu", ElementwiseSpec("relu", _shape(a["input"])))),
-    Op("relu6", "Tensor input", lambda a: Call("relu6", ElementwiseSpec("relu6", _shape(a["input"])))),
+    Op(
+        "relu",
+        "Tensor input",
+        lambda a: Call("relu", ElementwiseSpec("relu", _shape(a["input"]))),
+        overwritten=("input",),
+    ),
+    Op(
+        "relu6",
+        "Tensor input",
+        lambda a: Call("relu6", ElementwiseSpec("relu6", _shape(a["input"]))),
+        overwritten=("input",),
+    ),
     Op(
         "concat",
         "Tensor[] tensors, int dim",
@@ -226,22 +241,18 @@ def _describe(shape: tuple, dtype: torch.dtype, device: torch.device) -> str:
     return f"{tuple(shape)} {str(dtype).removeprefix('torch.')} on {device}"
 
 
-def _check_overlap(call: Call, tensors: dict[str, Tensor], out: Tensor) -> None:
-    """No element of `out` may be written twice; `out` may be an input of an element-wise op, element for element; any other shared
-    memory would be read half-written.
+def _check_overlap(op: Op, tensors: dict[str, Tensor], out: Tensor) -> None:
+    """No element of `out` may be written twice; `out` may be an operand that the op's row allows, element for element; any other
+    shared memory would be read half-written.
     """
     if overlaps_itself(out):
         raise ShapeError(
-            f"{call.op}: out of shape {tuple(out.shape)} and strides {out.stride()} has several elements in one place of memory, "
+            f"{op.name}: out of shape {tuple(out.shape)} and strides {out.stride()} has several elements in one place of memory, "
             "expected one element a place, as out.clone() has"
         )
     for name, x in tensors.items():
-        if overlap(x, out) and not (_element_wise(call, name) and _same_elements(x, out)):
-            raise ShapeError(f"{call.op}: out shares memory with {name}, expected memory of its own")
-
-
-def _element_wise(call: Call, name: str) -> bool:
-    return call.op in ("residual_add", "relu", "relu6", "batch_norm") or name == "residual"
+        if overlap(x, out) and not (name in op.overwritten and _same_elements(x, out)):
+            raise ShapeError(f"{op.name}: out shares memory with {name}, expected memory of its own")
 
 
 def _same_elements(a: Tensor, b: Tensor) -> bool:
@@ -256,7 +267,7 @@ def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tenso
     backend = backends.resolve(args["backend"], first, call)
     backends.check_dtype(backend, call)
     if out is not None:
-        _check_overlap(call, tensors, out)
+        _check_overlap(op, tensors, out)
     call = replace(call, backend=backend)
     seen = tensors
     if out is not None and observed():  # an input that `out` overwrites is kept for the observers
@@ -273,7 +284,7 @@ def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tens
     call = _check(op.describe(args), tensors, out)
     first = next(iter(tensors.values()))
     if out is not None and all(map(is_static, (out, *tensors.values()))):
-        _check_overlap(call, tensors, out)
+        _check_overlap(op, tensors, out)
     result = allocate(call.spec.output_shape, first) if out is None else out
     notify(call, tensors, result)
     if "return_indices" in call.params:

@@ -13,7 +13,8 @@ from typing import Any
 from convatlas.call import Call
 from convatlas.errors import ConvAtlasError
 from convatlas.ops.library import OPS
-from convatlas.specs.common import dtype_name, window_padding
+from convatlas.specs.arguments import sides
+from convatlas.specs.common import dtype_name
 
 Args = dict[str, Any]
 Converted = tuple[str, Args]  # the name of an op of ours, and its arguments
@@ -79,7 +80,7 @@ def _convolution(a: Args) -> Converted | None:
         return None
     stride, dilation = _pair(a["stride"]), _pair(a["dilation"])
     pads = a["padding"] if isinstance(a["padding"], str) else tuple(_pair(a["padding"]))
-    (top, bottom), (left, right) = window_padding(pads, tuple(w.shape[2:]), tuple(stride), tuple(dilation), "conv2d")
+    (top, bottom), (left, right) = sides(pads, tuple(w.shape[2:]), tuple(stride), tuple(dilation), "conv2d")
     return "conv2d", {
         **a,
         "stride": stride,

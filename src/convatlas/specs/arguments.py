@@ -18,6 +18,7 @@ INT64 = 2**63 - 1  # the largest integer that torch can hold
 LARGEST = 2**31 - 2**12
 
 Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
 
 
 def shown(value: Any) -> str:
@@ -54,6 +55,31 @@ def pair(value: Any, name: str, op: str) -> Pair:
         raise ShapeError(f"{op}: {name}={shown(value)}, expected an int or a pair of ints")
     at_most(found, name, op)
     return found if len(found) == 2 else (found[0], found[0])
+
+
+def sides(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op: str) -> Pads:
+    """A convolution's padding -> ((top, bottom), (left, right)). Raises ShapeError for another form; the spec checks the numbers.
+
+    int, pair (one number each side), "valid", "same" (PyTorch's: total = dilation * (kernel - 1), the odd pixel at the
+    end, stride 1 only), or ((top, bottom), (left, right)).
+    """
+    if isinstance(padding, str) and padding == "valid":
+        return (0, 0), (0, 0)
+    if isinstance(padding, str) and padding == "same":
+        if stride != (1, 1):
+            raise ShapeError(
+                f'{op}: padding="same" with stride={stride}, expected stride 1; give ((top, bottom), (left, right)), '
+                f"which convatlas.specs.tf_same_padding computes, for TensorFlow's SAME"
+            )
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel)]
+        return tuple((t // 2, t - t // 2) for t in totals)
+    if isinstance(padding, str):
+        raise ShapeError(f'{op}: padding={padding!r}, expected "same", "valid" or numbers')
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and any(isinstance(v, (tuple, list)) for v in padding):
+        if any(not isinstance(side, (tuple, list)) or len(side) != 2 for side in padding):
+            raise ShapeError(f"{op}: padding={shown(padding)}, expected ((top, bottom), (left, right))")
+        return tuple(pair(side, "padding", op) for side in padding)
+    return tuple((v, v) for v in pair(padding, "padding", op))
 
 
 def stride_or(kernel: Pair, stride: Any, op: str) -> Pair:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from convatlas.errors import DtypeError, ShapeError
-from convatlas.specs.arguments import ACTIVATIONS, Pair, at_least, at_most, flag, known, pair, shown
+from convatlas.errors import DtypeError
+from convatlas.specs.arguments import ACTIVATIONS, Pads, Pair, at_least, flag, known, pair
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
-Pads = tuple[Pair, Pair]
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -33,36 +33,6 @@ def dtype_name(dtype: Any) -> str:
 def itemsize(dtype: Any) -> int:
     """Bytes of one element."""
     return ITEMSIZE[dtype_name(dtype)]
-
-
-def window_padding(padding: Any, kernel: Pair, stride: Pair, dilation: Pair, op: str) -> Pads:
-    """A padding argument -> ((top, bottom), (left, right)).
-
-    int, pair (one number each side), "valid", "same" (PyTorch's: total = dilation * (kernel - 1), the odd pixel at the
-    end, stride 1 only), or ((top, bottom), (left, right)).
-    """
-    if isinstance(padding, str) and padding == "valid":
-        return (0, 0), (0, 0)
-    if isinstance(padding, str) and padding == "same":
-        if stride != (1, 1):
-            raise ShapeError(
-                f'{op}: padding="same" with stride={stride}, expected stride 1; give ((top, bottom), (left, right)), '
-                f"which convatlas.specs.tf_same_padding computes, for TensorFlow's SAME"
-            )
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel)]
-        return tuple((t // 2, t - t // 2) for t in totals)
-    if isinstance(padding, str):
-        raise ShapeError(f'{op}: padding={padding!r}, expected "same", "valid" or numbers')
-    if isinstance(padding, (tuple, list)) and len(padding) == 2 and any(isinstance(v, (tuple, list)) for v in padding):
-        if any(not isinstance(side, (tuple, list)) or len(side) != 2 for side in padding):
-            raise ShapeError(f"{op}: padding={shown(padding)}, expected ((top, bottom), (left, right))")
-        pads = tuple(pair(side, "padding", op) for side in padding)
-    else:
-        h, w = pair(padding, "padding", op)
-        pads = ((h, h), (w, w))
-    at_least((*pads[0], *pads[1]), 0, "padding", op)
-    at_most((*pads[0], *pads[1]), "padding", op)
-    return pads
 
 
 def tf_same_padding(size: Pair, kernel: Any, stride: Any = 1, dilation: Any = 1) -> Pads:

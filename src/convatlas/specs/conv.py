@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
-from convatlas.specs.arguments import Pair, at_least, at_most, image, integer, pair, shape_of
-from convatlas.specs.common import Pads, Shapes, Spec, reads, window_padding
+from convatlas.specs.arguments import Pads, Pair, at_least, at_most, image, integer, pair, shape_of, sides
+from convatlas.specs.common import Shapes, Spec, reads
 
 # An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one. Such a first layer is called a stem.
 STEM_CHANNELS = 16
@@ -79,7 +79,8 @@ class Conv2dSpec(Spec):
             raise ShapeError(f"{op}: weight has K={K} output channels, expected a multiple of groups={groups}")
         if N != 0 and (H < 1 or W < 1):
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected H and W of at least 1 unless N is 0")
-        pads = window_padding(padding, (R, S), stride, dilation, op)
+        pads = sides(padding, (R, S), stride, dilation, op)
+        at_least((*pads[0], *pads[1]), 0, "padding", op)
         at_most((C, K, Cg * R * S), "(C, K, C/groups*R*S)", op)
         image((H + sum(pads[0]), W + sum(pads[1])), "a padded image", op)
         spec = cls(N, C, H, W, K, R, S, stride, pads, dilation, groups)

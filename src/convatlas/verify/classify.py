@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.errors import InputError
+from convatlas.kernels.common.precision import float32_products
 from convatlas.nets import create, fold_batch_norms, info, load, pretrained
 from convatlas.ops import functional as ops
 from convatlas.ops.backend_numpy import as_array
@@ -108,7 +109,7 @@ def classify(
     reference = _reference(net, x) if check else None
     net.to(device)
     x = x.to(device)
-    with torch.no_grad(), use_backend(backend), without_tf32():
+    with torch.no_grad(), use_backend(backend), float32_products("ieee"):
         runs = compile(net, x, backend=backend) if plan else net
         with checking(net, raises=False, seen=seen) if check else nullcontext(None) as checks:
             probabilities = as_array(probabilities_of(runs, x))[0]
@@ -145,18 +146,6 @@ def _reference(net: nn.Module, x: Tensor) -> np.ndarray:
     exact = fold_batch_norms(net, tuple(x.shape)).double()
     with torch.no_grad(), use_backend("numpy"):
         return as_array(probabilities_of(exact, x.double()))[0]
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Switches TF32 off, PyTorch's default for convolutions, which would cost three digits of the probabilities."""
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    conv.fp32_precision = matmul.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        conv.fp32_precision, matmul.fp32_precision = before
 
 
 def class_names(indices: list[int]) -> tuple[list[str], bool]:

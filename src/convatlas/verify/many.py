@@ -17,11 +17,12 @@ from torch import Tensor
 from convatlas import __version__
 from convatlas.errors import BackendError, InputError
 from convatlas.files import shown
+from convatlas.kernels.common.precision import float32_products
 from convatlas.nets.checkpoint import digest
 from convatlas.nets.registry import info
 from convatlas.ops.backends import use_backend
 from convatlas.plan.plan import compile
-from convatlas.verify.classify import best, network, probabilities_of, without_tf32
+from convatlas.verify.classify import best, network, probabilities_of
 from convatlas.verify.device import device_for
 from convatlas.verify.images import normalised
 from convatlas.verify.pictures import Batch, listed, read_batches
@@ -169,7 +170,7 @@ def classify_many(
             batches = read_batches(
                 mine.paths[kept // batch * batch :], row.preprocess, batch, ahead, device.type == "cuda"
             )
-            with torch.no_grad(), use_backend(backend), without_tf32():
+            with torch.no_grad(), use_backend(backend), float32_products("ieee"):
                 run = _forward(net, row.preprocess, device, getattr(torch, dtype), backend, plan)
                 skip = kept % batch
                 for results in _results(batches, run, top):

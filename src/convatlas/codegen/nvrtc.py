@@ -1,0 +1,65 @@
+"""CUDA C++ kernels compiled by NVRTC for a GPU that is not here, and their machine code read.
+
+Needs cuda-core (pip install cuda-core nvidia-cuda-nvrtc) and the cuobjdump of Triton's wheel, no GPU and no driver. In a process
+that has imported CuPy NVRTC was seen to fail, so this runs in processes of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from convatlas.codegen import sass
+from convatlas.codegen.cross_compile import Compiled
+from convatlas.errors import BackendError
+from convatlas.kernels.common.cuda.gpu import OPTIONS
+from convatlas.kernels.common.cuda.launch import CudaLaunch
+from convatlas.kernels.common.cuda.source import expand
+
+
+def compile_launches(launches: Sequence[CudaLaunch], arch: int) -> list[Compiled]:
+    """Compiles the instantiations of launches of one file together and reads their machine code.
+
+    Raises BackendError where cuda-core is missing or NVRTC refuses.
+    """
+    source = launches[0].source
+    _, made, mangled = _compiled(source, [launch.expression for launch in launches], arch)
+    functions = sass.read(made.code)
+    found = []
+    for launch in launches:
+        code = functions[mangled[launch.expression]]
+        shared = code.shared + launch.shared
+        sizes = code.registers, code.stack, shared, code.opcodes, code.accesses
+        found.append(Compiled(launch.expression, source, arch, {}, *sizes))
+    return found
+
+
+def _compiled(source: str, expressions: list[str], arch: int, **options: Any) -> tuple[Any, Any, dict[str, str]]:
+    """(NVRTC's program, what it made, the mangled name of each expression)."""
+    try:
+        from cuda.core import Program, ProgramOptions
+    except ImportError as error:
+        raise BackendError(
+            f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc"
+        ) from None
+    program = Program(expand(source), "c++", ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}", **options))
+    made = program.compile("cubin", name_expressions=expressions)
+    return (
+        program,
+        made,
+        {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()},
+    )
+
+
+def assemble(source: str, expression: str, arch: int) -> tuple[str, bytes, str]:
+    """(PTX, cubin with line information, mangled name) of one instantiation. Raises BackendError as compile_launches does."""
+    program, made, mangled = _compiled(source, [expression], arch, lineinfo=True)
+    from cuda.bindings import nvrtc
+
+    # cuda-core asks the driver whether it can load PTX, and there is none here: the compiler's own call does not.
+    _, size = nvrtc.nvrtcGetPTXSize(program.handle)
+    text = b" " * size
+    (status,) = nvrtc.nvrtcGetPTX(program.handle, text)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise BackendError(f"NVRTC gave no PTX of {expression}: {status.name}")
+    return text.rstrip(b"\0 ").decode(), made.code, mangled[expression]
