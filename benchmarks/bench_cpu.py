@@ -19,6 +19,7 @@ from convatlas.bench.cpu import CHOSEN, LAYERS, WAYS, bounds, cpu_race
 from convatlas.bench.environment import versions
 from convatlas.bench.harness import CLOCK, feed
 from convatlas.bench.racing import Result
+from convatlas.bench.timing import medians
 from convatlas.errors import BackendError
 from convatlas.study.roofline import A100, B200
 
@@ -46,8 +47,7 @@ def test_layer(name: str, way: str, benchmark: Any, cpu_tables: dict[str, Any]) 
     assert way not in result.wrong, result.wrong[way]
     if way in result.absent:
         pytest.skip(result.absent[way])
-    medians = {measured: m.interval.median for measured, m in result.measured.items()}
-    cpu_tables["layers"][name] = str(layer.spec), medians
+    cpu_tables["layers"][name] = str(layer.spec), medians(result.measured)
     _record(benchmark, name, way, result, str(layer.spec))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from convatlas.bench.cases import Timed
 from convatlas.bench.environment import versions
 from convatlas.bench.harness import CLOCK, feed
 from convatlas.bench.host import NETS, WAYS, HostTime, forward_times, host_times, layers
@@ -24,7 +23,7 @@ forwards = cache(forward_times)
 
 
 def _layers() -> list[str]:
-    return [Timed(layer).name for layer, _ in layers().values()]
+    return [timed.name for timed in layers()]
 
 
 def _feed(benchmark: Any, group: str, way: str, time: HostTime) -> None:

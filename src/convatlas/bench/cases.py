@@ -82,17 +82,18 @@ def layers_of(name: str, batch: int, **options: bool) -> tuple[Layer, ...]:
 
 def distinct(names: Sequence[str], batch: int) -> list[Timed]:
     """The distinct layers of the nets, in the order in which they are first met."""
-    return _counted((name, layer) for name in names for layer in layers_of(name, batch) if layer.op != "residual_add")
+    return counted((name, layer) for name in names for layer in layers_of(name, batch) if layer.op != "residual_add")
 
 
 def residual_adds(names: Sequence[str], batch: int) -> list[Timed]:
     """residual_add as a kernel of its own: what ResNets launch where it is not fused into a convolution."""
     resnets = [name for name in names if nets.info(name).module == "resnet" and "plain" not in name]
     layers = ((name, layer) for name in resnets for layer in layers_of(name, batch, fuse_residual=False))
-    return _counted((name, layer) for name, layer in layers if layer.op == "residual_add")
+    return counted((name, layer) for name, layer in layers if layer.op == "residual_add")
 
 
-def _counted(layers: Iterable[tuple[str, Layer]]) -> list[Timed]:
+def counted(layers: Iterable[tuple[str, Layer]]) -> list[Timed]:
+    """The distinct ones among the (net, layer), each with its places."""
     found: dict[tuple, Timed] = {}
     for name, layer in layers:
         timed = found.setdefault(layer.key, Timed(layer))
@@ -106,23 +107,38 @@ class Case:
 
     Attributes:
         suite: "layers", "published" or "networks".
-        op, spec, epilogue: of the layer, or "net", the net's name and input, and "".
         precision: one of PRECISIONS.
         batch: images.
         protocol: cache, form, samples.
-        layer: what is run; None for a network.
+        layer: what is run; None for the network that `places` names.
         places: how many times each net runs it.
     """
 
     suite: str
-    op: str
-    spec: str
-    epilogue: str
     precision: str
     batch: int
     protocol: Protocol
-    layer: Layer | None = None
-    places: dict[str, int] = field(default_factory=dict, compare=False)
+    layer: Layer | None
+    places: dict[str, int]
+
+    @property
+    def op(self) -> str:
+        """The layer's, "net" for a network."""
+        return self.layer.op if self.layer else "net"
+
+    @property
+    def spec(self) -> str:
+        """The layer's in words, or the network and its input."""
+        if self.layer:
+            return described(self.layer.spec)
+        (name,) = self.places
+        size = nets.info(name).size
+        return f"{name} {self.batch}x3x{size}x{size}"
+
+    @property
+    def epilogue(self) -> str:
+        """What is fused, "" for nothing."""
+        return fused(self.layer.epilogue if self.layer else None)
 
     @property
     def name(self) -> str:
@@ -179,12 +195,6 @@ class Choice:
         return list(self.nets) if self.nets else [*MAIN, *(name for name in names() if name not in MAIN)]
 
 
-def _of_layer(suite: str, layer: Layer, precision: str, batch: int, protocol: Protocol, places: dict[str, int]) -> Case:
-    return Case(
-        suite, layer.op, described(layer.spec), fused(layer.epilogue), precision, batch, protocol, layer, places
-    )
-
-
 def described(spec: Spec) -> str:
     """str(spec), and the padding where it is not the usual half of the window: two layers may differ in nothing else."""
     text, padding = str(spec), getattr(spec, "padding", None)
@@ -199,7 +209,7 @@ def described(spec: Spec) -> str:
 def layer_cases(choice: Choice) -> list[Case]:
     """The distinct layers of the chosen nets and kinds, the most wanted first."""
     found = [
-        _of_layer("layers", timed.layer, precision, batch, choice.protocol, timed.places)
+        Case("layers", precision, batch, choice.protocol, timed.layer, timed.places)
         for batch in choice.batches
         for timed in [*distinct(tuple(choice.net_names), batch), *residual_adds(choice.net_names, batch)]
         if choice.wants(timed.layer.spec.layer_kind)
@@ -211,15 +221,12 @@ def layer_cases(choice: Choice) -> list[Case]:
 
 def published_cases(choice: Choice) -> list[Case]:
     """The published layers, at the batch sizes that they were published with; a layer in two lists once, with both named."""
-    found: dict[tuple, tuple[Layer, dict[str, int]]] = {}
-    for item in published():
-        places = found.setdefault(item.layer.key, (item.layer, {}))[1]
-        places[item.source] = 1
+    found = counted(published())
     return [
-        _of_layer("published", layer, precision, layer.spec.N, choice.protocol, places)
+        Case("published", precision, timed.layer.spec.N, choice.protocol, timed.layer, timed.places)
         for precision in sorted(choice.precisions, key=list(PRECISIONS).index)
-        for layer, places in found.values()
-        if choice.wants(layer.spec.layer_kind)
+        for timed in found
+        if choice.wants(timed.layer.spec.layer_kind)
     ]
 
 
@@ -227,10 +234,9 @@ def net_cases(choice: Choice) -> list[Case]:
     """Whole networks. Their contestants have forms of their own, and the net's own traffic decides what the cache holds."""
     protocol = replace(choice.protocol, cache="warm", form="graph+eager")
     found = [
-        Case("networks", "net", f"{name} {batch}x3x{size}x{size}", "", precision, batch, protocol, None, {name: 1})
+        Case("networks", precision, batch, protocol, None, {name: 1})
         for name in choice.net_names
         if choice.wants("network")
-        for size in [nets.info(name).size]
         for batch in choice.batches
         for precision in choice.precisions
     ]

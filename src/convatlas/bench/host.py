@@ -13,7 +13,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from convatlas import nets
-from convatlas.bench.cases import Timed, layers_of
+from convatlas.bench.cases import Timed, counted, layers_of
 from convatlas.bench.contestants import FOLDED, with_folded
-from convatlas.call import Call
 from convatlas.kernels import backend
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.driver import MAP_BYTES
@@ -34,6 +33,7 @@ from convatlas.kernels.common.target import TARGETS
 from convatlas.ops import hot
 from convatlas.ops.automatic import preferred
 from convatlas.ops.backends import use_backend
+from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import call, operands
 
@@ -122,20 +122,14 @@ class HostTime:
         return median(self.seconds[way])
 
 
-def layers(batch: int = 1) -> dict[Any, tuple[Layer, dict[str, int]]]:
+def layers(batch: int = 1) -> list[Timed]:
     """Each distinct layer of NETS with the count of its places."""
-    found: dict[Any, tuple[Layer, dict[str, int]]] = {}
-    for net in NETS:
-        for layer in layers_of(net, batch):
-            places = found.setdefault(layer.key, (layer, {}))[1]
-            places[net] = places.get(net, 0) + 1
-    return found
+    return counted((net, layer) for net in NETS for layer in layers_of(net, batch))
 
 
 def runner(layer: Layer, dtype: torch.dtype = torch.float16) -> tuple[str, Callable[[], Tensor]]:
     """(backend, the op on operands of its own), as a net calls it."""
-    name = str(dtype).removeprefix("torch.")
-    chosen = preferred(Call(layer.op, layer.spec, layer.epilogue, layer.params, dtype=name))
+    chosen = preferred(replace(layer.call, dtype=dtype_name(dtype)))
     tensors = with_folded(layer, operands(layer, dtype, torch.device("cpu"), 0))
     if (folded := tensors.pop(FOLDED, None)) is not None:
         tensors["weight"] = folded
@@ -146,10 +140,10 @@ def host_times(batch: int = 1, samples: int = 15) -> list[HostTime]:
     """Times every distinct layer of NETS by both ways, by turns."""
     found = []
     with stubbed() as state:
-        for layer, places in layers(batch).values():
-            chosen, run = runner(layer)
+        for timed in layers(batch):
+            chosen, run = runner(timed.layer)
             with use_backend(chosen):
-                found.append(HostTime(Timed(layer).name, chosen, places, _by_turns(run, samples, CALLS)))
+                found.append(HostTime(timed.name, chosen, timed.places, _by_turns(run, samples, CALLS)))
         assert not state.reasons, state.reasons  # every op is prepared
     return found
 

@@ -16,7 +16,7 @@ import torch
 from convatlas import nets
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import AUTO, by_backend, contestants, data_sets, on, tuned
-from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, race
+from convatlas.bench.timing import Contestant, Measurement, Protocol, Tensors, Timer, medians, race
 from convatlas.errors import BackendError
 from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.plan.plan import Plan, compile
@@ -187,8 +187,7 @@ class Rig:
 
 def _split(found: dict[str, Measurement]) -> tuple[dict[str, float], dict[str, str]]:
     """(medians of those that were timed, reasons of those that were not)."""
-    times = {name: m.interval.median for name, m in found.items() if m.seconds}
-    return times, {name: m.error for name, m in found.items() if not m.seconds}
+    return medians(found), {name: m.error for name, m in found.items() if not m.seconds}
 
 
 def _layer(layers: list[Layer], rig: Rig, ceilings: Ceilings) -> LayerProfile:

@@ -173,7 +173,7 @@ class Racer:
 
 def entry(case: Case, result: Result, name: str) -> dict[str, Any]:
     """extra_info of one contestant's entry in the store."""
-    info, seconds = result.info, result.measured[name].interval.median
+    info, seconds = result.info, result.measured[name].median
     found = {
         **info,
         "contestant": name,

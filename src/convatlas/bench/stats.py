@@ -35,15 +35,6 @@ VERDICTS = ("faster", "slower", "same", "unsure")
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A median and the bootstrap interval around it."""
-
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     """A against B.
 
@@ -95,16 +86,6 @@ def _checked(name: str, samples: Sequence[float]) -> np.ndarray:
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all() or (array <= 0).any():
         raise InputError(f"{name}: {list(samples)[:5]}, expected at least one time, each finite and above 0")
     return array
-
-
-def interval(samples: Sequence[float], seed: int = 0) -> Interval:
-    """The median with its bootstrap interval. Raises InputError for no samples, or one that is no time.
-
-    Few samples make it too narrow: of 15 it holds the true median in 97 % of cases, not 99. The ratios of `compare`, on which
-    verdicts rest, are not affected: theirs leaves out the true ratio in 1 % at most.
-    """
-    array = _checked("samples", samples)
-    return Interval(float(np.median(array)), *_middle(_draws(array, np.random.default_rng(seed))))
 
 
 def compare(

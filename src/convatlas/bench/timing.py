@@ -19,12 +19,11 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
-
-from convatlas.bench.stats import Interval, interval
 
 Tensors = Mapping[str, Tensor]
 Run = Callable[[Tensors], object]
@@ -73,8 +72,8 @@ class Measurement:
     error: str = ""
 
     @property
-    def interval(self) -> Interval:
-        return interval(self.seconds)
+    def median(self) -> float:
+        return median(self.seconds)
 
 
 Sampler = Callable[[], float]
@@ -183,6 +182,11 @@ def reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     text = f"{type(error).__name__}: {lines[0]}"
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def medians(found: Mapping[str, Measurement]) -> dict[str, float]:
+    """Seconds by name of those that were timed."""
+    return {name: measurement.median for name, measurement in found.items() if measurement.seconds}
 
 
 def race(

@@ -15,7 +15,7 @@ import torch
 
 from convatlas.bench.cases import distinct
 from convatlas.bench.contestants import contestants, data_sets
-from convatlas.bench.timing import Contestant, Measurement, Protocol, Run, Tensors, Timer, race
+from convatlas.bench.timing import Contestant, Protocol, Run, Tensors, Timer, medians, race
 from convatlas.kernels.backend import launcher
 from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.override import override
@@ -164,11 +164,11 @@ def tune(
             right.append(Contestant(name(config), forced))
         else:
             wrong.append(f"{name(config)}: relative error {error:.3g}")
-    heats = _medians(race(right, sets, timer, Protocol("cold", "graph", samples)))
+    heats = medians(race(right, sets, timer, Protocol("cold", "graph", samples)))
     # The least of many noisy medians is too small: the fastest few run again, and only that race is reported.
     finalists = {MODEL, *sorted(heats, key=lambda key: heats[key])[:FINALISTS]}
     final = [contestant for contestant in right if contestant.name in finalists]
-    seconds = _medians(race(final, sets, timer, Protocol("cold", "graph", 3 * samples)))
+    seconds = medians(race(final, sets, timer, Protocol("cold", "graph", 3 * samples)))
     best = min(seconds, key=lambda key: seconds[key])
     return {
         "op": layer.op,
@@ -185,10 +185,6 @@ def tune(
         "wrong": wrong,
         "failed": failed,
     }
-
-
-def _medians(found: dict[str, Measurement]) -> dict[str, float]:
-    return {key: m.interval.median for key, m in found.items() if m.seconds}
 
 
 def name(config: Config) -> str:
