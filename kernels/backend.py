@@ -24,7 +24,7 @@ class Room(NamedTuple):
     Attributes:
         folder: its launcher for a backend is the function named like the op in launch_<backend>.py there.
         view: an output as the launcher sees it, reshaped or as at most four dimensions; None, or a RuntimeError, where its strides
-            forbid that. The result is then computed elsewhere and copied.
+            forbid that.
     """
 
     folder: str
@@ -65,7 +65,8 @@ def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
     return getattr(import_module(f"convatlas.kernels.{ROOMS[op].folder}.launch_{backend}"), op)
 
 
-def _viewable(op: str, out: Tensor) -> bool:
+def viewable(op: str, out: Tensor) -> bool:
+    """Whether the op's launcher can see `out` as it needs to; where it cannot, the result is computed elsewhere and copied."""
     try:
         return not out.numel() or ROOMS[op].view(out) is not None
     except RuntimeError:
@@ -91,7 +92,7 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     require_countable(call)
     first = next(iter(tensors.values()))
     result = allocate(call.spec.output_shape, first) if out is None else out
-    y = result if _viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
+    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
     extra = {}
     if call.params.get("return_indices"):
         extra["indices"] = allocate(call.spec.output_shape, first, torch.int64)

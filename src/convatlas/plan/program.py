@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.call import Call
-from convatlas.kernels.backend import launches
-from convatlas.kernels.common.launch import require_countable, viewable
+from convatlas.kernels.backend import launches, viewable
+from convatlas.kernels.common.launch import require_countable
 from convatlas.layout import taps_first
 from convatlas.nets.paths import step_of
 from convatlas.ops import backends
