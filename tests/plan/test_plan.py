@@ -145,6 +145,15 @@ def test_what_no_op_of_ours_computes_stays_pytorchs() -> None:
     assert {layer.op for layer in plan.layers if not layer.ours} == {"erf", "cumsum", "copy"}
 
 
+def test_products_inside_of_pytorchs_ops_are_counted() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("nchw,ndhw->ncd", x, x)
+
+    plan = convatlas.compile(Attends().eval(), noise(2, 3, 4, 5), backend="numpy")
+    assert sum(layer.flops for layer in plan.layers if not layer.ours) == 2 * 2 * 3 * 3 * 20
+
+
 def test_a_changed_weight_is_noticed(small: nn.Module) -> None:
     x = noise(1, 3, 19, 17)
     plan = convatlas.compile(small, x, backend="numpy")
@@ -158,6 +167,15 @@ def test_a_changed_weight_is_noticed(small: nn.Module) -> None:
     assert_same(plan, small, x)
     small.fc.weight.data.mul_(3)  # PyTorch counts no version for this
     plan.refresh()
+    assert_same(plan, small, x)
+    small.double()  # the same parameters, of another dtype
+    with pytest.raises(NetError, match="cannot trace") as raised:
+        plan(x)
+    assert "\n" not in str(raised.value)
+    small.float()
+    assert_same(plan, small, x)
+    del small.fc.bias
+    small.fc.register_parameter("bias", None)
     assert_same(plan, small, x)
 
 

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from convatlas.call import Call
 from convatlas.plan.program import Program, Ready
@@ -119,17 +119,14 @@ def _bytes(graph: Graph, step: Step) -> int:
 def _flops(graph: Graph, step: Step) -> int:
     if step.kind == COPY:
         return 0
-    result = graph.values[step.output]
-    formula = flop_registry.get(getattr(step.target, "overloadpacket", None))
-    if formula is None:
-        return prod(result.shape)
 
     def meta(x: Any) -> Any:
         known = graph.values[x.name] if isinstance(x, Ref) else x if isinstance(x, Weight) else None
         return x if known is None else torch.empty(known.shape, dtype=known.dtype, device="meta")
 
-    out = torch.empty(result.shape, dtype=result.dtype, device="meta")
-    return int(formula(*mapped(step.args, meta), **mapped(step.keywords, meta), out_val=out))
+    with FlopCounterMode(display=False) as counter:  # sees the products inside of composite ops such as einsum
+        step.target(*mapped(step.args, meta), **mapped(step.keywords, meta))
+    return counter.get_total_flops() or prod(graph.values[step.output].shape)
 
 
 def report(name: str, program: Program) -> str:

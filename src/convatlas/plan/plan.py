@@ -19,6 +19,7 @@ from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
 from convatlas.plan.program import Program
 from convatlas.plan.siblings import gpu_of, siblings
+from convatlas.plan.watching import Watch
 
 SHAPES = 8  # batch sizes that a plan keeps programs for
 
@@ -77,7 +78,7 @@ class Plan:
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
         self._programs: dict[Any, Program] = {}
         self._lock = RLock()
-        self._states: list[tuple[dict, str, Tensor, Any, int]] = []
+        self._watch = Watch(module, ())
 
     def __call__(self, *inputs: Tensor) -> Any:
         """What the module returns for these inputs.
@@ -120,7 +121,7 @@ class Plan:
             cast = torch.get_autocast_dtype(device.type)
         key = tuple(tuple(x.shape) for x in inputs), cast, may_be_tf32("conv2d"), may_be_tf32("linear")
         with self._lock:
-            if self._changed():
+            if self._watch.changed():
                 self.refresh()
             if key not in self._programs:
                 if len(self._programs) >= SHAPES:
@@ -128,7 +129,7 @@ class Plan:
                 graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
                 siblings(graph, gpu_of(device), self.backend)
                 self._programs[key] = Program(graph, device, self._state, self.backend, self.graph)
-                self._watch()
+                self._watch = self._watched()
             return self._programs[key]
 
     def _state(self, name: str) -> Tensor:
@@ -136,24 +137,9 @@ class Plan:
         path, _, last = name.rpartition(".")
         return getattr(self.module.get_submodule(path), last)
 
-    def _watch(self) -> None:
-        """Notes what the weights came from, so that a change is noticed."""
-        names = set()
-        for program in self._programs.values():
-            names.update(*(w.sources for step in program.graph.steps for w in step.weights))
-        self._states = []
-        for name in sorted(names):
-            path, _, last = name.rpartition(".")
-            owner = self.module.get_submodule(path)
-            where = owner._parameters if last in owner._parameters else owner._buffers
-            x = where[last]
-            self._states.append((where, last, x, _version(x), x.data_ptr()))
-
-    def _changed(self) -> bool:
-        for where, name, x, version, address in self._states:
-            if where[name] is not x or (version is not None and x._version != version) or x.data_ptr() != address:
-                return True
-        return False
+    def _watched(self) -> Watch:
+        used = (weight for program in self._programs.values() for weight in program.graph.weights)
+        return Watch(self.module, {source for weight in used for source in weight.sources})
 
     def refresh(self) -> None:
         """Computes all weights anew from the module's.
@@ -162,16 +148,12 @@ class Plan:
         PyTorch counts no version for, a write through `.data` or under torch.inference_mode, has to be told by this method.
         """
         with self._lock:
-            before = [(x.shape, x.dtype, x.device) for _, _, x, _, _ in self._states]
-            now = [where.get(name) for where, name, *_ in self._states]
-            if any(x is None or (x.shape, x.dtype, x.device) != old for x, old in zip(now, before)):
+            if not self._watch.fits():
                 self._programs.clear()
-                self._states = []
-                return
             for program in self._programs.values():
                 with program.lock:
                     program.pack(self._state)
-            self._watch()
+            self._watch = self._watched()
 
     @property
     def layers(self) -> list[PlanLayer]:
@@ -187,7 +169,3 @@ class Plan:
         if program is None:  # the settings changed, and no further program may be kept
             program = next(iter(self._programs.values()))
         return program
-
-
-def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version

@@ -122,8 +122,7 @@ class Program:
         self._synchronize()
         weights = self.weights = Weights(get)
         self.steps = [self._ready(step, weights) for step in self.graph.steps]
-        used = [w for step in self.graph.steps for w in step.weights]
-        weights.keep([*used, *(out for out in self.graph.outputs if isinstance(out, Weight))])
+        weights.keep(self.graph.weights)
         self.inputs = [self.tensor(name) for name in self.graph.inputs]
         self.results = [self.tensor(out.name) if isinstance(out, Ref) else out for out in self.graph.outputs]
         self.recording: Any = None

@@ -134,6 +134,12 @@ class Graph:
     torch_layers: int = 0
 
     @property
+    def weights(self) -> list[Weight]:
+        """All weights that its steps read, and those that a caller gets."""
+        returned = [out for out in self.outputs if isinstance(out, Weight)]
+        return [weight for step in self.steps for weight in step.weights] + returned
+
+    @property
     def users(self) -> Counter[str]:
         """How often each value is read, the caller counted."""
         count = Counter(name for step in self.steps for name in step.inputs)

@@ -1,0 +1,53 @@
+"""Whether the tensors that a plan's weights came from are still the same, and hold the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter, is_not
+from typing import Any
+
+from torch import Tensor, nn
+
+_version = attrgetter("_version")
+
+
+class Watch:
+    """Parameters and buffers of a module as they are now. `changed` runs in every call of a plan, so its loops are C's."""
+
+    def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
+        self._places = []
+        for name in sorted(names):
+            path, _, last = name.rpartition(".")
+            owner = module.get_submodule(path)
+            self._places.append((owner._parameters if last in owner._parameters else owner._buffers, last))
+        self._tensors = self._now() or []
+        # An inference tensor counts no versions.
+        self._counting = [x for x in self._tensors if not x.is_inference()]
+        self._versions = list(map(_version, self._counting))
+        self._addresses = list(map(Tensor.data_ptr, self._tensors))
+        self._forms = self._formed(self._tensors)
+
+    def _now(self) -> list[Tensor] | None:
+        try:
+            return [where[name] for where, name in self._places]
+        except KeyError:
+            return None
+
+    @staticmethod
+    def _formed(tensors: list[Any]) -> list[Any]:
+        return [x if x is None else (x.shape, x.dtype, x.device) for x in tensors]
+
+    def changed(self) -> bool:
+        """Whether one is another tensor, lies elsewhere, or was written in place as far as PyTorch counts that."""
+        now = self._now()
+        return (
+            now is None
+            or any(map(is_not, now, self._tensors))
+            or list(map(_version, self._counting)) != self._versions
+            or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
+        )
+
+    def fits(self) -> bool:
+        """Whether all have the shapes, dtypes and devices that they had."""
+        now = self._now()
+        return now is not None and self._formed(now) == self._forms
