@@ -144,8 +144,8 @@ class Spec:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations; each subclass says what counts as one."""
-        raise NotImplementedError
+        """Floating-point operations: 2 a MAC, where a subclass does not say what else counts as one."""
+        return 2 * self.macs
 
     @property
     def parameters(self) -> int:
@@ -171,3 +171,29 @@ class Spec:
         """Arithmetic intensity, FLOP per compulsory byte (Williams, Waterman, Patterson 2009, "Roofline")."""
         moved = self.bytes(dtype, epilogue)
         return self.flops / moved if moved else 0.0
+
+
+class ImageSpec(Spec):
+    """Base of the specs of ops that slide a window over an input N C H W."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.H, self.W
+
+    @property
+    def inputs(self) -> Shapes:
+        return {"input": self.input_shape}
+
+
+class ConvolutionSpec(ImageSpec):
+    """Base of the convolutions: K filters, output N K P Q."""
+
+    products: ClassVar[bool] = True
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.K, self.P, self.Q
+
+    @property
+    def inputs(self) -> Shapes:
+        return {"input": self.input_shape, "weight": self.weight_shape}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
 from convatlas.specs.arguments import Pads, Pair, at_least, at_most, image, integer, pair, shape_of, sides
-from convatlas.specs.common import Shapes, Spec, reads
+from convatlas.specs.common import ConvolutionSpec, reads
 
 # An MMA multiplies 16 channels at once: below that many, a tap alone cannot fill one. Such a first layer is called a stem.
 STEM_CHANNELS = 16
@@ -24,7 +24,7 @@ def geometry_text(stride: Pair, dilation: Pair, groups: int) -> str:
 
 
 @dataclass(frozen=True)
-class Conv2dSpec(Spec):
+class Conv2dSpec(ConvolutionSpec):
     """A 2-D cross-correlation, as torch.nn.functional.conv2d computes it.
 
         y[n, k, p, q] = sum over c, r, s of  x[n, g*C/G + c, p*u - t + r*d, q*v - l + s*e] * w[k, c, r, s]
@@ -45,7 +45,6 @@ class Conv2dSpec(Spec):
     dilation: Pair = (1, 1)
     groups: int = 1
     optional: ClassVar[tuple[str, ...]] = ("bias", "residual")
-    products: ClassVar[bool] = True
 
     @classmethod
     def of(
@@ -107,20 +106,8 @@ class Conv2dSpec(Spec):
         return (self.W + sum(self.padding[1]) - self.reach[1]) // self.stride[1] + 1
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.H, self.W
-
-    @property
     def weight_shape(self) -> tuple[int, int, int, int]:
         return self.K, self.C // self.groups, self.R, self.S
-
-    @property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.K, self.P, self.Q
-
-    @property
-    def inputs(self) -> Shapes:
-        return {"input": self.input_shape, "weight": self.weight_shape}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -171,10 +158,6 @@ class Conv2dSpec(Spec):
     def macs(self) -> int:
         """N * K * P * Q * C/groups * R * S, the products with padding's zeros included (as every paper counts)."""
         return self.N * self.K * self.P * self.Q * self.reduction
-
-    @property
-    def flops(self) -> int:
-        return 2 * self.macs
 
     @property
     def parameters(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
 from convatlas.specs.arguments import Pair, at_least, at_most, image, integer, pair, shape_of
-from convatlas.specs.common import Shapes, Spec
+from convatlas.specs.common import ConvolutionSpec
 from convatlas.specs.conv import Conv2dSpec, geometry_text
 
 
@@ -36,7 +36,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class ConvTranspose2dSpec(Spec):
+class ConvTranspose2dSpec(ConvolutionSpec):
     """A transposed 2-D convolution, as torch.nn.functional.conv_transpose2d computes it.
 
         y[n, k, p, q] = sum over c, r, s of  x[n, c, h, i] * w[c, k', r, s],    h = (p + t - r*d) / u,    i = (q + l - s*e) / v
@@ -59,7 +59,6 @@ class ConvTranspose2dSpec(Spec):
     groups: int = 1
     dilation: Pair = (1, 1)
     optional: ClassVar[tuple[str, ...]] = ("bias",)
-    products: ClassVar[bool] = True
 
     @classmethod
     def of(
@@ -123,20 +122,8 @@ class ConvTranspose2dSpec(Spec):
         return (self.W - 1) * v - 2 * t + d * (self.S - 1) + e + 1
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.H, self.W
-
-    @property
     def weight_shape(self) -> tuple[int, int, int, int]:
         return self.C, self.K // self.groups, self.R, self.S
-
-    @property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.K, self.P, self.Q
-
-    @property
-    def inputs(self) -> Shapes:
-        return {"input": self.input_shape, "weight": self.weight_shape}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -211,10 +198,6 @@ class ConvTranspose2dSpec(Spec):
     def macs(self) -> int:
         """N * C * H * W * K/groups * R * S: each input meets each tap, those that padding cuts off included (as torch counts)."""
         return self.N * self.H * self.W * self.parameters
-
-    @property
-    def flops(self) -> int:
-        return 2 * self.macs
 
     @property
     def parameters(self) -> int:

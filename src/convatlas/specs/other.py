@@ -67,10 +67,6 @@ class LinearSpec(Spec):
         return self.M * self.K * self.C
 
     @property
-    def flops(self) -> int:
-        return 2 * self.macs
-
-    @property
     def parameters(self) -> int:
         return self.K * self.C
 

@@ -20,7 +20,7 @@ from convatlas.specs.arguments import (
     shape_of,
     stride_or,
 )
-from convatlas.specs.common import Shapes, Spec, reads
+from convatlas.specs.common import ImageSpec, reads
 
 
 def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
@@ -32,8 +32,20 @@ def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mo
     return out
 
 
+class PoolSpec(ImageSpec):
+    """Base of the poolings: output N C P Q."""
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.N, self.C, self.P, self.Q
+
+    @property
+    def layer_kind(self) -> str:
+        return "pooling"
+
+
 @dataclass(frozen=True)
-class Pool2dSpec(Spec):
+class Pool2dSpec(PoolSpec):
     """Max or average pooling over R x S windows, as torch.nn.functional.max_pool2d and avg_pool2d compute it.
 
         max:      y[n, c, p, q] = max over r, s of  x[n, c, p*u - t + r*d, q*v - l + s*e],   -inf outside x
@@ -141,27 +153,11 @@ class Pool2dSpec(Spec):
         return min(first, kernel), max(min(stop, kernel), min(first, kernel))
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.H, self.W
-
-    @property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.P, self.Q
-
-    @property
-    def inputs(self) -> Shapes:
-        return {"input": self.input_shape}
-
-    @property
     def arguments(self) -> dict[str, Any]:
         window = dict(kernel_size=(self.R, self.S), stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode)
         if self.kind == "max":
             return {**window, "dilation": self.dilation}
         return {**window, "count_include_pad": self.count_include_pad, "divisor_override": self.divisor_override}
-
-    @property
-    def layer_kind(self) -> str:
-        return "pooling"
 
     @property
     def reduction(self) -> int:
@@ -185,7 +181,7 @@ class Pool2dSpec(Spec):
 
 
 @dataclass(frozen=True)
-class AdaptivePool2dSpec(Spec):
+class AdaptivePool2dSpec(PoolSpec):
     """Average pooling to a given P x Q, as torch.nn.functional.adaptive_avg_pool2d computes it.
 
     Output (p, q) is the mean over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and the columns likewise; neighbouring windows overlap
@@ -222,24 +218,8 @@ class AdaptivePool2dSpec(Spec):
         return i * size // out, -(-(i + 1) * size // out)
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.H, self.W
-
-    @property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        return self.N, self.C, self.P, self.Q
-
-    @property
-    def inputs(self) -> Shapes:
-        return {"input": self.input_shape}
-
-    @property
     def arguments(self) -> dict[str, Any]:
         return {"output_size": (self.P, self.Q)}
-
-    @property
-    def layer_kind(self) -> str:
-        return "pooling"
 
     def largest(self, axis: int) -> int:
         """Rows (axis 0) or columns (axis 1) of the largest window; 1 where there are no outputs.
