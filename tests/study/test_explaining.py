@@ -10,6 +10,7 @@ from convatlas import study
 from convatlas.cli import main
 from convatlas.codegen import resources as res
 from convatlas.codegen.resources import Task
+from convatlas.errors import ShapeError
 from convatlas.kernels.common.override import noting, override
 from convatlas.kernels.common.target import TARGETS
 from convatlas.study import explaining
@@ -104,6 +105,19 @@ def test_waves_are_drawn_by_hand():
     picture = drawn(found, one)
     assert picture.document.count('class="solid"') == 392
     assert "wave 1 of 1: 392 blocks" in picture.document
+    # 64 + 64 rows of 64 numbers of two bytes: 16 KB, 8 vectors of 16 bytes for each of 128 threads.
+    said = " ".join(sentence for _, sentences in picture.sections for sentence in sentences)
+    assert "Each of the 36 steps brings 16 KB of A and B to shared memory: 8 vectors of 16 bytes a thread" in said
+
+
+def test_a_layer_that_the_other_backend_refuses(monkeypatch):
+    def refuse(*arguments, **options):
+        raise ShapeError("too many packs")
+
+    whole = explaining.map
+    monkeypatch.setattr(explaining, "map", lambda *a, **k: refuse() if k["backend"] == "cuda" else whole(*a, **k))
+    found = study.explain(CONV, backend="triton", compile=False)
+    assert found.other is None and found.as_dict()["other_backend"] is None and explained(found).document
 
 
 def test_colours_follow_the_readers_mode():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from convatlas.errors import ConvAtlasError
 from convatlas.model.gpu import GPU
 from convatlas.specs import itemsize
 from convatlas.study.layer import IMAGE, Layer, Node
@@ -118,7 +119,10 @@ def explain(
     options = dict(gpu=gpu, dtype=dtype, compile=compile, progress=progress)
     found = map(chosen, backend=backend, **options)
     one = found.layers[0]
-    other = map(chosen, backend="cuda" if one.backend == "triton" else "triton", **options).layers[0]
+    try:
+        other = map(chosen, backend="cuda" if one.backend == "triton" else "triton", **options).layers[0]
+    except ConvAtlasError:  # a layer that the other backend does not take
+        other = None
     considered, candidates = _candidates(one, found.gpu, dtype, compile, progress)
     nodes = _nodes(net, batch, dtype) if layer is not None else []
     return Explanation(found, candidates, considered, other, tuple(fusions(chosen, nodes, found.gpu, dtype)))

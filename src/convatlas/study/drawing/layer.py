@@ -9,6 +9,7 @@ from math import ceil, prod
 
 from convatlas.model.gpu import GPU
 from convatlas.model.occupancy import WARP
+from convatlas.model.work import Work
 from convatlas.study.drawing.svg import MARGIN, Svg
 from convatlas.study.mapping import LaunchMap, LayerMap, Map
 from convatlas.study.written import is_layer
@@ -235,6 +236,8 @@ def block(picture: Svg, one: LayerMap, gpu: GPU) -> None:
     sums += "the compiler says which." if work.backend == "triton" else "each owns a rectangle."
     if tile.BN:
         picture.caption("A strip a warp; where its sums really lie is not drawn.")
+    if tile.BN:
+        sums += _brought(work)
     picture.say(
         (sums if tile.BN else f"{work.threads} threads in {warps} warps.")
         + (
@@ -243,6 +246,17 @@ def block(picture: Svg, one: LayerMap, gpu: GPU) -> None:
             else ""
         )
     )
+
+
+def _brought(work: Work) -> str:
+    """What a step brings to shared memory, in a sentence."""
+    tile = work.tile
+    step = (tile.BM + tile.BN) * tile.BK * work.size
+    if work.copied:
+        how = "one thread asks the copy engine for it"
+    else:
+        how = f"{max(step // 16 // work.threads, 1)} vectors of 16 bytes a thread, where its operands can be read so"
+    return f" Each of the {tile.steps} steps brings {step / 1024:.0f} KB of A and B to shared memory: {how}."
 
 
 def _shared(picture: Svg, x: float, y: float, main: LaunchMap, gpu: GPU) -> None:
