@@ -83,12 +83,14 @@ def texts(picture: Svg) -> list:
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_every_kind_of_layer_is_drawn(text, backend):
     found = study.map(text, backend=backend)
-    picture = drawn(found, found.layers[0])
-    for one in texts(picture):
+    picture = explained(study.explain(text, backend=backend, compile=False))
+    drawings = [*texts(picture), *texts(drawn(found, found.layers[0]))]
+    for one in drawings:
         at = float(one.get("x"))
         size = {"title": 9.6, "small": 5.6}.get(one.get("class"), 6.4) * len(one.text)
         left = {"middle": at - size / 2, "end": at - size}.get(one.get("text-anchor"), at)
         assert left > -20 and left + size < picture.width + 20, one.text
+    picture = drawn(found, found.layers[0])
     said = " ".join(sentence for _, sentences in picture.sections for sentence in sentences)
     assert f"Predicted: {found.seconds * 1e6:.1f} us" in said and all(
         s.endswith(".") for _, x in picture.sections for s in x

@@ -44,7 +44,7 @@ def fusions(picture: Svg, one: Explanation) -> None:
 
 def _bars(picture: Svg, rows: list[tuple[str, float, str, bool]]) -> None:
     y, x = picture.y + 6, MARGIN + 340
-    scale = (picture.width - MARGIN - x - 112) / max(value for _, value, _, _ in rows)
+    scale = (picture.width - MARGIN - x - 160) / max(value for _, value, _, _ in rows)
     for i, (name, value, unit, marked) in enumerate(rows):
         top = y + i * 22
         picture.text(MARGIN, top + 13, name if len(name) <= 50 else f"{name[:49]}…", "small")

@@ -236,7 +236,7 @@ def block(picture: Svg, one: LayerMap, gpu: GPU) -> None:
     sums += "the compiler says which." if work.backend == "triton" else "each owns a rectangle."
     if tile.BN:
         picture.caption("A strip a warp; where its sums really lie is not drawn.")
-    if tile.BN:
+    if work.gemm and work.stages > 1:
         sums += _brought(work)
     picture.say(
         (sums if tile.BN else f"{work.threads} threads in {warps} warps.")
@@ -267,18 +267,22 @@ def _shared(picture: Svg, x: float, y: float, main: LaunchMap, gpu: GPU) -> None
     picture.box(x, y, a.shared * scale, 26, "none")
     taken = main.shared + a.reserved_shared
     stage = [tile.BM * tile.BK * work.size, tile.BN * tile.BK * work.size]
+    # A kernel without a pipeline keeps something else there, such as a patch of the image.
+    staged = work.gemm and work.stages > 1 and work.stages * sum(stage) <= taken
     for i in range(main.occupancy.blocks):
         at = x + i * taken * scale
         picture.box(at, y, taken * scale, 26, "waste")
-        for s in range(work.stages if tile.BN and work.stages * sum(stage) <= taken else 0):
+        for s in range(work.stages if staged else 0):
             for j, size in enumerate(stage):
                 start = at + (s * sum(stage) + j * stage[0]) * scale
                 picture.box(start, y, size * scale, 26, STYLES[j], f"block {i}, stage {s}, {'AB'[j]}: {size} bytes")
         picture.box(at, y, taken * scale, 26, "strong")
-    if tile.BN:
-        picture.text(
-            x, y + 42, f"{work.stages} stages: A blue, left; B orange, right; hatched: the rest of a block", "small"
-        )
+    said = (
+        f"{work.stages} stages: A blue, left; B orange, right; hatched: the rest of a block"
+        if staged
+        else "hatched: a block's"
+    )
+    picture.text(x, y + 42, said, "small")
 
 
 def pipeline(picture: Svg, one: LayerMap) -> None:
