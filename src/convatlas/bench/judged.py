@@ -10,8 +10,8 @@ from math import exp, log
 
 from convatlas.bench.fitted import Summed, Timed, by_kind
 from convatlas.codegen.resources import Task
-from convatlas.codegen.work import works
 from convatlas.kernels.common.target import of
+from convatlas.kernels.common.work import works
 from convatlas.model.ceilings import Ceilings
 from convatlas.model.gpu import GPU
 from convatlas.model.occupancy import occupancy

@@ -24,7 +24,7 @@ class Candidate:
     """A config that the chooser considered, and what the time model says of it.
 
     Attributes:
-        config: a TileConfig or TmaConfig of Triton's kernels, or CUDA C++'s Tile.
+        config: a TileConfig or TmaConfig of Triton's kernels, or CUDA C++'s WarpTile.
         mapped: the layer with it: tile, waves, occupancy, predicted time.
         rank: its place in the chooser's own order, 1 for the best.
         chosen: whether it is the one that runs.
