@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision
@@ -143,6 +145,28 @@ def test_what_no_op_of_ours_computes_stays_pytorchs() -> None:
     text = plan.report()
     assert "erf" in text and "cumsum" in text and "% of the FLOPs" in text
     assert {layer.op for layer in plan.layers if not layer.ours} == {"erf", "cumsum", "copy"}
+
+
+def test_the_run_before_a_capture_may_overwrite_the_inputs() -> None:
+    """A CUDA graph's replay, with the plain run in its place: the network writes over its input's memory."""
+
+    class Over(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x) + torch.relu(-x)
+
+    module, x = Over().eval(), noise(2, 3, 4, 5)
+    plan = convatlas.compile(module, x, backend="numpy")
+    program = plan.program()
+
+    def recorded() -> SimpleNamespace:
+        program.run()
+        program.memory.fill_(0xFF)
+        return SimpleNamespace(replay=program.run)
+
+    program.capture, program._recorded = True, recorded
+    for given in (x, noise(2, 3, 4, 5) + 1):
+        assert_same(plan, module, given)
+    assert program.recording is not None
 
 
 def test_products_inside_of_pytorchs_ops_are_counted() -> None:

@@ -190,10 +190,12 @@ class Program:
             stream = torch.cuda.current_stream() if self.device.type == "cuda" and not capturing else None
             if stream is not None and self.done is not None:
                 stream.wait_event(self.done)
-            for own, x in zip(self.inputs, inputs):
-                own.copy_(x)
-            if self.capture and stream is not None and not observed():
-                self._replay()
+            self._fill(inputs)
+            if self.capture and not capturing and not observed():
+                if self.recording is None:
+                    self.recording = self._recorded()
+                    self._fill(inputs)
+                self.recording.replay()
             else:
                 self.run()
             result = [self._given_out(out, x) for out, x in zip(self.graph.outputs, self.results)]
@@ -217,18 +219,20 @@ class Program:
                 with step_of(ready.step.path):
                     notify(ready.step.call, seen, ready.out)
 
-    def _replay(self) -> None:
-        """Runs the CUDA graph, which is captured in the first run, after one run that compiles what is to be compiled."""
-        if self.recording is None:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+    def _recorded(self) -> Any:
+        """A CUDA graph of all steps, after one run that compiles what is to be compiled. That run may write over the inputs."""
+        side, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            self.run()
+            with torch.cuda.graph(recording, stream=side, capture_error_mode="thread_local"):
                 self.run()
-                self.recording = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.recording, stream=side, capture_error_mode="thread_local"):
-                    self.run()
-            torch.cuda.current_stream().wait_stream(side)
-        self.recording.replay()
+        torch.cuda.current_stream().wait_stream(side)
+        return recording
+
+    def _fill(self, inputs: list[Tensor]) -> None:
+        for own, x in zip(self.inputs, inputs):
+            own.copy_(x)
 
     def _given_out(self, out: Any, x: Any) -> Any:
         if isinstance(out, Weight):

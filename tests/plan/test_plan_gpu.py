@@ -1,0 +1,68 @@
+"""Plans on a GPU: the CUDA graph, streams and threads. Nothing here runs without one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import convatlas
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    return torchvision.models.resnet18().eval().cuda().half()
+
+
+def image(n: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, 3, 64, 64, generator=torch.Generator().manual_seed(seed)).half().cuda()
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    error = (found.float() - expected.float()).abs().max()
+    assert error <= 0.02 * expected.float().abs().max(), float(error)
+
+
+def test_a_graph_replays_what_the_module_computes(net: nn.Module) -> None:
+    plan = convatlas.compile(net, image(2))
+    with torch.no_grad():
+        for n, seed in ((2, 0), (2, 1), (1, 2), (2, 3)):
+            assert_near(plan(image(n, seed)), net(image(n, seed)))
+        assert plan.program().recording is not None
+        net.layer1[0].conv1.weight.mul_(2)
+        assert_near(plan(image(2)), net(image(2)))
+
+
+def test_a_call_allocates_its_output_only(net: nn.Module) -> None:
+    plan, x = convatlas.compile(net, image(2)), image(2)
+    plan(x)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    y = plan(x)
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] - before == 1 and y.shape == (2, 1000)
+
+
+def test_threads_on_streams_of_their_own(net: nn.Module) -> None:
+    plan = convatlas.compile(net, image(1))
+    inputs = [image(1 + i % 2, i) for i in range(12)]
+    with torch.no_grad():
+        expected = [net(x) for x in inputs]
+    for n in (1, 2):
+        plan(image(n))
+    torch.cuda.synchronize()
+
+    def work(i: int) -> Tensor:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found = plan(inputs[i])
+            torch.cuda.current_stream().synchronize()
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(work, range(len(inputs))), expected):
+            assert_near(found, wanted)
