@@ -170,7 +170,7 @@ def test_every_suite_rehearses(tmp_path: Path) -> None:
     assert {e["extra_info"]["suite"] for e in entries} == {"layers", "published", "networks", "host"}
     nets = {e["params"]["contestant"]: e["extra_info"] for e in entries if e["extra_info"]["suite"] == "networks"}
     assert {name: info["form"] for name, info in nets.items()} == {
-        "ours_graph": "graph", "ours_eager": "eager", "cudnn_graph": "graph", "cudnn_eager": "eager",
+        "ours_graph": "graph", "ours_eager": "eager", "ours_plan": "eager", "cudnn_graph": "graph", "cudnn_eager": "eager",
     }  # fmt: skip
     assert all(info["images_per_s"] > 0 for info in nets.values())
 
@@ -257,4 +257,10 @@ def test_a_layer_races_on_a_gpu() -> None:
 def test_a_network_races_on_a_gpu() -> None:
     (case,) = net_cases(Choice(["float16"], [1], ["squeezenet1_1"], Protocol(samples=3)))
     result = Racer().run(case)
-    assert not result.wrong and set(result.measured) == {"ours_graph", "ours_eager", "cudnn_graph", "cudnn_eager"}
+    assert not result.wrong and set(result.measured) == {
+        "ours_graph",
+        "ours_eager",
+        "ours_plan",
+        "cudnn_graph",
+        "cudnn_eager",
+    }

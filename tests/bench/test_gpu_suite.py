@@ -140,7 +140,7 @@ def test_an_exit_code_that_is_a_result(suite) -> None:
 def test_the_first_three_stages_fit_the_default_budget() -> None:
     budget = 8 * 60.0
     spent = sum(stages.limits(stage, budget, budget, last=False) for stage in stages.STAGES[:3])
-    assert spent <= budget and [stage.name for stage in stages.STAGES[:3]] == ["ceilings", "tests", "layers"]
+    assert spent <= budget and [stage.name for stage in stages.STAGES[:3]] == ["ceilings", "tests", "networks"]
 
 
 def test_every_stage_has_time_in_half_an_hour() -> None:
@@ -331,7 +331,7 @@ def test_a_summary_of_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--stage", "layer"], "stage 'layer', expected some of ceilings, tests, layers"),
+        (["--stage", "layer"], "stage 'layer', expected some of ceilings, tests, networks"),
         (["--minutes", "0"], "--minutes 0, expected more than 0"),
         ([], "torch sees no GPU here"),
         (["--rehearse", "--out", "/proc/no/such/folder"], "No such file or directory: '/proc/no'"),
@@ -349,7 +349,7 @@ def test_one_line_and_exit_2(arguments, said, tmp_path: Path, capsys, monkeypatc
 
 
 def test_stages_by_the_names_that_people_use() -> None:
-    assert command.stages("nets,layers") == ("layers", "networks")
+    assert command.stages("nets,layers") == ("networks", "layers")
 
 
 def finished(out: Path) -> list[str]:
@@ -407,3 +407,19 @@ def test_a_rehearsal_killed_midway_resumes_and_covers_every_stage(tmp_path: Path
     for name in ("layers.json", "networks.json"):
         timers = {entry["extra_info"]["timer"] for entry in json.loads(found[name])["benchmarks"]}
         assert timers == {"rehearsal"}
+
+
+def test_plans_race_first_and_the_summary_says_against_what(tmp_path: Path) -> None:
+    """Right after the tests, at every batch size; then torch.compile beside them."""
+    names = [stage.name for stage in stages.STAGES]
+    assert names.index("networks") == names.index("tests") + 1
+    settings = Settings(tmp_path, tmp_path, tmp_path, False, 1)
+    steps = stages._networks(settings)
+    first, second = (step.command(tmp_path / "out", 100.0) for step in steps[:2])
+    assert "resnet50,mobilenet_v2" in first and "32,1,128" in first and "--compile" not in first
+    assert "resnet50" in second and "32,1,128" in second and "--compile" in second
+    times = {"ours_graph": 2e-3, "ours_plan": 1e-3, "cudnn_graph": 3e-3, "compile": 2.5e-3}
+    nets = [{**entry("nets", name, [seconds]), "group": "net resnet50"} for name, seconds in times.items()]
+    write_json(tmp_path / "networks.json", {"benchmarks": nets})
+    text = report.summary(tmp_path)
+    assert "over the plan's time: ours_graph 2.00, cudnn_graph 3.00, compile 2.50\n" in text

@@ -1,6 +1,7 @@
 """Who races on a whole network.
 
 ours_eager, ours_graph     convatlas as it chooses its backends itself, launched from Python or replayed from a CUDA graph
+ours_plan                  the net's plan (convatlas.compile), called as users call it; on a GPU it replays a CUDA graph of its own
 cudnn_eager, cudnn_graph   the same net on torch.nn.functional alone (bench/plain.py), channels_last, cudnn.benchmark on
 compile                    torch.compile(mode="max-autotune") of that plain net; it replays CUDA graphs of its own
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import sqrt
 
 import torch
@@ -25,15 +27,17 @@ from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.nets.network import smallest_size
 from convatlas.ops.backends import use_backend
+from convatlas.plan.plan import Plan, compile
 from convatlas.reference.error_bound import DRIFT, TF32_CUT
 from convatlas.reference.rounding import format_of
 from convatlas.specs import ConcatSpec, dtype_name
 from convatlas.study.tracing import Layer
 
-# How each is launched; "compile" from Python, as its user does.
+# How each is launched; "ours_plan" and "compile" from Python, as their users do.
 FORMS = {
     "ours_graph": "graph",
     "ours_eager": "eager",
+    "ours_plan": "eager",
     "cudnn_graph": "graph",
     "cudnn_eager": "eager",
     "compile": "eager",
@@ -107,11 +111,18 @@ def net_contestants(
             with use_backend("triton"):
                 return net(t["input"])
 
+    @cache
+    def planned() -> Plan:
+        return compile(net, x, backend="triton" if interpreted else None)
+
+    def plan(t: Tensors) -> Tensor:
+        return planned()(t["input"])
+
     def peer(t: Tensors) -> Tensor:
         with torch.no_grad(), plain():
             return peers(t["input"])
 
-    runs = {"ours_graph": ours, "ours_eager": ours, "cudnn_graph": peer, "cudnn_eager": peer}
+    runs = {"ours_graph": ours, "ours_eager": ours, "ours_plan": plan, "cudnn_graph": peer, "cudnn_eager": peer}
     if compiled:
         made = torch.compile(peers, mode="max-autotune")
 

@@ -23,7 +23,7 @@ ORDER = ("slower", "unsure", "faster", "same")
 STYLES = {"slower": "bold red", "faster": "green", "unsure": "yellow", "same": ""}
 WHO = (
     "On layers: triton and cuda (ours), cudnn (PyTorch's operators), cudnn_fused (cuDNN's own fusion). "
-    "On networks: ours_graph, ours_eager, cudnn_graph, cudnn_eager, compile."
+    "On networks: ours_graph, ours_eager, ours_plan, cudnn_graph, cudnn_eager, compile."
 )
 LISTED = 10  # benchmarks of one file alone that are named
 

@@ -26,7 +26,7 @@ BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
 NONE = "No GPU result exists yet: nothing here is called fast."
 WORST = 10
 VERDICTS = ("faster", "same", "slower", "unsure")
-NET_FORMS = ("ours_graph", "ours_eager", "cudnn_graph", "cudnn_eager", "compile")
+NET_FORMS = ("ours_graph", "ours_eager", "ours_plan", "cudnn_graph", "cudnn_eager", "compile")
 
 
 def times(ratio: float | None) -> str:

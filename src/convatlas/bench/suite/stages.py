@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from convatlas.bench.suite import collected, verification
@@ -16,6 +17,7 @@ from convatlas.bench.suite.stage import Settings, Stage, Step
 
 PROFILED = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d")
 HEADLINE = (*PROFILED, "vgg16")
+PLANNED = ("resnet50", "mobilenet_v2")  # whose plans race first, against all that a user would take instead
 # A rehearsal's: every kind of layer that benchmarks/conftest.py rehearses, one small net.
 REHEARSED = {
     "layers": ("--dtypes", "float16", "--samples", "3"),
@@ -69,14 +71,14 @@ def _tests(settings: Settings) -> list[Step]:
     return [suite, *verification.sanitizers(settings)]
 
 
-def _raced(suite: str, waves: Sequence[str], settings: Settings) -> list[Step]:
+def _raced(suite: str, waves: Sequence[str], settings: Settings, nets: Sequence[str] = HEADLINE) -> list[Step]:
     """A step a precision and batch of one of benchmarks/bench_*.py, on the networks of the headline."""
     files = [settings.benchmarks / f"bench_{suite}.py"]
     if settings.rehearsal:
         return [benchmark("rehearsal", settings, files, *REHEARSED[suite])]
-    nets = "--nets", ",".join(HEADLINE)
     chosen = [(wave, *wave.split()) for wave in waves]
-    return [benchmark(wave, settings, files, *nets, "--dtypes", dtype, "--batches", n) for wave, dtype, n in chosen]
+    named = "--nets", ",".join(nets)
+    return [benchmark(wave, settings, files, *named, "--dtypes", dtype, "--batches", n) for wave, dtype, n in chosen]
 
 
 def _layers(settings: Settings) -> list[Step]:
@@ -86,7 +88,15 @@ def _layers(settings: Settings) -> list[Step]:
 
 
 def _networks(settings: Settings) -> list[Step]:
-    return _raced("nets", NETWORKS, settings)
+    """Plans first, then torch.compile beside them, which takes minutes a net, then the other networks."""
+    others = _raced("nets", NETWORKS, settings, [name for name in HEADLINE if name not in PLANNED])
+    if settings.rehearsal:
+        return others
+    files = [settings.benchmarks / "bench_nets.py"]
+    batches = "--dtypes", "float16", "--batches", "32,1,128"
+    plans = benchmark("plans", settings, files, "--nets", ",".join(PLANNED), *batches)
+    compiled = benchmark("compiled", settings, files, "--nets", PLANNED[0], *batches, "--compile")
+    return [plans, replace(compiled, most=150.0), *others]
 
 
 def _profile(settings: Settings) -> list[Step]:
@@ -102,8 +112,8 @@ def _tuning(settings: Settings) -> list[Step]:
 STAGES = (
     Stage("ceilings", "ceilings.json", 45, 0.03, 10, _ceilings, collected.replace),
     Stage("tests", "tests.json", 165, 0.15, 30, _tests, verification.merge),
-    Stage("layers", "layers.json", 262, 0.40, 30, _layers, collected.add_benchmarks),
-    Stage("networks", "networks.json", 90, 0.20, 30, _networks, collected.add_benchmarks),
+    Stage("networks", "networks.json", 150, 0.25, 30, _networks, collected.add_benchmarks),
+    Stage("layers", "layers.json", 262, 0.35, 30, _layers, collected.add_benchmarks),
     Stage("profile", "profile.json", 60, 0.10, 20, _profile, collected.add_profile),
     Stage("tuning", "tuning.json", 60, 0.12, 20, _tuning, collected.replace),
 )
