@@ -44,6 +44,7 @@ _LAZY = {
     "Plan": "convatlas.plan.plan",
     "checking": "convatlas.verify.check",
     "compile": "convatlas.plan.plan",
+    "load_plan": "convatlas.plan.plan",
     "use_backend": "convatlas.ops.backends",
 }
 _SUBMODULES = ("codegen", "kernels", "nets", "ops", "plan", "reference", "specs", "study", "verify")

@@ -6,6 +6,7 @@ import logging
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -124,7 +125,7 @@ class _Reader:
     def __init__(self, program: Any, name: str) -> None:
         self.program, self.name = program, name
         self.env: dict[str, Any] = {}  # by node: a Ref, a Weight, a tuple of them, or a constant
-        self.graph_ = Graph([], [], {}, [], {}, lambda outputs: tree_unflatten(outputs, program.call_spec.out_spec))
+        self.graph_ = Graph([], [], {}, [], {}, partial(tree_unflatten, treespec=program.call_spec.out_spec))
 
     def graph(self) -> Graph:
         signature = self.program.graph_signature

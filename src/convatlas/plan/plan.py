@@ -6,18 +6,21 @@ plan = convatlas.compile(module, example)        y = plan(x)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convatlas.errors import ArgumentError, BackendError, DtypeError, ShapeError
+from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeError, InputError, ShapeError
+from convatlas.files import shown
 from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.plan.export import graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
 from convatlas.plan.program import Program
+from convatlas.plan.saved import architecture, graph_from, read, save
 from convatlas.plan.siblings import gpu_of, siblings
 from convatlas.plan.watching import Watch
 
@@ -73,7 +76,7 @@ class Plan:
         given = example if isinstance(example, tuple) else (example,)
         if not given or not all(isinstance(x, Tensor) for x in given):
             raise ArgumentError(f"compile: example {type(example).__name__}, expected a tensor or a tuple of tensors")
-        self.module, self.backend, self.graph = module, backend, graph
+        self.module, self.backend, self.graph, self.name = module, backend, graph, type(module).__name__
         self.example = given
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
         self._programs: dict[Any, Program] = {}
@@ -126,11 +129,15 @@ class Plan:
             if key not in self._programs:
                 if len(self._programs) >= SHAPES:
                     return None
-                graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
-                siblings(graph, gpu_of(device), self.backend)
-                self._programs[key] = Program(graph, device, self._state, self.backend, self.graph)
+                self._programs[key] = self._made(inputs, cast)
                 self._watch = self._watched()
             return self._programs[key]
+
+    def _made(self, inputs: tuple[Tensor, ...], cast: torch.dtype | None) -> Program:
+        device = inputs[0].device
+        graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
+        siblings(graph, gpu_of(device), self.backend)
+        return Program(graph, device, self._state, self.backend, self.graph)
 
     def _state(self, name: str) -> Tensor:
         """A parameter or buffer of the module."""
@@ -162,10 +169,97 @@ class Plan:
 
     def report(self) -> str:
         """Text: launches, memory, and which ops stayed PyTorch's with their share of the FLOPs."""
-        return report(type(self.module).__name__, self._example())
+        return report(self.name, self._example())
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the plan to a file, with its weights as they are now; convatlas.load_plan reads it.
+
+        The file holds a program for each batch size that the plan has met. It is safetensors, and the plan itself is JSON in its
+        metadata, with a hash of every byte. Compiled kernels do not travel with it: Triton's and CuPy's caches have them.
+
+        Raises InputError where the file cannot be written, or where an op has an argument that no file can hold.
+        """
+        with self._lock:
+            self.program()
+            programs = {(shapes, cast): program for (shapes, cast, *_), program in self._programs.items()}
+            about = {
+                "name": self.name,
+                "architecture": architecture(self.example[0].device),
+                "backend": self.backend,
+                "graph": self.graph,
+                "dtypes": [str(x.dtype).removeprefix("torch.") for x in self.example],
+                "example": [list(x.shape) for x in self.example],
+            }
+            save(path, programs, about)
 
     def _example(self) -> Program:
         program = self.program()
         if program is None:  # the settings changed, and no further program may be kept
             program = next(iter(self._programs.values()))
         return program
+
+
+class LoadedPlan(Plan):
+    """A plan from a file: it has programs for the batch sizes that were saved, and no module."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        document, tensors = read(path)
+        cuda = document["architecture"].startswith("sm_")
+        device = torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
+        if cuda and device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+        if (here := architecture(device)) != document["architecture"]:
+            raise InputError(f"plan {shown(path)}: made for {document['architecture']}, and here is {here}")
+        given = zip(document["example"], document["dtypes"])
+        example = tuple(torch.zeros(shape, dtype=getattr(torch, dtype), device=device) for shape, dtype in given)
+        super().__init__(nn.Identity(), example, document["backend"], document["graph"])
+        self.name, self.path = document["name"], shown(path)
+        self._graphs = {}
+        try:
+            for entry in document["programs"]:
+                cast = None if entry["cast"] is None else getattr(torch, entry["cast"])
+                self._graphs[tuple(map(tuple, entry["shapes"])), cast] = graph_from(entry, tensors, device)
+        except InputError as error:
+            raise InputError(f"plan {self.path}: {error}") from None
+
+    def program(self, inputs: tuple[Tensor, ...] | None = None) -> Program:
+        """The program for inputs of these shapes. Where the plan keeps as many as it may, it makes room, since it has no module."""
+        with self._lock:
+            found = super().program(inputs)
+            if found is None:
+                self._programs.clear()
+                found = super().program(inputs)
+            return found
+
+    def _made(self, inputs: tuple[Tensor, ...], cast: torch.dtype | None) -> Program:
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        if (shapes, cast) not in self._graphs:
+            known = ", ".join("x".join(map(str, s[0])) + (f" by autocast to {c}" if c else "") for s, c in self._graphs)
+            given = "x".join(map(str, shapes[0])) + (f" by autocast to {cast}" if cast else "")
+            raise ShapeError(f"plan {self.path}: input of {given}, expected one that was saved: {known}")
+        graph, places = self._graphs[shapes, cast]
+        return Program(graph, inputs[0].device, self._state, self.backend, self.graph, places)
+
+    def refresh(self) -> None:
+        """Raises ArgumentError: the weights are those of the file."""
+        raise ArgumentError(
+            f"plan {self.path}: has no module to take weights from, expected a plan that convatlas.compile made"
+        )
+
+
+def load_plan(path: str | PathLike[str]) -> LoadedPlan:
+    """The plan that plan.save wrote to a file. Nothing is unpickled, and no op but PyTorch's own and ours is run.
+
+    It runs inputs of the shapes that were saved, on a GPU of the same architecture (or on the CPU, if it was made there).
+
+    Raises InputError, one line, for a file that is missing, damaged, none of ours, of a newer format or of another architecture.
+    """
+    try:
+        plan = LoadedPlan(path)
+        plan.program(plan.example)
+    except ConvAtlasError:
+        raise
+    except Exception as error:  # what a document that is none of ours makes the parts raise is no closed list
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"plan {shown(path)}: cannot be read as a plan: {line:.200}") from error
+    return plan

@@ -100,12 +100,19 @@ class Program:
     """Runs a Graph on inputs of its shapes, on one device."""
 
     def __init__(
-        self, graph: Graph, device: torch.device, get: Callable[[str], Tensor], backend: str | None, capture: bool
+        self,
+        graph: Graph,
+        device: torch.device,
+        get: Callable[[str], Tensor],
+        backend: str | None,
+        capture: bool,
+        places: dict[str, Place] | None = None,
     ) -> None:
         self.graph, self.device, self.backend = graph, device, backend
         self.capture = capture and device.type == "cuda"
-        self.places = placed(graph)
-        written_over(graph, self.places)
+        self.places = places or placed(graph)
+        if places is None:
+            written_over(graph, self.places)
         self.arena: Arena = arena(graph, self.places)
         self.memory = torch.empty(self.arena.bytes, dtype=torch.uint8, device=device)
         self.lock = Lock()
