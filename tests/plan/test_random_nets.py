@@ -105,6 +105,25 @@ def poisoned(program: Program, inputs: list[Tensor]) -> Tensor:
     return program.results[0].clone()
 
 
+def left_over(program: Program) -> list[str]:
+    """Norms, activations and additions with launches of their own that the step before them could have taken."""
+    graph = program.graph
+    users, by_output = graph.users, {step.output: step for step in graph.steps}
+    found = []
+    for step in graph.steps:
+        if step.op not in ("batch_norm", "relu", "relu6", "residual_add"):
+            continue
+        for name in step.inputs:
+            before = by_output.get(name)
+            epilogue = before.call.epilogue if before is not None and before.call else None
+            if epilogue is None or epilogue.activation or users[name] > 1:
+                continue
+            convolves = before.op == "conv2d" and not epilogue.residual
+            if convolves or step.op in ("relu", "relu6"):
+                found.append(f"{before.op} before {step.op}")
+    return found
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_a_plan_of_a_random_network_computes_what_the_network_does(seed: int) -> None:
     module = Random(seed).eval()
@@ -114,6 +133,7 @@ def test_a_plan_of_a_random_network_computes_what_the_network_does(seed: int) ->
     with torch.no_grad():
         expected = module(x)
     found = plan(x)
+    assert not left_over(plan.program())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     torch.testing.assert_close(poisoned(plan.program(), [x]), found, rtol=0, atol=0)
 
