@@ -12,12 +12,14 @@ from convatlas.cli import (
     compare,
     doctor,
     explaining,
+    gating,
     glossary,
     inspecting,
     lecture,
     mapping,
     nets,
     profile,
+    reporting,
     summary,
     verify,
     verify_op,
@@ -38,6 +40,8 @@ app.command("summary", epilog=SEE)(summary.command)
 app.command("map", epilog=SEE)(mapping.command)
 app.command("explain", epilog=SEE)(explaining.command)
 app.command("inspect", epilog=SEE)(inspecting.command)
+app.command("gate", epilog=SEE)(gating.command)
+app.command("report", epilog=SEE)(reporting.command)
 app.command("lecture")(lecture.command)
 app.command("compare")(compare.command)
 app.command("profile", epilog=SEE)(profile.command)

@@ -14,6 +14,7 @@ from convatlas.cli.summary import NET_HELP
 from convatlas.study.numbers import percent, short
 
 if TYPE_CHECKING:
+    from convatlas.model.gpu import GPU
     from convatlas.study.mapping import LayerMap, Map
 
 LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s stride, p padding, d dilation, g groups)."
@@ -21,6 +22,7 @@ LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s st
 
 NET_OR_LAYER_HELP = NET_HELP.rstrip(".") + LAYER_HELP
 BACKEND_HELP = "triton, cuda or auto, the one that measured quicker on such layers on an H100."
+GPUS_HELP = "GPUs by name, with commas between (a100-80,h100-sxm); here, those of this machine; or a JSON file."
 DTYPE_HELP = "float16, bfloat16, tf32 or float32."
 
 
@@ -35,9 +37,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 def command(
     net: Annotated[str, typer.Argument(metavar="NET|LAYER", help=NET_OR_LAYER_HELP)],
-    gpu: Annotated[
-        str, typer.Option("--gpu", help="GPUs by name, with commas between (a100-80,h100-sxm), or a JSON file.")
-    ] = "h100-sxm",
+    gpu: Annotated[str, typer.Option("--gpu", help=GPUS_HELP)] = "h100-sxm",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 32,
     input: Annotated[
         str | None, typer.Option("--input", metavar="NxCxHxW", callback=_shape, help="The input's shape instead.")
@@ -61,6 +61,12 @@ def command(
     layer: Annotated[
         str | None, typer.Option("--layer", help="Of a network, only the layer of this path; with --svg the one drawn.")
     ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if", help="One layer with channels=96, filters=128 or batch=64 beside it; may be repeated."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -70,9 +76,7 @@ def command(
     later they are found in ~/.cache/convatlas. Times are predicted, never measured.
     """
     one_format(json, as_csv)
-    from convatlas.model.gpu import gpu as named
-
-    gpus = [named(name.strip()) for name in gpu.split(",")]
+    gpus = gpus_of(gpu)
     what: Any = net
     if layer is not None:
         from convatlas.study.inspecting import one_layer
@@ -83,10 +87,22 @@ def command(
     rates = None if ceilings is None else measured(ceilings)
     from convatlas.study.mapping import map
 
+    if what_if and (len(gpus) > 1 or svg is not None):
+        raise typer.BadParameter(
+            "one layer on one GPU is compared: leave out --svg, and all GPUs but one", param_hint="'--what-if'"
+        )
+    if what_if:
+        from convatlas.study.inspecting import one_layer
+        from convatlas.study.variations import changed
+
+        first = one_layer(net, layer, batch, input, dtype)
+        wanted = [first, *(changed(first, text) for text in what_if)]
     maps = []
     with output.progress("compiling") as progress:
-        for one in gpus:
-            options: dict[str, Any] = dict(dtype=dtype, backend=backend, batch=batch, compile=not no_compile)
+        options: dict[str, Any] = dict(dtype=dtype, backend=backend, batch=batch, compile=not no_compile)
+        for variant in wanted if what_if else ():
+            maps.append(map(variant, gpu=gpus[0], ceilings=rates, progress=progress, **options))
+        for one in gpus if not what_if else ():
             maps.append(map(what, None if layer else input, gpu=one, ceilings=rates, progress=progress, **options))
     if svg is not None:
         from convatlas.study.drawing.layer import layer as drawn
@@ -95,11 +111,24 @@ def command(
     if json:
         output.print_json(maps[0].as_dict() if len(maps) == 1 else [found.as_dict() for found in maps])
     elif as_csv:
-        print_csv([{"gpu": found.gpu.name, **layer.as_dict()} for found in maps for layer in found.layers])
+        print_csv([{"gpu": found.gpu.name, **one.as_dict()} for found in maps for one in found.layers])
+    elif what_if:
+        show_variations(maps)
     elif len(maps) == 1:
         show_one(maps[0])
     else:
         show_beside(maps)
+
+
+def gpus_of(text: str) -> list[GPU]:
+    """GPUs by name with commas between; "here" stands for all of this machine's. Raises InputError for an unknown one."""
+    from convatlas.model.gpu import gpu as named
+    from convatlas.model.here import present
+
+    found: dict[str, GPU] = {}
+    for name in text.split(","):
+        found |= {one.name: one for one in (present() if name.strip() == "here" else [named(name.strip())])}
+    return list(found.values())
 
 
 def _can_draw(net: str, layer: str | None, gpus: int, svg: Path) -> None:
@@ -217,6 +246,9 @@ def show_one(found: Map) -> None:
     )
     dropped = show(console, columns(found))
     console.print(output.plain("\n" + "\n".join(totals(found))))
+    if len(found.layers) == 1:
+        for line in fills(found):
+            console.print(output.plain(f"nearest that fills the last wave: {line}"))
     console.print(output.plain("\n" + "\n".join(f"- {line}" for line in notes(found))))
     if dropped:
         console.print(output.plain("\n" + not_shown(dropped)))
@@ -237,3 +269,33 @@ def show_beside(maps: list[Map]) -> None:
     console.print(output.plain("\n" + "\n".join(f"- {line}" for line in said)))
     if dropped:
         console.print(output.plain("\n" + not_shown(dropped)))
+
+
+def fills(found: Map) -> list[str]:
+    """For a layer alone: the nearest batch and filters that fill the last wave."""
+    from convatlas.study.variations import filling
+
+    return [str(one) for one in filling(found.layers[0], found.gpu, found.dtype)]
+
+
+def show_variations(maps: list[Map]) -> None:
+    """A layer and what it might be, a column each; below the first, times are also shares of the first one's."""
+    console = output.console()
+    first = maps[0]
+    console.print(
+        output.plain(f"{_name(first.layers[0])} on {first.gpu.title}, {first.dtype}: predicted, as it is and what if\n")
+    )
+    names = ["as it is", *(_name(found.layers[0]).rpartition("[")[2].rstrip("]") for found in maps[1:])]
+    shown = [columns(found) for found in maps]
+    heads = [c.header.replace("-\n", "").replace("\n", " ") for c in shown[0]][1:]
+    rows = ["layer", *heads, "images/s", "us an image", "time, of the first's"]
+    table = [Column("", rows, text=True)]
+    for name, found, cells in zip(names, maps, shown):
+        one = found.layers[0]
+        each = micro(found.seconds / found.batch) if found.batch else ""
+        sums = [f"{found.images_per_second:,.0f}", each, f"{100 * found.seconds / first.seconds:.0f} %"]
+        table.append(Column(name, [str(one.layer.spec), *(column.cells[0] for column in cells[1:]), *sums]))
+    show(console, table)
+    console.print(output.plain("".join(f"\nnearest that fills the last wave: {line}" for line in fills(first))))
+    said = dict.fromkeys(line for found in maps for line in notes(found))
+    console.print(output.plain("\n" + "\n".join(f"- {line}" for line in said)))

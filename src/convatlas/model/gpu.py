@@ -126,9 +126,14 @@ def names() -> list[str]:
 def gpu(name: str) -> GPU:
     """The GPU called `name`, case and punctuation aside, or the one that a JSON file of that name describes.
 
+    "here" is the first GPU of this machine (model/here.py).
     A file holds the fields of one GPU as gpus.json has them; "like": NAME takes what is not said from a known one.
     Raises InputError, with the nearest names, for an unknown one, and for a file that is not such a description.
     """
+    if name == "here":
+        from convatlas.model.here import present
+
+        return present()[0]
     if name.endswith(".json"):
         return _from_file(Path(name))
     return _known()[spelled(name, _known(), "GPU", f"known are {', '.join(names())}, or a JSON file", InputError)]

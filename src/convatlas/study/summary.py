@@ -192,14 +192,19 @@ class Summary:
         return self.activations * itemsize(self.dtype)
 
     @cached_property
-    def peak_bytes(self) -> int:
-        """The most bytes of activations alive at once: a tensor lives from its op to the last op that reads it."""
+    def alive_bytes(self) -> list[int]:
+        """Bytes of activations alive while each row runs: a tensor lives from its op to the last op that reads it."""
         last = {IMAGE: -1} | {i: i for i in range(len(self.rows))}
         for i, row in enumerate(self.rows):
             last.update((source, i) for operand in row.sources for source in operand)
         sizes = {IMAGE: prod(self.input_shape)} | {i: prod(r.spec.output_shape) for i, r in enumerate(self.rows)}
         alive = [sum(n for j, n in sizes.items() if j <= i <= last[j]) for i in range(len(self.rows))]
-        return max(alive, default=sizes[IMAGE]) * itemsize(self.dtype)
+        return [n * itemsize(self.dtype) for n in alive]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes of activations alive at once."""
+        return max(self.alive_bytes, default=prod(self.input_shape) * itemsize(self.dtype))
 
     @cached_property
     def depth(self) -> int:
