@@ -16,6 +16,7 @@ from convatlas.kernels.common.prepared import requested
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import Target, current
 from convatlas.layout import allocate
+from convatlas.specs.activations import FLOPS
 
 
 class Room(NamedTuple):
@@ -50,8 +51,7 @@ ROOMS = {
     "batch_norm": Room("norm", _folded),
     "local_response_norm": Room("norm", _folded),
     "softmax": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),
-    "relu": Room("elementwise", _four_runs),
-    "relu6": Room("elementwise", _four_runs),
+    **dict.fromkeys(FLOPS, Room("elementwise", _four_runs)),  # the activations
     "concat": Room("elementwise", _four_runs),
 }
 

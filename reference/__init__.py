@@ -12,7 +12,7 @@ if __name__ != "convatlas.reference":
     )
 
 # Plain imports, not lazy ones: they run after the submodules of the same names are loaded, so that the functions win.
-from convatlas.reference.activation import relu, relu6, softmax
+from convatlas.reference.activation import hardsigmoid, hardswish, leaky_relu, relu, relu6, sigmoid, silu, softmax
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import conv2d
 from convatlas.reference.conv2d_plain import conv2d_plain
@@ -39,6 +39,9 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_plain",
     "evaluate",
+    "hardsigmoid",
+    "hardswish",
+    "leaky_relu",
     "linear",
     "local_response_norm",
     "max_pool2d",
@@ -46,6 +49,8 @@ __all__ = [
     "relu6",
     "residual_add",
     "round_to",
+    "sigmoid",
+    "silu",
     "softmax",
     "truth",
 ]

@@ -3,6 +3,7 @@
 Elementwise, with A the truth's magnitude and S its spread:
 
     |y - ref| <= inner + u_out * (|ref| + inner) + (stores - 1) * u_out * A + eta
+    inner and A times the activation's Lipschitz constant, and inner plus what the activation itself rounds
     inner = u_acc * (C * sqrt(L) + roundings) * A        the accumulator's roundings, a random walk of L steps
           + u_acc * DRIFT * L * S                        tensor cores only: they cut off, and so drift towards zero
           + 2 * 2^-10 * A                                tf32 only: both factors cut to 10 explicit mantissa bits
@@ -83,20 +84,20 @@ def check(
         accumulate: what it summed in; None is "float64" for float64 outputs and "float32" for the rest.
         tf32: the kernel cuts its factors to tf32.
         exact: y must be the truth rounded once to dtype, as the store rounds it. For inputs that are small integers, so that the
-            accumulator holds every sum exactly.
+            accumulator holds every sum exactly. An activation that rounds (silu) may err by what it rounds, and no more.
         stores: how often the result is rounded to dtype, where a library stores the convolution and adds the bias later.
 
     Where the truth is NaN, y must be NaN; where it is an infinity, y must be the same one. An infinity is also right where the
     truth plus its bound overflows the output dtype. Raises DtypeError for an unknown dtype.
     """
     y = np.asarray(y)
-    law = _Law(truth, dtype, accumulate or ("float64" if dtype == "float64" else "float32"), tf32, stores)
+    law = _Law(truth, dtype, accumulate or ("float64" if dtype == "float64" else "float32"), tf32, stores, exact)
     if y.shape != truth.value.shape:
         detail = f"{truth.op}: y of shape {y.shape}, expected {truth.value.shape}"
         return Report(False, np.inf, np.inf, None, np.nan, np.nan, detail, y.size)
     if y.size == 0:
         return Report(True, 0.0, 0.0, None, np.nan, np.nan, "", 0)
-    if exact or truth.exact:
+    if (exact and truth.activation is None) or truth.exact:
         return _exactly(y.astype(np.float64), truth, dtype)
 
     flat_y, flat_ref = y.reshape(-1), truth.value.reshape(-1)
@@ -131,10 +132,13 @@ def check(
 class _Law:
     """The bounds of the elements of one truth, a flat slice at a time."""
 
-    def __init__(self, truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int) -> None:
+    def __init__(self, truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int, exact: bool) -> None:
         self.ref, self.A, self.S = (a.reshape(-1) for a in (truth.value, truth.magnitude, truth.spread))
         self.L, self.roundings, self.stores = truth.length, truth.roundings, stores
         out, acc = format_of(dtype), format_of(accumulate)
+        self.activation, self.lipschitz = truth.activation, 0.0 if exact else truth.lipschitz
+        self.before = None if truth.before is None else truth.before.reshape(-1)
+        self.u_activation, self.tiny = acc.unit_roundoff, 2.0**acc.emin
         # Tensor cores multiply matrices; every other op adds in plain float32 arithmetic, which rounds to nearest.
         tensor_core = truth.products and accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
         self.u_acc = acc.unit_roundoff * (2 if tensor_core else 1)
@@ -149,12 +153,22 @@ class _Law:
         ref = np.where(np.isfinite(ref), ref, 0.0)
         root, cut = np.sqrt(self.L), self.cut
 
-        inner = self.u_acc * ((C * root + self.roundings) * A + self.drift * S) + (2 + cut) * cut * A
-        bound = inner + self.u_out * (ref + inner + (self.stores - 1) * A) + self.eta
+        own, lip = self._activation(part), self.lipschitz
+        inner = lip * (self.u_acc * ((C * root + self.roundings) * A + self.drift * S) + (2 + cut) * cut * A) + own
+        bound = inner + self.u_out * (ref + inner + lip * (self.stores - 1) * A) + self.eta
 
-        inner = self.u_acc * ((root + self.drift) * S + self.roundings * A) + 2 * cut * S
-        sigma = inner + self.u_out * (ref + inner + (self.stores - 1) * np.minimum(A, 2 * S)) + self.eta
+        inner = lip * (self.u_acc * ((root + self.drift) * S + self.roundings * A) + 2 * cut * S) + own
+        sigma = inner + self.u_out * (ref + inner + lip * (self.stores - 1) * np.minimum(A, 2 * S)) + self.eta
         return bound, sigma
+
+    def _activation(self, part: slice) -> np.ndarray | float:
+        """What the activation itself may add: its roundings, and underflow, or e^-v's overflow, which makes 0 of what is tiny."""
+        if self.activation is None:
+            return 0.0
+        v, y = self.before[part], self.ref[part]
+        with np.errstate(invalid="ignore", over="ignore"):
+            own = self.u_activation * self.activation.roundings(v, y) + (1 + np.abs(v)) * self.tiny
+        return np.where(np.isfinite(own), own, 0.0)
 
 
 def _ratios(y: np.ndarray, ref: np.ndarray, bound: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from convatlas.reference.activation import activate
 from convatlas.reference.companions import Arrays, Params
 from convatlas.reference.rows import ROWS
 from convatlas.specs import Epilogue, Spec
+from convatlas.specs.activations import own_activation
 from convatlas.specs.arguments import known
 
 
@@ -33,7 +34,12 @@ def evaluate(
     arrays = as_arrays(arrays, dtype)
     with np.errstate(all="ignore"):
         value = before_activation(op, spec, arrays, params or {})
-        return activate(value, epilogue.activation if epilogue else None)
+        return activate(value, activation_after(op, epilogue, params))
+
+
+def activation_after(op: str, epilogue: Epilogue | None, params: Params | None) -> str | None:
+    """The activation behind before_activation's value: the op itself where it is one, else the epilogue's."""
+    return own_activation(op, params) or (epilogue.activation if epilogue else None)
 
 
 def as_arrays(arrays: Arrays, dtype: Any) -> Arrays:

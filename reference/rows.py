@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from convatlas.reference import companions
-from convatlas.reference.activation import relu, relu6, softmax
+from convatlas.reference.activation import softmax
 from convatlas.reference.companions import Arrays, Companions, Params
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import correlate
 from convatlas.reference.conv_transpose2d import scatter
 from convatlas.reference.norm import batch_norm, local_response_norm
 from convatlas.reference.pool import adaptive_mean, average, max_pool
+from convatlas.specs.activations import FLOPS
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ ROWS: dict[str, Row] = {
         companions.softmax,
         ("dim",),
     ),
-    "relu": Row(lambda spec, a, params: relu(a["input"], dtype=a["input"].dtype)),
-    "relu6": Row(lambda spec, a, params: relu6(a["input"], dtype=a["input"].dtype)),
+    # The activations are applied as an epilogue is (evaluate.py).
+    **dict.fromkeys(FLOPS, Row(lambda spec, a, params: a["input"])),
+    "leaky_relu": Row(lambda spec, a, params: a["input"], params=("negative_slope",)),
     "concat": Row(_concat),
 }

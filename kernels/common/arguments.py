@@ -18,6 +18,7 @@ from torch import Tensor
 from convatlas.kernels.common.launch import is_wide
 from convatlas.kernels.common.problem import Problem
 from convatlas.specs import Conv2dSpec
+from convatlas.specs.activations import parsed
 
 
 class Image(NamedTuple):
@@ -85,6 +86,12 @@ class Mode(NamedTuple):
     PRECISION: str
     WIDE: bool
     INTERPRET: bool
+    SLOPE: float = 0.0  # of leaky_relu
+
+    def activated(self, activation: str | None) -> Mode:
+        """The same with this activation."""
+        name, slope = (None, 0.0) if activation is None else parsed(activation)
+        return self._replace(ACTIVATION=name, SLOPE=slope)
 
 
 ABSENT = Image(None, 0, 0, 0, 0)
@@ -110,7 +117,8 @@ def partials(p: Problem, partial: Tensor | None) -> tuple[Epilogue, Image]:
 def mode(p: Problem, *tensors: Tensor | None, whole: bool = True) -> Mode:
     """How a problem is computed. Offsets go into `tensors`. Without `whole` (a split) the activation is left to the reduction."""
     precision = "tf32" if p.tf32 else "ieee"
-    return Mode(p.activation if whole else None, precision, is_wide(*tensors), p.target.interpreted)
+    how = Mode(None, precision, is_wide(*tensors), p.target.interpreted)
+    return how.activated(p.activation if whole else None)
 
 
 def window(spec: Conv2dSpec) -> Window:

@@ -8,17 +8,32 @@ import triton.language as tl
 
 
 @triton.jit
-def activate(v, ACTIVATION: tl.constexpr):
-    """relu or relu6 of a float32 block, None for neither.
+def activate(v, mode):
+    """The mode's activation of a float32 block, None for none; reference/activation.py has the formulas.
 
-    PTX's max and min drop a NaN; their .NaN forms keep it, as torch.relu does.
+    PTX's max and min drop a NaN; their .NaN forms keep it, as torch.relu does. 0 * inf is NaN, as torch has it.
     """
-    if ACTIVATION == "relu":
+    if mode.ACTIVATION == "relu":
         v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    elif ACTIVATION == "relu6":
-        v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        v = tl.minimum(v, 6.0, propagate_nan=tl.PropagateNan.ALL)
+    elif mode.ACTIVATION == "relu6":
+        v = _to_six(v)
+    elif mode.ACTIVATION == "leaky_relu":
+        v = tl.where(v > 0.0, v, v * mode.SLOPE)
+    elif mode.ACTIVATION == "sigmoid":
+        v = 1.0 / (1.0 + tl.exp(-v))
+    elif mode.ACTIVATION == "silu":
+        v = v / (1.0 + tl.exp(-v))
+    elif mode.ACTIVATION == "hardsigmoid":
+        v = _to_six(v + 3.0) * (1.0 / 6.0)
+    elif mode.ACTIVATION == "hardswish":
+        v = v * (_to_six(v + 3.0) * (1.0 / 6.0))
     return v
+
+
+@triton.jit
+def _to_six(v):
+    v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(v, 6.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -124,7 +139,7 @@ def store_tile(y, y_row, residual_row, k, k_mask, mask, acc, epilogue, mode):
     if epilogue.residual.ptr is not None:
         place = residual_row[:, None] + channel[None, :] * epilogue.residual.c
         acc += widen(tl.load(epilogue.residual.ptr + place, mask=mask, other=0.0), mode.INTERPRET)
-    out = cast(activate(acc, mode.ACTIVATION), y.ptr.dtype.element_ty, mode.INTERPRET)
+    out = cast(activate(acc, mode), y.ptr.dtype.element_ty, mode.INTERPRET)
     tl.store(y.ptr + y_row[:, None] + channel[None, :] * y.c, out, mask=mask)
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, reciprocal, strides, vectors, window
+from convatlas.kernels.common.cuda.launch import (
+    TYPES,
+    CudaLaunch,
+    reciprocal,
+    strides,
+    vectors,
+    window,
+    with_activation,
+)
 from convatlas.kernels.common.launch import cdiv, channels_adjacent, is_wide
 from convatlas.kernels.common.packing import krsc
 from convatlas.kernels.depthwise.launch_cuda import depthwise
@@ -50,14 +58,15 @@ def stem(p: Problem) -> list[CudaLaunch] | None:
     tiles = spec.N * tiles_h * tiles_w
     if shared > p.target.shared // 2 or tiles >= 1 << 30 or is_wide(x[:1]):
         return None
+    source, activation = with_activation("conv2d/stem.cu", p.activation)
     arguments = dict(
         x=x, w=w, bias=bias, y=out, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, K=spec.K,
         **window(spec), **strides("x", x, "nchw"),
         w_k=w.stride(0), w_c=w.stride(1), w_r=w.stride(2), w_s=w.stride(3), **strides("y", out, "nhw"),
-        activation=ACTIVATIONS[p.activation], tiles=tiles, tiles_h=tiles_h, tiles_w=tiles_w, steps=steps,
+        activation=activation, tiles=tiles, tiles_h=tiles_h, tiles_w=tiles_w, steps=steps,
         patch_h=patch_h, patch_w=patch_w, by_tiles_h=reciprocal(tiles_h), by_tiles_w=reciprocal(tiles_w),
         by_taps=reciprocal(4 * steps), by_S=reciprocal(spec.S), by_patch_w=reciprocal(patch_w),
     )  # fmt: skip
     grid = (min(tiles, BLOCKS_PER_SM * p.target.sms), cdiv(spec.K, BN))
     template = (T, str(spec.C), str(BN))
-    return [CudaLaunch("conv2d/stem.cu", "conv2d_stem", template, grid, THREADS, arguments, shared, True)]
+    return [CudaLaunch(source, "conv2d_stem", template, grid, THREADS, arguments, shared, True)]

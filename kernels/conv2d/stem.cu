@@ -110,8 +110,8 @@ template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THRE
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     const int n = j * 8 + t * 2;
-                    const T lower = from_float<T>(activate(acc[i][j][half * 2] + bias[n], int(p.activation)));
-                    const T upper = from_float<T>(activate(acc[i][j][half * 2 + 1] + bias[n + 1], int(p.activation)));
+                    const T lower = from_float<T>(activate(acc[i][j][half * 2] + bias[n], p.activation));
+                    const T upper = from_float<T>(activate(acc[i][j][half * 2 + 1] + bias[n + 1], p.activation));
                     T *at = stash + (i * 16 + half * 8 + lane / 4) * PITCH + n;
                     *reinterpret_cast<unsigned *>(at) = lower.bits | unsigned(upper.bits) << 16;
                 }

@@ -20,7 +20,7 @@ template <typename T, int VEC>
 __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VEC], i64 n, int ph, int q, int k) {
     if (p.bias) add(sum, static_cast<const T *>(p.bias) + k);
     if (p.residual) add(sum, static_cast<const T *>(p.residual) + n * p.res_n + ph * p.res_h + q * p.res_w + k * p.res_c);
-    activate(sum, int(p.activation));
+    activate(sum, p.activation);
     store(static_cast<T *>(p.y) + n * p.y_n + ph * p.y_h + q * p.y_w + k * p.y_c, sum);
 }
 
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_ti
 #pragma unroll
         for (int e = 0; e < VEC; ++e) sum[i][e] += bias[e];
         if (p.residual) add(sum[i], residual + i * p.res_w);
-        activate(sum[i], int(p.activation));
+        activate(sum[i], p.activation);
         store(y + i * p.y_w, sum[i]);
     }
 }

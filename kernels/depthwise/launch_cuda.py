@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from convatlas.kernels.common.cuda.launch import (
-    ACTIVATIONS,
     TYPES,
     CudaLaunch,
     aligned,
@@ -13,6 +12,7 @@ from convatlas.kernels.common.cuda.launch import (
     strides,
     vectors,
     window,
+    with_activation,
 )
 from convatlas.kernels.common.cuda.tiling import tiling
 from convatlas.kernels.common.launch import cdiv
@@ -28,12 +28,13 @@ WINDOWS = ((3, 3), (5, 5), (7, 7))
 def depthwise(p: Problem) -> list[CudaLaunch]:
     """One launch, on any memory format of input, weight, residual and out."""
     spec, x, weight, bias, residual, out = p.spec, p["input"], p["weight"], p.get("bias"), p.get("residual"), p.out
+    source, activation = with_activation("depthwise/depthwise.cu", p.activation)
     arguments = dict(
         x=x, w=weight, bias=bias, residual=residual, y=out,
         N=spec.N, C=spec.C, K=spec.K, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
         **window(spec), **strides("x", x, "nchw"), w_k=weight.stride(0), w_r=weight.stride(2), w_s=weight.stride(3),
         **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
-        activation=ACTIVATIONS[p.activation], channels_last=int(out.stride(1) == 1),
+        activation=activation, channels_last=int(out.stride(1) == 1),
         lanes=0, groups=0, by_lanes=0, by_groups=0,
     )  # fmt: skip
     T, n = TYPES[p.dtype], chunk(x)
@@ -43,12 +44,12 @@ def depthwise(p: Problem) -> list[CudaLaunch]:
     if tiles is None:
         VEC = n if whole else 1
         grid = (cdiv(spec.K // VEC * spec.N * spec.P * spec.Q, THREADS),)
-        return [CudaLaunch("depthwise/depthwise.cu", "depthwise_any", (T, str(VEC)), grid, THREADS, arguments)]
+        return [CudaLaunch(source, "depthwise_any", (T, str(VEC)), grid, THREADS, arguments)]
     template = (T, str(n), str(spec.R), str(spec.stride[0]), str(tiles.height))
     shared = tiles.shared(spec.R, spec.stride[0]) + 4 * spec.R * spec.S * tiles.lanes * n
     return [
         CudaLaunch(
-            "depthwise/depthwise.cu", "depthwise_tile", template, tiles.grid, tiles.threads,
+            source, "depthwise_tile", template, tiles.grid, tiles.threads,
             arguments | tiles.arguments, shared, True,
         )
     ]  # fmt: skip

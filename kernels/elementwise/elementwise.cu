@@ -28,6 +28,6 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) elementwis
     float value[VEC];
     load(value, static_cast<const T *>(p.x) + i0 * p.x_0 + i1 * p.x_1 + i2 * p.x_2 + i3 * p.x_3);
     if (p.shortcut) add(value, static_cast<const T *>(p.shortcut) + i0 * p.s_0 + i1 * p.s_1 + i2 * p.s_2 + i3 * p.s_3);
-    activate(value, int(p.activation));
+    activate(value, p.activation);
     store(static_cast<T *>(p.y) + i0 * p.y_0 + i1 * p.y_1 + i2 * p.y_2 + i3 * p.y_3, value);
 }

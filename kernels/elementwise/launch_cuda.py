@@ -1,4 +1,4 @@
-"""Launchers of relu, relu6, residual_add and concat."""
+"""Launchers of the activations, residual_add and concat."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from convatlas.kernels.common.cuda.launch import ACTIVATIONS, TYPES, CudaLaunch, aligned, chunk, dtype_name
+from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, aligned, chunk, dtype_name, with_activation
 from convatlas.kernels.common.launch import cdiv, merge
+from convatlas.specs.activations import own_activation
 
 if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
@@ -28,22 +29,23 @@ def elementwise(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str |
     inner = all(s[3] == 1 and all(other % n == 0 for other in s[:3]) for s in strides)
     VEC = n if inner and sizes[3] % n == 0 and aligned(x, second, y) else 1
     count = y.numel() // VEC
+    source, code = with_activation("elementwise/elementwise.cu", activation)
     return CudaLaunch(
-        "elementwise/elementwise.cu", "elementwise", (TYPES[dtype_name(y)], str(VEC)), (cdiv(count, THREADS),), THREADS,
+        source, "elementwise", (TYPES[dtype_name(y)], str(VEC)), (cdiv(count, THREADS),), THREADS,
         dict(
             x=x, shortcut=None if shortcut is None else second, y=y, count=count, rank=4 - lead if lead < 3 else 1,
-            D1=sizes[1], D2=sizes[2], D3=sizes[3] // VEC, activation=ACTIVATIONS[activation],
+            D1=sizes[1], D2=sizes[2], D3=sizes[3] // VEC, activation=code,
             **{f"{prefix}_{i}": s[i] for prefix, s in zip("xsy", strides) for i in range(4)},
         ),
     )  # fmt: skip
 
 
-def relu(p: Problem) -> list[CudaLaunch]:
-    """relu and relu6, which are named as the activations are."""
-    return [elementwise(p["input"], None, p.out, p.op)]
+def _activation(p: Problem) -> list[CudaLaunch]:
+    """The op is an activation, named as it is."""
+    return [elementwise(p["input"], None, p.out, own_activation(p.op, p.params))]
 
 
-relu6 = relu
+relu = relu6 = leaky_relu = sigmoid = hardsigmoid = silu = hardswish = _activation
 
 
 def residual_add(p: Problem) -> list[CudaLaunch]:

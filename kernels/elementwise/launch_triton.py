@@ -1,4 +1,4 @@
-"""Launchers of relu, relu6, residual_add and concat: one kernel with operands left out."""
+"""Launchers of the activations, residual_add and concat: one kernel with operands left out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from convatlas.kernels.common.arguments import mode
 from convatlas.kernels.common.launch import Launch, cdiv, merge, power_of_two
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.elementwise.triton import elementwise_kernel
+from convatlas.specs.activations import own_activation
 
 
 class Runs(NamedTuple):
@@ -43,18 +44,18 @@ def elementwise(p: Problem, x: Tensor, shortcut: Tensor | None, y: Tensor, activ
             D1=sizes[1], D2=sizes[2], D3=sizes[3],
         ),
         dict(
-            mode=offsets._replace(ACTIVATION=activation, WIDE=count >= 2**31 or offsets.WIDE),
+            mode=offsets.activated(activation)._replace(WIDE=count >= 2**31 or offsets.WIDE),
             RANK=max(4 - lead, 1), BLOCK=BLOCK,
         ),
     )  # fmt: skip
 
 
-def relu(p: Problem) -> list[Launch]:
-    """relu and relu6, which are named as the activations are."""
-    return [elementwise(p, p["input"], None, p.out, p.op)]
+def _activation(p: Problem) -> list[Launch]:
+    """The op is an activation, named as it is."""
+    return [elementwise(p, p["input"], None, p.out, own_activation(p.op, p.params))]
 
 
-relu6 = relu
+relu = relu6 = leaky_relu = sigmoid = hardsigmoid = silu = hardswish = _activation
 
 
 def residual_add(p: Problem) -> list[Launch]:

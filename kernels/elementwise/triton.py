@@ -1,4 +1,4 @@
-"""y = activation(x + shortcut), element by element, any strides: residual_add, relu, relu6 and the copies of concat.
+"""y = activation(x + shortcut), element by element, any strides: residual_add, the activations and the copies of concat.
 
 Elements are numbered in y's memory order after neighbouring dimensions were merged (see the launcher), so dense tensors are one
 long vector (RANK 1) and a channel slice is rows of contiguous channels.
@@ -34,5 +34,5 @@ def elementwise_kernel(x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constex
     value = widen(tl.load(x.ptr + x_at, mask=mask, other=0.0), mode.INTERPRET)
     if shortcut.ptr is not None:
         value += widen(tl.load(shortcut.ptr + s_at, mask=mask, other=0.0), mode.INTERPRET)
-    out = cast(activate(value, mode.ACTIVATION), y.ptr.dtype.element_ty, mode.INTERPRET)
+    out = cast(activate(value, mode), y.ptr.dtype.element_ty, mode.INTERPRET)
     tl.store(y.ptr + y_at, out, mask=mask)

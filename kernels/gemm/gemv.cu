@@ -42,6 +42,6 @@ template <typename T, int VEC, int ROWS> __global__ void __launch_bounds__(GEMV_
         const float bias = p.bias ? to_float(static_cast<const T *>(p.bias)[k]) : 0.0f;
 #pragma unroll
         for (int m = 0; m < ROWS; ++m)
-            if (m < p.M) static_cast<T *>(p.y)[m * p.y_m + k * p.y_k] = from_float<T>(activate(sum[m] + bias, int(p.activation)));
+            if (m < p.M) static_cast<T *>(p.y)[m * p.y_m + k * p.y_k] = from_float<T>(activate(sum[m] + bias, p.activation));
     }
 }

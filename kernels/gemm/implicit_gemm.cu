@@ -193,7 +193,7 @@ struct Gemm : Operands<T, BM, BN, LOAD, THREADS> {
 #pragma unroll
                     for (int e = 0; e < N; ++e) sum[e] += other[e];
                 }
-                activate(sum, int(p.activation));
+                activate(sum, p.activation);
                 store(y + offset(m, p.y_n, p.y_h, p.y_w), sum);
             }
         }
@@ -220,7 +220,7 @@ struct Gemm : Operands<T, BM, BN, LOAD, THREADS> {
             const i64 at = pack * p.K + n;
             if (p.bias) sum += to_float(static_cast<const T *>(p.bias)[at]);
             if (p.residual) sum += to_float(static_cast<const T *>(p.residual)[offset(m, p.res_n, p.res_h, p.res_w) + at * p.res_c]);
-            static_cast<T *>(p.y)[offset(m, p.y_n, p.y_h, p.y_w) + at * p.y_c] = from_float<T>(activate(sum, int(p.activation)));
+            static_cast<T *>(p.y)[offset(m, p.y_n, p.y_h, p.y_w) + at * p.y_c] = from_float<T>(activate(sum, p.activation));
         }
     }
 };
@@ -266,6 +266,6 @@ template <typename T> __global__ void __launch_bounds__(256) split_reduce(const 
     if (p.bias) sum[0] += to_float(static_cast<const T *>(p.bias)[n]);
     const int rest = quotient(m, p.by_Q), q = m - rest * int(p.Q), image = quotient(rest, p.by_P), ph = rest - image * int(p.P);
     if (p.residual) sum[0] += to_float(static_cast<const T *>(p.residual)[image * p.res_n + ph * p.res_h + q * p.res_w + n * p.res_c]);
-    activate(sum, int(p.activation));
+    activate(sum, p.activation);
     store(static_cast<T *>(p.y) + image * p.y_n + ph * p.y_h + q * p.y_w + n * p.y_c, sum);
 }

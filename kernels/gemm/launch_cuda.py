@@ -10,7 +10,6 @@ from torch import Tensor
 
 from convatlas.errors import ShapeError
 from convatlas.kernels.common.cuda.launch import (
-    ACTIVATIONS,
     TYPES,
     CudaLaunch,
     aligned,
@@ -19,6 +18,7 @@ from convatlas.kernels.common.cuda.launch import (
     strides,
     vectors,
     window,
+    with_activation,
 )
 from convatlas.kernels.common.launch import cdiv
 from convatlas.kernels.common.override import forced, note
@@ -132,13 +132,14 @@ def gemv(p: Problem, x: Tensor, w: Tensor, y: Tensor) -> CudaLaunch:
     """x (M, C), w (K, C) contiguous, y (M, K): a warp a filter, which streams its weights once for all rows."""
     (M, C), K, n, bias = x.shape, w.shape[0], chunk(x), p.get("bias")
     whole = C % n == 0 and x.stride(1) == 1 and (M == 1 or x.stride(0) % n == 0) and aligned(x, w)
+    source, activation = with_activation("gemm/gemv.cu", p.activation)
     arguments = dict(
         x=x, w=w, bias=bias, y=y, M=M, C=C, K=K,
-        x_m=x.stride(0), x_c=x.stride(1), y_m=y.stride(0), y_k=y.stride(1), activation=ACTIVATIONS[p.activation],
+        x_m=x.stride(0), x_c=x.stride(1), y_m=y.stride(0), y_k=y.stride(1), activation=activation,
     )  # fmt: skip
     template = (TYPES[p.dtype], str(n if whole else 1), "1" if M == 1 else str(GEMV_ROWS))
     grid = (cdiv(K, 8) if M else 0,)
-    return CudaLaunch("gemm/gemv.cu", "gemv", template, grid, 256, arguments, 0, True)
+    return CudaLaunch(source, "gemv", template, grid, 256, arguments, 0, True)
 
 
 def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
@@ -165,11 +166,12 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
     # Gathered operands pass through registers: more stages would not bring more of them on their way.
     stages = STAGES if load == "ELEMENTS" else stages_for(tile, blocks * packs * split, target)
     partial = torch.empty((split, M, K), dtype=torch.float32, device=x.device) if split > 1 else None
+    source, activation = with_activation(SOURCE, p.activation)
     arguments: dict[str, Any] = dict(
         x=x, w=w, bias=bias, residual=residual, y=out, partial=partial,
         M=M, H=x.shape[2], W=x.shape[3], P=P, Q=Q, **window(p.spec), C=C, K=K, group_c=group_c, group_k=group_k, pack=together,
         **strides("x", x, "nchw"), **strides("y", out, "nchw"), **strides("res", residual, "nchw"),
-        activation=ACTIVATIONS[p.activation], split=split, steps=steps,
+        activation=activation, split=split, steps=steps,
         vector_store=int(K % n == 0 and (split > 1 or vectors(out, residual))), vector_bias=int(aligned(bias)),
         by_P=reciprocal(P), by_Q=reciprocal(Q), by_C=reciprocal(C), by_S=reciprocal(p.spec.S),
         by_group_k=reciprocal(group_k), by_width=reciprocal(GROUP_ROWS * cdiv(K, tile.BN)),
@@ -184,7 +186,7 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
         )
     grid = (blocks, 1, packs * split)
     gemm = CudaLaunch(
-        SOURCE,
+        source,
         "implicit_gemm",
         template,
         grid,
@@ -195,5 +197,5 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[CudaLaunch]:
     )
     if split == 1:
         return [gemm]
-    reduce = CudaLaunch(SOURCE, "split_reduce", (T,), (cdiv(M * K, REDUCE_THREADS),), REDUCE_THREADS, arguments)
+    reduce = CudaLaunch(source, "split_reduce", (T,), (cdiv(M * K, REDUCE_THREADS),), REDUCE_THREADS, arguments)
     return [gemm, reduce]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from convatlas.kernels.common.cuda.launch import (
-    ACTIVATIONS,
     TYPES,
     CudaLaunch,
     aligned,
@@ -15,6 +14,7 @@ from convatlas.kernels.common.cuda.launch import (
     dtype_name,
     strides,
     vectors,
+    with_activation,
 )
 from convatlas.kernels.common.launch import as_image, cdiv
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
 
 THREADS = 256
+SOURCE = "norm/norm.cu"
 
 
-def _launch(kernel: str, x: Tensor, y: Tensor, VEC: int, template: tuple[str, ...], **given) -> CudaLaunch:
+def _launch(source: str, kernel: str, x: Tensor, y: Tensor, VEC: int, template: tuple[str, ...], **given) -> CudaLaunch:
     N, C, H, W = y.shape
     arguments = dict(
         mean=None, var=None, weight=None, bias=None, before=0, after=0, activation=0, eps=0.0, scale=0.0, beta=0.0, k=0.0,
@@ -32,7 +33,7 @@ def _launch(kernel: str, x: Tensor, y: Tensor, VEC: int, template: tuple[str, ..
         channels_last=int(y.stride(1) == 1),
     )  # fmt: skip
     grid = (cdiv(y.numel() // VEC, THREADS),)
-    return CudaLaunch("norm/norm.cu", kernel, (TYPES[dtype_name(y)], *template), grid, THREADS, {**arguments, **given})
+    return CudaLaunch(source, kernel, (TYPES[dtype_name(y)], *template), grid, THREADS, {**arguments, **given})
 
 
 def batch_norm(p: Problem) -> list[CudaLaunch]:
@@ -41,12 +42,13 @@ def batch_norm(p: Problem) -> list[CudaLaunch]:
     names = {"mean": "running_mean", "var": "running_var", "weight": "weight", "bias": "bias"}
     numbers = {field: p.get(name) for field, name in names.items()}
     VEC = chunk(x) if vectors(x, y) and aligned(*numbers.values()) else 1
-    activation, eps = ACTIVATIONS[p.activation], float(p.params["eps"])
-    return [_launch("batch_norm", x, y, VEC, (str(VEC),), **numbers, eps=eps, activation=activation)]
+    source, activation = with_activation(SOURCE, p.activation)
+    numbers |= dict(eps=float(p.params["eps"]), activation=activation)
+    return [_launch(source, "batch_norm", x, y, VEC, (str(VEC),), **numbers)]
 
 
 def local_response_norm(p: Problem) -> list[CudaLaunch]:
     """One pass; the window's channels come from L1."""
     (before, after), scale = p.spec.reach, p.params["alpha"] / p.spec.size
     numbers = dict(before=before, after=after, beta=float(p.params["beta"]), k=float(p.params["k"]), scale=scale)
-    return [_launch("local_response_norm", as_image(p["input"]), as_image(p.out), 1, (), **numbers)]
+    return [_launch(SOURCE, "local_response_norm", as_image(p["input"]), as_image(p.out), 1, (), **numbers)]

@@ -30,7 +30,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) batch_norm
     if (p.bias) load(number, static_cast<const T *>(p.bias) + at.c);
 #pragma unroll
     for (int e = 0; e < VEC; ++e) value[e] = fmaf(value[e], scale[e], number[e]);
-    activate(value, int(p.activation));
+    activate(value, p.activation);
     store(static_cast<T *>(p.y) + at.n * p.y_n + at.p * p.y_h + at.q * p.y_w + at.c * p.y_c, value);
 }
 

@@ -19,7 +19,7 @@ def batch_norm_kernel(x, mean, var, weight, bias, y, M, H, W, C, eps, block, mod
     value = (widen(tl.load(x.ptr + place, mask=valid, other=0.0), mode.INTERPRET) - center[None, :]) * scale[None, :]
     if bias is not None:
         value += widen(tl.load(bias + c, mask=c_mask, other=0.0), mode.INTERPRET)[None, :]
-    store_block(y, n, h, w, c, activate(value, mode.ACTIVATION), valid, mode)
+    store_block(y, n, h, w, c, activate(value, mode), valid, mode)
 
 
 @triton.jit(do_not_specialize=["M", "H", "W"])

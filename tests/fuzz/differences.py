@@ -126,6 +126,10 @@ def _no_float32(case: Case, expected: Any, error: Any) -> bool:
     return case.op == "batch_norm" and "eps=" in str(error or "")
 
 
+def _no_slope(case: Case, expected: Any, error: Any) -> bool:
+    return "negative_slope=" in str(error or "")
+
+
 def _unseen_on_meta(case: Case, expected: Any, error: Any) -> bool:
     tensors = [v for v in case.args.values() if isinstance(v, T)]
     return case.op.startswith("conv") and bool(error) and any(t.layout == "meta" for t in tensors)
@@ -173,6 +177,11 @@ DIFFERENCES = (
         "Batch norm's eps is a number from 0 to float32's largest; torch computes with any.",
         _no_float32,
         Case("batch_norm", "numpy", {"input": T((2, 3)), "running_mean": T((3,)), "running_var": T((3,)), "eps": nan}),
+    ),
+    Difference(
+        "leaky_relu's slope is a finite float32, and no bool or text; torch computes with any number.",
+        _no_slope,
+        Case("leaky_relu", "numpy", {"input": T((2, 3)), "negative_slope": nan}),
     ),
     Difference(
         "An integer tensor without dimensions counts as its integer everywhere: torch takes it for some arguments.",

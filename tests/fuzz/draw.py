@@ -22,6 +22,7 @@ IMAGE_LAYOUTS = (
     "expanded",
     "offset",
 )
+ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "sigmoid", "hardsigmoid", "leaky_relu", ("leaky_relu", 0.2))
 VECTOR_LAYOUTS = ("contiguous", "contiguous", "sliced", "expanded", "offset")
 
 
@@ -79,7 +80,7 @@ def _conv2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
         args["bias"] = d.tensor((K,), dtype, x.data)
     args |= {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     if d.random() < 0.4:
-        args["activation"] = d.choice(["relu", "relu6"])
+        args["activation"] = d.choice(ACTIVATIONS)
     if d.random() < 0.3:
         args["residual"] = "output"  # its shape is the output's: filled in by `case`
     return args
@@ -100,7 +101,7 @@ def _conv_transpose2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     if d.random() < 0.6:
         args["bias"] = d.tensor((groups * filters,), dtype, x.data)
     args |= {"stride": stride, "padding": padding, "output_padding": extra, "groups": groups, "dilation": dilation}
-    return args | ({"activation": d.choice(["relu", "relu6"])} if d.random() < 0.4 else {})
+    return args | ({"activation": d.choice(ACTIVATIONS)} if d.random() < 0.4 else {})
 
 
 def _linear(d: Draw, dtype: str, data: str) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _linear(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     if d.random() < 0.7:
         args["bias"] = d.tensor((K,), dtype, x.data)
     if d.random() < 0.4:
-        args["activation"] = d.choice(["relu", "relu6"])
+        args["activation"] = d.choice(ACTIVATIONS)
     return args
 
 
@@ -166,7 +167,7 @@ def _any_shape(d: Draw) -> tuple[int, ...]:
 def _residual_add(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     shape = _any_shape(d)
     args: dict[str, Any] = {"x": d.tensor(shape, dtype, data), "shortcut": d.tensor(shape, dtype, data)}
-    return args | ({"activation": d.choice(["relu", "relu6"])} if d.random() < 0.5 else {})
+    return args | ({"activation": d.choice(ACTIVATIONS)} if d.random() < 0.5 else {})
 
 
 def _batch_norm(d: Draw, dtype: str, data: str) -> dict[str, Any]:
@@ -177,7 +178,9 @@ def _batch_norm(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     for name in ("weight", "bias"):
         if d.random() < 0.7:
             args[name] = d.tensor((C,), dtype)
-    return args | {"eps": d.often(1e-5, 1e-3, 0.5)} | ({"activation": "relu"} if d.random() < 0.3 else {})
+    return (
+        args | {"eps": d.often(1e-5, 1e-3, 0.5)} | ({"activation": d.choice(ACTIVATIONS)} if d.random() < 0.3 else {})
+    )
 
 
 def _local_response_norm(d: Draw, dtype: str, data: str) -> dict[str, Any]:
@@ -196,6 +199,10 @@ def _softmax(d: Draw, dtype: str, data: str) -> dict[str, Any]:
 
 def _activation(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     return {"input": d.tensor(_any_shape(d), dtype, d.often(data, "subnormal", "nan"), d.often(1.0, 3.0))}
+
+
+def _leaky_relu(d: Draw, dtype: str, data: str) -> dict[str, Any]:
+    return {**_activation(d, dtype, data), "negative_slope": d.choice([0.01, 0.2, 0, -1.5])}
 
 
 def _concat(d: Draw, dtype: str, data: str) -> dict[str, Any]:
@@ -222,5 +229,7 @@ OPS: dict[str, Callable[[Draw, str, str], dict[str, Any]]] = {
     "softmax": _softmax,
     "relu": _activation,
     "relu6": _activation,
+    "leaky_relu": _leaky_relu,
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "silu", "hardswish"), _activation),
     "concat": _concat,
 }

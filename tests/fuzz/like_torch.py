@@ -12,6 +12,7 @@ from torch import Tensor
 
 # What torch says where it lacks memory or 32-bit counters rather than finding an argument wrong.
 OPERANDS = ("input", "weight", "bias", "residual", "x", "shortcut", "running_mean", "running_var")
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "sigmoid", "hardsigmoid", "silu", "hardswish")
 UNABLE = (
     "memory",
     "overflow",
@@ -33,9 +34,12 @@ def _finish(y: Tensor, activation: Any, residual: Any = None) -> Tensor:
         if residual.shape != y.shape:
             raise ValueError("a residual does not broadcast")
         y = y + residual
-    if activation not in (None, "relu", "relu6"):
+    name, *slope = activation if isinstance(activation, tuple) else (activation,)
+    if name not in (None, *ACTIVATIONS) or (
+        isinstance(activation, tuple) and (len(slope) != 1 or name != "leaky_relu")
+    ):
         raise ValueError("an unknown activation")
-    return y if activation is None else getattr(F, activation)(y)
+    return y if name is None else getattr(F, name)(y, *slope)
 
 
 def _conv2d(
@@ -79,8 +83,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "local_response_norm": F.local_response_norm,
     "softmax": lambda input, dim=-1: F.softmax(input, dim),
-    "relu": F.relu,
-    "relu6": F.relu6,
+    **{name: getattr(F, name) for name in ACTIVATIONS},
     "concat": lambda tensors, dim=1: torch.cat(tensors, dim),
 }
 

@@ -70,6 +70,7 @@ OPS: dict[str, Callable] = {
     "residual_add": lambda r, **o: convatlas.residual_add(*r((2, 8, 5, 5), (2, 8, 5, 5)), **o),
     "residual_add-6d": lambda r, **o: convatlas.residual_add(*r((2, 3, 2, 2, 3, 2), (2, 3, 2, 2, 3, 2)), **o),
     "relu": lambda r, **o: convatlas.relu(*r((40,)), **o),
+    "hardswish": lambda r, **o: convatlas.hardswish(*r((2, 8, 5, 5)), **o),
     "local_response_norm": lambda r, **o: convatlas.local_response_norm(*r((2, 8, 5, 5)), 5, **o),
     "softmax": lambda r, **o: convatlas.softmax(*r((2, 8, 5, 5)), 1, **o),
     "concat": lambda r, **o: convatlas.concat(r((2, 8, 5, 5), (2, 3, 5, 5)), **o),
@@ -248,6 +249,8 @@ def test_scalars(value: float, backend: str, device: str) -> None:
     for ours, torchs in (
         (convatlas.relu, torch.relu),
         (convatlas.relu6, F.relu6),
+        (convatlas.silu, F.silu),
+        (lambda x, **o: convatlas.leaky_relu(x, 0.3, **o), lambda x: F.leaky_relu(x, 0.3)),
         (lambda x, **o: convatlas.residual_add(x, x, **o), lambda x: x + x),
         (lambda x, **o: convatlas.softmax(x, 0, **o), lambda x: torch.softmax(x, 0)),
         (lambda x, **o: convatlas.softmax(x, -1, **o), lambda x: torch.softmax(x, -1)),

@@ -1,4 +1,4 @@
-"""residual_add, relu, relu6, concat, linear, batch_norm, local_response_norm and softmax against the reference."""
+"""residual_add, the activations, concat, linear, batch_norm, local_response_norm and softmax against the reference."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ OPS: dict[str, Callable] = {
     "residual_add-relu6": lambda x, **o: residual(x, activation="relu6", **o),
     "relu": convatlas.relu,
     "relu6": convatlas.relu6,
+    "leaky_relu": lambda x, **o: convatlas.leaky_relu(x, 0.2, **o),
+    "sigmoid": convatlas.sigmoid,
+    "hardsigmoid": convatlas.hardsigmoid,
+    "silu": convatlas.silu,
+    "hardswish": convatlas.hardswish,
+    "residual_add-silu": lambda x, **o: residual(x, activation="silu", **o),
+    "batch_norm-hardswish": lambda x, **o: batch_norm(x, activation="hardswish", **o),
     "concat": lambda x, **o: convatlas.concat([x, x[:, :1], x], **o),
     "batch_norm": batch_norm,
     "batch_norm-plain": lambda x, **o: batch_norm(x, affine=False, activation="relu", **o),
@@ -65,7 +72,7 @@ def test_out_slices(op: str, kind: str, backend: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", ["relu", "relu6", "residual_add", "batch_norm"])
+@pytest.mark.parametrize("op", ["relu", "relu6", "silu", "residual_add", "batch_norm"])
 def test_out_may_be_the_input(op: str, backend: str, device: str) -> None:
     x = random((2, 16, 5, 5), torch.float32, device, "normal", 0)
     expected = OPS[op](x, backend=backend)
@@ -108,7 +115,20 @@ def test_linear(lead: tuple, C: int, K: int, dtype: str, backend: str, device: s
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
-    "op", ["relu", "relu6", "residual_add-relu", "batch_norm-plain", "local_response_norm", "softmax-channels"]
+    "op",
+    [
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "sigmoid",
+        "hardsigmoid",
+        "silu",
+        "hardswish",
+        "residual_add-relu",
+        "batch_norm-plain",
+        "local_response_norm",
+        "softmax-channels",
+    ],
 )
 def test_nan_and_infinity_go_where_torch_sends_them(op: str, value: float, backend: str, device: str) -> None:
     """The reference is held to torch in tests/reference; here the kernel must put the same values in the same places."""

@@ -44,6 +44,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "softmax": dict(input=X, dim=1, out=None, backend=None),
     "relu": dict(input=X, out=None, backend=None),
     "relu6": dict(input=X, out=None, backend=None),
+    "leaky_relu": dict(input=X, negative_slope=0.2, out=None, backend=None),
+    "silu": dict(input=X, out=None, backend=None),
     "concat": dict(tensors=[X, X], dim=1, out=None, backend=None),
 }  # fmt: skip
 WRONG: dict[str, Any] = {

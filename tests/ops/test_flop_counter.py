@@ -28,6 +28,7 @@ LIKE = {
     "batch_norm": lambda lib: lib.batch_norm(X, X[0, :, 0, 0], torch.ones(4)),
     "softmax": lambda lib: lib.softmax(X, 1),
     "relu": lambda lib: lib.relu(X),
+    "silu": lambda lib: lib.silu(X),
 }
 
 

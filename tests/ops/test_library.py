@@ -21,7 +21,7 @@ def samples() -> dict[str, tuple]:
     return {
         "conv2d": (x, w, b, [2, 1], [1, 0, 1, 2], [1, 1], 2, "relu", None),
         "conv_transpose2d": (x, torch.randn(6, 2, 3, 2), b, [2, 1], [1, 0], [1, 0], 2, [1, 2], "relu"),
-        "linear": (torch.randn(3, 5, 6), torch.randn(4, 6), b, "relu6"),
+        "linear": (torch.randn(3, 5, 6), torch.randn(4, 6), b, "leaky_relu(0.2)"),
         "max_pool2d": (x, *pool, [1, 1], False),
         "max_pool2d_with_indices": (x, *pool, [1, 1], True),
         "avg_pool2d": (x.contiguous(), *pool, True, False, None),
@@ -32,6 +32,8 @@ def samples() -> dict[str, tuple]:
         "softmax": (x, 1),
         "relu": (x,),
         "relu6": (x,),
+        **dict.fromkeys(("sigmoid", "hardsigmoid", "silu", "hardswish"), (x,)),
+        "leaky_relu": (x, 0.2),
         "concat": ([x, x[:, :2]], 1),
     }
 

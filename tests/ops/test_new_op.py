@@ -1,6 +1,6 @@
 """README's "Adding a kernel", followed: an op that comes in through those tables alone. The rest of the package asks them.
 
-The op is y = x * min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, "Searching for MobileNetV3"), in both languages.
+The op is y = x / (1 + |x|), torch.nn.functional.softsign (Bergstra et al. 2009), in both languages.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from convatlas.specs import Spec
 from convatlas.study import trace
 from convatlas.verify.verify_op import verify_op
 
-OP, KERNELS = "hardswish", Path(__file__).parents[2] / "kernels"
+OP, KERNELS = "softsign", Path(__file__).parents[2] / "kernels"
 
 
 # 1. Spec
 @dataclass(frozen=True)
-class HardswishSpec(Spec):
+class SoftsignSpec(Spec):
     shape: tuple[int, ...]
 
     @property
@@ -57,18 +57,18 @@ class HardswishSpec(Spec):
 
     @property
     def flops(self) -> int:
-        return 5 * prod(self.shape)
+        return 3 * prod(self.shape)
 
 
 # 2. Reference
-def hardswish(x: np.ndarray) -> np.ndarray:
-    return x * np.clip(x + 3, 0, 6) / 6
+def softsign(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.abs(x))
 
 
 def companions(spec: Any, a: dict, params: dict, value: np.ndarray) -> Companions:
-    """Four roundings: of x + 3, which errs by a share of |x| + 3, of the product, of 1/6 and of the division."""
-    magnitude = np.abs(a["input"]) * (np.abs(a["input"]) + 3) / 6
-    return Companions(magnitude, magnitude, 0, 4)
+    """Relative to y: the sum is one rounding, and an approximate division is four."""
+    magnitude = np.abs(value)
+    return Companions(magnitude, magnitude, 0, 5)
 
 
 # 3. Op
@@ -79,30 +79,27 @@ def public(input: torch.Tensor, *, out: torch.Tensor | None = None, backend: str
 
 # 4. Kernels
 @triton.jit
-def hardswish_kernel(x, y, count, BLOCK: tl.constexpr, INTERPRET: tl.constexpr):
+def softsign_kernel(x, y, count, BLOCK: tl.constexpr, INTERPRET: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     v = widen(tl.load(x + i, mask=i < count), INTERPRET)
-    high = tl.maximum(v + 3.0, 0.0, propagate_nan=tl.PropagateNan.ALL)
-    v = v * tl.minimum(high, 6.0, propagate_nan=tl.PropagateNan.ALL) / 6.0
+    v = v / (1.0 + tl.abs(v))
     tl.store(y + i, cast(v, y.dtype.element_ty, INTERPRET), mask=i < count)
 
 
 def launch_triton(p: Problem) -> list[Launch]:
     count = p.out.numel()
     arguments = dict(x=_in_order(p), y=p.out, count=count)
-    return [Launch(hardswish_kernel, (cdiv(count, 1024),), arguments, dict(BLOCK=1024, INTERPRET=p.target.interpreted))]
+    return [Launch(softsign_kernel, (cdiv(count, 1024),), arguments, dict(BLOCK=1024, INTERPRET=p.target.interpreted))]
 
 
 CUDA = f"""
 #include "{KERNELS}/common/cuda/device.cuh"
-struct HardswishParams {{ const void *x; void *y; i64 count; }};
-template <typename T> __global__ void __launch_bounds__(256) hardswish(const HardswishParams p) {{
+struct SoftsignParams {{ const void *x; void *y; i64 count; }};
+template <typename T> __global__ void __launch_bounds__(256) softsign(const SoftsignParams p) {{
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x;
     if (i >= p.count) return;
     const float v = to_float(static_cast<const T *>(p.x)[i]);
-    float high[1] = {{v + 3.0f}};
-    activate(high, 2);  // relu6
-    static_cast<T *>(p.y)[i] = from_float<T>(v * high[0] / 6.0f);
+    static_cast<T *>(p.y)[i] = from_float<T>(v / (1.0f + fabsf(v)));
 }}
 """
 
@@ -130,8 +127,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     launch_cuda.source = tmp_path_factory.mktemp(OP) / f"{OP}.cu"
     launch_cuda.source.write_text(CUDA)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ROWS, OP, Row(lambda spec, a, params: hardswish(a["input"]), companions))
-        library.register(library.Op(OP, "Tensor input", lambda a: Call(OP, HardswishSpec(tuple(a["input"].shape)))))
+        patch.setitem(ROWS, OP, Row(lambda spec, a, params: softsign(a["input"]), companions))
+        library.register(library.Op(OP, "Tensor input", lambda a: Call(OP, SoftsignSpec(tuple(a["input"].shape)))))
         patch.setattr(functional, OP, public, raising=False)
         patch.setitem(ROOMS, OP, Room(OP, _dense))
         for backend, launcher in (("triton", launch_triton), ("cuda", launch_cuda)):
@@ -166,7 +163,7 @@ def test_nobody_else_needs_to_be_told() -> None:
     assert call.backend == "numpy"
     expected = truth(OP, call.spec, None, {"input": as_array(x)})
     y = backend_cudnn.run(call, {"input": x}, None)
-    assert torch.equal(y, torch.nn.functional.hardswish(x))
+    assert torch.equal(y, torch.nn.functional.softsign(x))
     assert check(as_array(y), expected, dtype="float32").ok
     assert not check(as_array(y) + np.float32(1e-3), expected, dtype="float32").ok
     assert public(x.to("meta")).shape == x.shape
@@ -174,11 +171,11 @@ def test_nobody_else_needs_to_be_told() -> None:
     assert [layer.op for layer in trace(Net(), (1, 8, 6, 6))] == [OP]
     for backend in ("triton", "cuda"):
         assert len(launches_of(call, "float16", 90, backend)) == 1
-    with pytest.raises(ArgumentError, match="hardswish: arrays none, expected input"):
+    with pytest.raises(ArgumentError, match="softsign: arrays none, expected input"):
         truth(OP, call.spec, None, {})
-    with pytest.raises(DtypeError, match="hardswish: input is int, expected a torch"):
+    with pytest.raises(DtypeError, match="softsign: input is int, expected a torch"):
         public(3)
-    with pytest.raises(NotImplementedError, match="hardswish has no backward yet"):
+    with pytest.raises(NotImplementedError, match="softsign has no backward yet"):
         public(x.requires_grad_()).sum().backward()
 
 
@@ -190,5 +187,5 @@ class Net(torch.nn.Module):
 
 
 def test_opcheck() -> None:
-    result = torch.library.opcheck(torch.ops.convatlas.hardswish.default, (torch.randn(2, 3, 4, 4), None))
+    result = torch.library.opcheck(torch.ops.convatlas.softsign.default, (torch.randn(2, 3, 4, 4), None))
     assert set(result.values()) == {"SUCCESS"}, result

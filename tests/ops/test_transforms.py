@@ -29,6 +29,8 @@ OPS: dict[str, Callable[[Tensor], Any]] = {
     "softmax": convatlas.softmax,
     "relu": convatlas.relu,
     "relu6": convatlas.relu6,
+    "silu": convatlas.silu,
+    "leaky_relu": lambda x: convatlas.leaky_relu(x, 0.2),
     "concat": lambda x: convatlas.concat([X, x]),
 }
 

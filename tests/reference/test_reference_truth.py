@@ -67,6 +67,10 @@ def op_cases() -> dict[str, tuple[str, Any, dict, dict, Callable[..., torch.Tens
         ),
         "relu": ("relu", ElementwiseSpec("relu", s), {"input": s}, {}, torch.relu),
         "relu6": ("relu6", ElementwiseSpec("relu6", s), {"input": s}, {}, F.relu6),
+        **{
+            name: (name, ElementwiseSpec(name, s), {"input": s}, {}, getattr(F, name))
+            for name in ("leaky_relu", "sigmoid", "hardsigmoid", "silu", "hardswish")
+        },
         "concat": ("concat", ConcatSpec.of([s, s], 1), {"0": s, "1": s}, {}, lambda *x: torch.cat(x, 1)),
         "lrn": (
             "local_response_norm",
@@ -108,7 +112,7 @@ def test_torchs_ops_pass_and_damage_is_found(case: str, dtype: str) -> None:
 def test_value_is_evaluates_and_companions_have_its_shape(case: str) -> None:
     op, spec, shapes, params, _ = OPS[case]
     arrays = op_arrays(shapes, "float32")
-    for activation in (None, "relu", "relu6"):
+    for activation in (None, "silu", ("leaky_relu", 0.3), "relu", "relu6"):
         epilogue = Epilogue(activation=activation)
         expected = truth(op, spec, epilogue, arrays, params)
         np.testing.assert_array_equal(expected.value, evaluate(op, spec, epilogue, arrays, params))

@@ -46,7 +46,7 @@ def test_element_counts_by_hand() -> None:
     assert NormSpec.of(shape).flops == 240
     assert LocalResponseNormSpec.of(shape, 5).flops == 120 * 14
     assert ElementwiseSpec("relu", shape).bytes("bfloat16") == 2 * 240
-    assert [ElementwiseSpec(op, shape).flops for op in ("relu", "relu6", "softmax")] == [120, 240, 600]
+    assert [ElementwiseSpec(op, shape).flops for op in ("relu", "relu6", "silu", "softmax")] == [120, 240, 480, 600]
     assert ConcatSpec.of([(2, 3, 4), (2, 5, 4)], -2) == ConcatSpec.of([(2, 3, 4), (2, 5, 4)], 1)
     assert ConcatSpec.of([(2, 3, 4), (2, 5, 4)], 1).output_shape == (2, 8, 4)
     assert ConcatSpec.of([(2, 3, 4), (2, 5, 4)], 1).elements == {"input": 64, "output": 64}
@@ -91,6 +91,7 @@ def test_what_does_not_fit_is_refused_and_both_sides_shown(call: Any, message: s
     [
         (Epilogue(), "none"),
         (Epilogue(True, "relu6"), "bias + relu6"),
+        (Epilogue(True, ("leaky_relu", 0.2)), "bias + leaky_relu(0.2)"),
         (Epilogue(True, "relu", True), "bias + residual + relu"),
     ],
 )

@@ -14,6 +14,7 @@ from convatlas.call import Call
 from convatlas.ops import backends
 from convatlas.ops.backend_numpy import as_array
 from convatlas.reference import round_to
+from convatlas.reference.activation import activate
 from convatlas.reference.evaluate import evaluate
 from convatlas.specs import (
     AdaptivePool2dSpec,
@@ -67,6 +68,13 @@ LAYERS = {
         "local_response_norm", LocalResponseNormSpec.of(X, 5), alpha=5e-4, beta=0.75, k=2.0
     ),
     "softmax": layer("softmax", ElementwiseSpec("softmax", (4, 1000), 1000), dim=1),
+    "conv2d-silu": layer("conv2d", Conv2dSpec.of(X, (16, 24, 3, 3), 2, 1), Epilogue(True, "silu", True)),
+    "conv2d-hardswish": layer("conv2d", Conv2dSpec.of(X, (24, 1, 3, 3), 1, 1, 1, 24), Epilogue(True, "hardswish")),
+    "linear-leaky_relu": layer("linear", LinearSpec.of((4, 512), (100, 512)), Epilogue(True, "leaky_relu(0.2)")),
+    "residual_add-silu": layer("residual_add", ResidualAddSpec.of(X, X), Epilogue(activation="silu")),
+    "batch_norm-leaky_relu": layer("batch_norm", NormSpec.of(X), Epilogue(activation="leaky_relu"), eps=1e-5),
+    **{name: layer(name, ElementwiseSpec(name, X)) for name in ("silu", "hardswish", "sigmoid", "hardsigmoid")},
+    "leaky_relu": layer("leaky_relu", ElementwiseSpec("leaky_relu", X), negative_slope=0.2),
     "relu": layer("relu", ElementwiseSpec("relu", X)),
     "relu6": layer("relu6", ElementwiseSpec("relu6", X)),
     "concat": layer("concat", ConcatSpec.of([X, X], 1)),
@@ -119,7 +127,7 @@ def half_partials(call: Call, a: Arrays, dtype: str) -> np.ndarray | None:
         y = rest + sum(
             round_to(right(call, {**a, "input": x * (parts == i)}, dtype, plain) - rest, half) for i in (0, 1)
         )
-        return {None: y, "relu": np.maximum(y, 0), "relu6": np.clip(y, 0, 6)}[activation]
+        return activate(y, activation)
     if call.op in ("avg_pool2d", "adaptive_avg_pool2d"):
         parts = np.arange(x.shape[-1]) % 2
         return sum(round_to(right(call, {"input": x * (parts == i)}, dtype), half) for i in (0, 1))
@@ -134,7 +142,7 @@ def half_partials(call: Call, a: Arrays, dtype: str) -> np.ndarray | None:
         scale = round_to(a["weight"] / np.sqrt(a["running_var"].astype(np.float64) + call.params["eps"]), half)
         columns = {n: v[:, None, None] for n, v in (("s", scale), ("m", a["running_mean"]), ("b", a["bias"]))}
         y = (x - columns["m"]) * columns["s"] + columns["b"]
-        return np.maximum(y, 0) if activation == "relu" else np.clip(y, 0, 6)
+        return activate(y, activation)
     return None
 
 

@@ -25,8 +25,11 @@ class EveryOp(nn.Module):
         c = self.channel
         y = convatlas.conv2d(x, self.weight, c, (2, 1), ((0, 1), (2, 1)), (1, 2), 2, activation="relu6")
         y = convatlas.conv2d(y, self.weight[:, :1], None, 1, 1, 1, 8, activation="relu", residual=y)
-        y = convatlas.conv_transpose2d(y, self.weight, c[:4], (2, 1), 1, (1, 0), 2, (1, 2), activation="relu6")
-        y = convatlas.concat([y, y])
+        y = convatlas.conv_transpose2d(
+            y, self.weight, c[:4], (2, 1), 1, (1, 0), 2, (1, 2), activation=("leaky_relu", 0.2)
+        )
+        y = convatlas.silu(convatlas.hardswish(convatlas.leaky_relu(y, 0.3)))
+        y = convatlas.concat([y, convatlas.hardsigmoid(convatlas.sigmoid(y))])
         y = convatlas.batch_norm(y, c, c, c, c, eps=0.1, activation="relu")
         y = convatlas.local_response_norm(y, 3, alpha=0.1, beta=0.5, k=2.0)
         y = convatlas.max_pool2d(y, (3, 2), 2, 1, 1, True)

@@ -241,12 +241,39 @@ template <typename T> __device__ __forceinline__ constexpr unsigned lowest() {
 
 // Numbers that launchers pass. A run-time value: the branch is uniform, and costs nothing beside a memory access.
 constexpr int NONE = 0, RELU = 1, RELU6 = 2;
-__device__ __forceinline__ float activate(float v, int activation) {
-    if (activation != NONE) v = max_nan(v, 0.0f);
-    if (activation == RELU6) v = min_nan(v, 6.0f);
+#ifndef ALL_ACTIVATIONS
+__device__ __forceinline__ float activate(float v, i64 activation) {
+    if (int(activation) != NONE) v = max_nan(v, 0.0f);
+    if (int(activation) == RELU6) v = min_nan(v, 6.0f);
     return v;
 }
-template <int N> __device__ __forceinline__ void activate(float (&v)[N], int activation) {
+#else
+// <name>_activations.cu includes <name>.cu with these, so that kernels of relu alone stay without their code. The upper half of
+// `activation` is leaky_relu's slope. The formulas are those of reference/activation.py.
+constexpr int LEAKY_RELU = 3, SIGMOID = 4, HARDSIGMOID = 5, SILU = 6, HARDSWISH = 7;
+// a / (1 + e^-v) by the special function unit: 2 units in the last place each, and 0 where e^-v is beyond 2^126.
+__device__ __forceinline__ float over_sigmoid(float a, float v) {
+#if ON_GPU
+    return __fdividef(a, 1.0f + __expf(-v));
+#else
+    return a / (1.0f + expf(-v));
+#endif
+}
+__device__ __forceinline__ float activate(float v, i64 activation) {
+    const float ramp = min_nan(max_nan(v + 3.0f, 0.0f), 6.0f) * (1.0f / 6.0f);
+    switch (int(activation)) {
+    case RELU: return max_nan(v, 0.0f);
+    case RELU6: return min_nan(max_nan(v, 0.0f), 6.0f);
+    case LEAKY_RELU: return v > 0.0f ? v : v * bits_to_float(unsigned((unsigned long long)activation >> 32));
+    case SIGMOID: return over_sigmoid(1.0f, v);
+    case HARDSIGMOID: return ramp;
+    case SILU: return over_sigmoid(v, v);
+    case HARDSWISH: return v * ramp;
+    }
+    return v;
+}
+#endif
+template <int N> __device__ __forceinline__ void activate(float (&v)[N], i64 activation) {
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = activate(v[i], activation);
 }

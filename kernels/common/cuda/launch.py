@@ -11,9 +11,10 @@ from torch import Tensor
 
 from convatlas.kernels.common.cuda.source import FORMATS, pack, parameters
 from convatlas.specs import Conv2dSpec
+from convatlas.specs.activations import ACTIVATIONS, exact, parsed
 
 TYPES = {"float32": "float", "float16": "half_t", "bfloat16": "bf16_t"}
-ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)}  # as device.cuh numbers them
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class CudaLaunch:
         else:
             from convatlas.kernels.common.cuda.host import run
         return run(self, device)
+
+
+def with_activation(source: str, activation: str | None) -> tuple[str, int]:
+    """(source, the field `activation`) of a kernel that applies it: its number, and the bits of leaky_relu's slope above it.
+
+    Activations other than relu and relu6 are in a source of their own, <name>_activations.cu: their code is not in the others.
+    """
+    if exact(activation):
+        return source, CODES[activation]
+    name, slope = parsed(activation)
+    (bits,) = struct.unpack("=i", struct.pack("=f", slope))
+    return source.replace(".cu", "_activations.cu"), bits << 32 | CODES[name]
 
 
 def reciprocal(d: int) -> int:

@@ -23,9 +23,12 @@ from torch import Tensor
 
 from convatlas.kernels.common.precision import float32_products
 from convatlas.ops import backend_cudnn
+from convatlas.reference.activation import ACTIVATIONS
 from convatlas.reference.error_bound import DRIFT, TF32_CUT, C
+from convatlas.reference.evaluate import activation_after
 from convatlas.reference.rounding import format_of
 from convatlas.specs import Epilogue, dtype_name
+from convatlas.specs.activations import FLOPS, exact, parsed
 from convatlas.study.tracing import Layer
 
 Tensors = Mapping[str, Tensor]
@@ -103,6 +106,8 @@ def _companions(layer: Layer, t: Tensors, value: Tensor) -> tuple[Tensor, Tensor
         depth = t["input"].amax(dim, keepdim=True) - t["input"]
         A = value * (1 + depth + log(t["input"].shape[dim]))
         return A, A, t["input"].shape[dim], 12
+    if layer.op in FLOPS:
+        return torch.zeros_like(value), torch.zeros_like(value), 0, 0
     raise KeyError(f"no law for {layer.op}")
 
 
@@ -122,13 +127,27 @@ class Judge:
         self._allowed = 0.0
         if layer.op not in EXACT:
             value = self.expected
-            if layer.op in ("residual_add", "batch_norm") and layer.epilogue.activation:
+            activation = activation_after(layer.op, layer.epilogue, layer.params)
+            if layer.epilogue and activation and (layer.op in ("residual_add", "batch_norm") or not exact(activation)):
                 value = _computed(layer, wide, replace(layer.epilogue, activation=None))
-            sigma = self._sigma(*_companions(layer, wide, value), dtype_name(first.dtype), tf32, layer.spec.products)
+            elif layer.op in FLOPS:
+                value = wide["input"]
+            lipschitz, own = self._activation(activation, value)
+            S, A, L, roundings = _companions(layer, wide, value)
+            parts = lipschitz * S, lipschitz * A, L, roundings
+            sigma = self._sigma(*parts, dtype_name(first.dtype), tf32, layer.spec.products) + own
             t, squares = C * C / 2, sigma.square()
             T1, Tmax = float(squares.sum(dtype=torch.float64)), float(squares.max())
             T2 = float(squares.square_().sum(dtype=torch.float64))
             self._allowed = sqrt(T1 + 2 * sqrt(T2 * t) + 2 * Tmax * t)
+
+    def _activation(self, activation: str | None, before: Tensor) -> tuple[float, Tensor | float]:
+        """(by how much it widens an error, what it rounds itself): docs/numerics.md, "Activations"; ours and the peer's."""
+        if exact(activation):
+            return 1.0, 0.0
+        name, slope = parsed(activation)
+        row = ACTIVATIONS[name]
+        return row.lipschitz(slope), 2 * format_of("float32").unit_roundoff * row.roundings(before, self.expected)
 
     def _sigma(self, S: Tensor, A: Tensor, L: int, roundings: int, dtype: str, tf32: bool, products: bool) -> Tensor:
         out, single = format_of(dtype), format_of("float32")

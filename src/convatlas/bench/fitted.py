@@ -28,6 +28,7 @@ from convatlas.model.uncertainty import DATA
 from convatlas.model.work import Work
 from convatlas.ops.automatic import preferred
 from convatlas.specs import Epilogue
+from convatlas.specs.activations import FLOPS
 
 FITTED_ON = ("resnet50", "vgg16")
 HELD_OUT = ("mobilenet_v2", "googlenet", "resnext50_32x4d")
@@ -77,7 +78,7 @@ class Timed:
 
 def _call(entry: Entry) -> Call:
     words = (entry.extra.get("epilogue") or "").split("+")
-    activation = next((word for word in words if word.startswith("relu")), None)
+    activation = next((word for word in words if word.split("(")[0] in FLOPS), None)
     epilogue = Epilogue("bias" in words, activation, "residual" in words)
     has = entry.extra["op"] in ("conv2d", "linear", "residual_add")
     return Call(entry.extra["op"], entry.spec, epilogue if has else None, dtype=DTYPE)

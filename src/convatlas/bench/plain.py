@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from convatlas.nets.layers import Conv2d
 from convatlas.ops import functional as ops
+from convatlas.ops.backend_cudnn import activated
+from convatlas.specs.activations import FLOPS
 from convatlas.specs.arguments import pair, sides
 
 
@@ -35,10 +37,7 @@ def _fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         y = function(*args, **keywords)
         if residual is not None:
             y += residual
-        if activation == "relu":
-            y = torch.relu_(y)
-        elif activation == "relu6":
-            y = F.relu6(y, inplace=True)
+        y = activated(y, activation)
         return y if out is None else out.copy_(y)
 
     return run
@@ -68,7 +67,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     **{
         name: _fused(getattr(F, name))
         for name in (
-            "linear", "batch_norm", "relu", "relu6", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm",
+            "linear", "batch_norm", *FLOPS, "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm",
             "softmax",
         )
     },

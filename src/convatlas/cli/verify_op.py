@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from convatlas.cli import output
 from convatlas.cli.runtime import Backend, one_of, prepare, ran_on, shape_of, sizes
+from convatlas.specs.activations import FLOPS, SLOPE, activation_of
 
 if TYPE_CHECKING:
     from convatlas.verify.check import LayerCheck
@@ -47,7 +48,10 @@ def _padding(text: str) -> Any:
 
 
 def _activation(text: str | None) -> str | None:
-    return None if text is None else one_of(text, ("relu", "relu6"))
+    """A name, or leaky_relu(SLOPE)."""
+    if text is not None and not text.startswith("leaky_relu("):
+        one_of(text, tuple(FLOPS))
+    return activation_of(text)
 
 
 def _given(kind: Any, help: str, default: Any = Parameter.empty, **more: Any) -> tuple[Any, Any]:
@@ -60,7 +64,13 @@ def _flag(name: str, help: str, default: bool = False) -> tuple[Any, Any]:
 
 INPUT = _given(str, "Shape of the input, N x C x H x W.", callback=_shape, metavar="1x64x56x56")
 ANY_INPUT = _given(str, "Shape of the input.", callback=_shape, metavar="1x64x56x56")
-ACTIVATION = _given(str | None, "relu or relu6, fused behind the op.", None, callback=_activation, metavar="NAME")
+ACTIVATION = _given(
+    str | None,
+    "relu, relu6, leaky_relu, leaky_relu(0.2), sigmoid, hardsigmoid, silu or hardswish, fused behind the op.",
+    None,
+    callback=_activation,
+    metavar="NAME",
+)
 BIAS = _flag("--bias", "Add a bias.")
 STRIDE = _given(str | None, "Default: the window's size.", None, callback=_pair, metavar="N or HxW")
 KERNEL = _given(str, "The window's size.", callback=_pair, metavar="N or HxW")
@@ -186,6 +196,16 @@ COMMANDS: dict[str, tuple[str, str, str, dict[str, tuple[Any, Any]]]] = {
     ),
     "relu": ("relu", "max(input, 0)", "--input 1x64x56x56", {"input": ANY_INPUT}),
     "relu6": ("relu6", "min(max(input, 0), 6)", "--input 1x64x56x56", {"input": ANY_INPUT}),
+    "leaky_relu": (
+        "leaky_relu",
+        "input above 0, negative-slope * input below",
+        "--input 1x64x56x56 --negative-slope 0.1",
+        {"input": ANY_INPUT, "negative_slope": _given(float, "Below 0.", SLOPE)},
+    ),
+    "sigmoid": ("sigmoid", "1 / (1 + e^-input)", "--input 1x64x1x1", {"input": ANY_INPUT}),
+    "hardsigmoid": ("hardsigmoid", "min(max(input + 3, 0), 6) / 6", "--input 1x64x1x1", {"input": ANY_INPUT}),
+    "silu": ("silu", "input / (1 + e^-input)", "--input 1x64x56x56", {"input": ANY_INPUT}),
+    "hardswish": ("hardswish", "input * min(max(input + 3, 0), 6) / 6", "--input 1x64x56x56", {"input": ANY_INPUT}),
     "concat": (
         "concat",
         "the tensors one after another",

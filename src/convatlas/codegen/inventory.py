@@ -43,6 +43,7 @@ from convatlas.specs import (
     Pool2dSpec,
     ResidualAddSpec,
 )
+from convatlas.specs.activations import FLOPS
 from convatlas.study import trace
 
 # A mode of computing: the tensors' dtype, and whether float32 products may be TF32.
@@ -80,8 +81,17 @@ def extra_calls() -> list[Call]:
         Call("batch_norm", NormSpec.of(x), Epilogue(activation="relu"), {"eps": 1e-5}),
         Call("local_response_norm", LocalResponseNormSpec.of(x, 5), None, {"alpha": 1e-4, "beta": 0.75, "k": 2.0}),
         Call("softmax", ElementwiseSpec("softmax", (32, 1000), 1000), None, {"dim": 1}),
-        Call("relu", ElementwiseSpec("relu", x)),
-        Call("relu6", ElementwiseSpec("relu6", x)),
+        *(Call(name, ElementwiseSpec(name, x)) for name in FLOPS),
+        *(
+            Call("conv2d", spec, Epilogue(True, "silu"))
+            for spec in (
+                conv(x, (64, 64, 3, 3), 1, 1),
+                conv(x, (64, 1, 3, 3), 1, 1, 1, 64),
+                conv((32, 3, 112, 112), (64, 3, 3, 3), 2, 1),
+            )
+        ),
+        Call("linear", LinearSpec.of((8, 2048), (1000, 2048)), Epilogue(True, "silu")),
+        Call("batch_norm", NormSpec.of(x), Epilogue(activation="silu"), {"eps": 1e-5}),
         Call("concat", ConcatSpec.of([x, x], 1)),
         *(Call("conv2d", conv(x, (64, 1, 7, 7), stride, 3, 1, 64), Epilogue(True, "relu6")) for stride in (1, 2)),
         Call("conv2d", conv(x, (64, 1, 3, 3), 1, 2, 2, 64), Epilogue(True, "relu6")),

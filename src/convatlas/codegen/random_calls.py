@@ -18,7 +18,7 @@ from convatlas.call import Call
 from convatlas.codegen.inventory import MODES, identity, launches_of
 from convatlas.kernels.common.target import TARGETS
 from convatlas.specs import Conv2dSpec, Epilogue
-from convatlas.specs.common import ACTIVATIONS
+from convatlas.specs.activations import ACTIVATIONS
 
 ARCHITECTURES = tuple(target.arch for target in TARGETS.values() if not target.unbounded)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convatlas.layout import is_channels_last
+from convatlas.specs.activations import parsed
 
 if TYPE_CHECKING:
     from convatlas.call import Call
@@ -21,12 +22,17 @@ def _finish(call: Call, y: Tensor, t: Tensors) -> Tensor:
     """The epilogue's residual and activation, in place on the fresh result."""
     if "residual" in t:
         y += t["residual"]
-    activation = call.epilogue.activation if call.epilogue else None
-    if activation == "relu":
-        y = torch.relu_(y)
-    elif activation == "relu6":
-        y = F.relu6(y, inplace=True)
-    return y
+    return activated(y, call.epilogue.activation if call.epilogue else None)
+
+
+def activated(y: Tensor, activation: str | None) -> Tensor:
+    """The activation by torch.nn.functional, in place on a fresh result as far as torch has it so."""
+    if activation is None:
+        return y
+    name, slope = parsed(activation)
+    if name == "sigmoid":
+        return torch.sigmoid_(y)
+    return getattr(F, name)(y, *(slope,) * (name == "leaky_relu"), inplace=True)
 
 
 def _conv2d(call: Call, t: Tensors) -> Tensor:
@@ -41,6 +47,7 @@ def _conv2d(call: Call, t: Tensors) -> Tensor:
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d": _conv2d,
     "residual_add": lambda call, t: t["x"] + t["shortcut"],
+    "sigmoid": lambda call, t: torch.sigmoid(t["input"]),  # torch deprecated the functional one
     "concat": lambda call, t: torch.cat(list(t.values()), call.spec.dim),
 }
 

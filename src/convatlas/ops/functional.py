@@ -20,20 +20,12 @@ from convatlas.errors import BackendError, DtypeError, ShapeError
 from convatlas.ops import hot, library
 from convatlas.ops.backends import BACKENDS
 from convatlas.ops.transforms import is_wrapped, require_batch, tensors_and_proxies, tensors_in
-from convatlas.specs.arguments import (
-    ACTIVATIONS,
-    flag,
-    integer,
-    known,
-    number,
-    output_sizes,
-    pair,
-    shown,
-    sides,
-    stride_or,
-)
+from convatlas.specs.activations import SLOPE, activation_of
+from convatlas.specs.activations import leaky_relu as leaky_relu_of
+from convatlas.specs.arguments import flag, integer, number, output_sizes, pair, shown, sides, stride_or
 
 _ops = torch.ops.convatlas
+Activation = str | tuple[str, float] | None
 P, R = ParamSpec("P"), TypeVar("R")
 
 
@@ -122,7 +114,7 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
     residual: Tensor | None = None,
     out: Tensor | None = None,
     backend: str | None = None,
@@ -136,7 +128,7 @@ def conv2d(
         stride, dilation: an int or a pair.
         padding: an int, a pair, "same" (stride 1), "valid", or ((top, bottom), (left, right)).
         groups: divides C and K.
-        activation: None, "relu" or "relu6".
+        activation: None, "relu", "relu6", "sigmoid", "hardsigmoid", "silu", "hardswish", "leaky_relu" or ("leaky_relu", slope).
         residual: of the output's shape, added before the activation.
         out: where to store; may be a channel slice.
         backend: see the module.
@@ -148,7 +140,7 @@ def conv2d(
     """
     op = "conv2d"
     _check(op, input=input, weight=weight, bias=bias, residual=residual, out=out)
-    known(activation, ACTIVATIONS, "activation", op)
+    activation = activation_of(activation, op)
     if weight.dim() != 4:
         raise ShapeError(f"{op}: weight of shape {tuple(weight.shape)}, expected (K, C/groups, R, S)")
     groups = integer(groups, "groups", op, "a positive int", 1)
@@ -171,7 +163,7 @@ def conv_transpose2d(
     groups: int = 1,
     dilation: Any = 1,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -183,7 +175,7 @@ def conv_transpose2d(
         bias: (K,) or None.
         stride, padding, output_padding, dilation: an int or a pair; output_padding is below the stride or the dilation.
         groups: divides C.
-        activation: None, "relu" or "relu6".
+        activation: None, "relu", "relu6", "sigmoid", "hardsigmoid", "silu", "hardswish", "leaky_relu" or ("leaky_relu", slope).
         out: where to store; may be a channel slice.
         backend: see the module.
 
@@ -196,7 +188,7 @@ def conv_transpose2d(
     """
     op = "conv_transpose2d"
     _check(op, input=input, weight=weight, bias=bias, out=out)
-    known(activation, ACTIVATIONS, "activation", op)
+    activation = activation_of(activation, op)
     groups = integer(groups, "groups", op, "a positive int", 1)
     pairs = dict(stride=stride, padding=padding, output_padding=output_padding, dilation=dilation)
     stride, padding, output_padding, dilation = (list(pair(value, name, op)) for name, value in pairs.items())
@@ -211,7 +203,7 @@ def linear(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -221,7 +213,7 @@ def linear(
     Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     _check("linear", input=input, weight=weight, bias=bias, out=out)
-    known(activation, ACTIVATIONS, "activation", "linear")
+    activation = activation_of(activation, "linear")
     return _call("linear", (*_autocast(input, weight, bias), activation), backend, out)
 
 
@@ -306,7 +298,7 @@ def residual_add(
     x: Tensor,
     shortcut: Tensor,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -315,7 +307,7 @@ def residual_add(
     Raises ArgumentError, ShapeError, DtypeError, BackendError.
     """
     _check("residual_add", x=x, shortcut=shortcut, out=out)
-    known(activation, ACTIVATIONS, "activation", "residual_add")
+    activation = activation_of(activation, "residual_add")
     return _call("residual_add", (x, shortcut, activation), backend, out)
 
 
@@ -330,7 +322,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -345,7 +337,7 @@ def batch_norm(
     number(momentum, "momentum", op)
     if flag(training, "training", op):
         raise ShapeError(f"{op}: training=True, expected False: convatlas normalises with running statistics only")
-    known(activation, ACTIVATIONS, "activation", op)
+    activation = activation_of(activation, op)
     args = (input, running_mean, running_var, weight, bias, number(eps, "eps", op), activation)
     return _call(op, args, backend, out)
 
@@ -392,6 +384,46 @@ def relu6(input: Tensor, *, out: Tensor | None = None, backend: str | None = Non
     """min(max(input, 0), 6) (Krizhevsky 2010); NaN stays NaN. `out` may be the input itself."""
     _check("relu6", input=input, out=out)
     return _call("relu6", (input,), backend, out)
+
+
+@_overridable
+def sigmoid(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """1 / (1 + e^-input); torch.sigmoid. `out` may be the input itself."""
+    _check("sigmoid", input=input, out=out)
+    return _call("sigmoid", (input,), backend, out)
+
+
+@_overridable
+def hardsigmoid(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """min(max(input + 3, 0), 6) / 6, as torch.nn.functional.hardsigmoid (Howard et al. 2019). `out` may be the input."""
+    _check("hardsigmoid", input=input, out=out)
+    return _call("hardsigmoid", (input,), backend, out)
+
+
+@_overridable
+def silu(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """input / (1 + e^-input), as torch.nn.functional.silu; -inf becomes NaN (Elfwing et al. 2017). `out` may be the input."""
+    _check("silu", input=input, out=out)
+    return _call("silu", (input,), backend, out)
+
+
+@_overridable
+def hardswish(input: Tensor, *, out: Tensor | None = None, backend: str | None = None) -> Tensor:
+    """input * min(max(input + 3, 0), 6) / 6, as torch.nn.functional.hardswish; -inf becomes NaN. `out` may be the input."""
+    _check("hardswish", input=input, out=out)
+    return _call("hardswish", (input,), backend, out)
+
+
+@_overridable
+def leaky_relu(
+    input: Tensor, negative_slope: float = SLOPE, *, out: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    """input above 0, else negative_slope * input, as torch.nn.functional.leaky_relu. `out` may be the input itself."""
+    op = "leaky_relu"
+    _check(op, input=input, out=out)
+    slope = number(negative_slope, "negative_slope", op)
+    leaky_relu_of(slope, op)
+    return _call(op, (input, slope), backend, out)
 
 
 @_overridable

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -35,6 +36,7 @@ from convatlas.specs import (
     ResidualAddSpec,
     Spec,
 )
+from convatlas.specs.activations import FLOPS
 from convatlas.specs.arguments import INT64
 from convatlas.specs.common import dtype_name
 
@@ -141,6 +143,11 @@ def _softmax(a: Args) -> Call:
     return Call("softmax", ElementwiseSpec("softmax", shape, shape[dim] if shape else 1), None, {"dim": dim})
 
 
+def _activation(name: str, a: Args) -> Call:
+    params = {"negative_slope": a["negative_slope"]} if name == "leaky_relu" else {}
+    return Call(name, ElementwiseSpec(name, _shape(a["input"])), None, params)
+
+
 POOL = "Tensor input, int[] kernel_size, int[] stride, int[] padding"
 MAX_POOL = f"{POOL}, int[] dilation, bool ceil_mode"
 OPS = (
@@ -188,18 +195,8 @@ OPS = (
     ),
     Op("local_response_norm", "Tensor input, int size, float alpha, float beta, float k", _local_response_norm),
     Op("softmax", "Tensor input, int dim", _softmax),
-    Op(
-        "relu",
-        "Tensor input",
-        lambda a: Call("relu", ElementwiseSpec("relu", _shape(a["input"]))),
-        overwritten=("input",),
-    ),
-    Op(
-        "relu6",
-        "Tensor input",
-        lambda a: Call("relu6", ElementwiseSpec("relu6", _shape(a["input"]))),
-        overwritten=("input",),
-    ),
+    *(Op(name, "Tensor input", partial(_activation, name), overwritten=("input",)) for name in FLOPS if name != "leaky_relu"),
+    Op("leaky_relu", "Tensor input, float negative_slope", partial(_activation, "leaky_relu"), overwritten=("input",)),
     Op(
         "concat",
         "Tensor[] tensors, int dim",

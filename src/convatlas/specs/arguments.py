@@ -12,7 +12,6 @@ from typing import Any
 
 from convatlas.errors import ArgumentError, ShapeError
 
-ACTIVATIONS = (None, "relu", "relu6")
 INT64 = 2**63 - 1  # the largest integer that torch can hold
 # The most that a size of one image or a parameter may be: kernels count pixels in 32 bits, with room for the last tile to overhang.
 LARGEST = 2**31 - 2**12

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from convatlas.errors import DtypeError
-from convatlas.specs.arguments import ACTIVATIONS, Pads, Pair, at_least, flag, known, pair
+from convatlas.specs.activations import activation_of
+from convatlas.specs.arguments import Pads, Pair, at_least, flag, pair
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -65,7 +66,7 @@ class Epilogue:
 
     Attributes:
         bias: one number per output channel is added.
-        activation: None, "relu" or "relu6".
+        activation: None, or one of specs/activations.py as a user gives it; kept as text.
         residual: a tensor of the output's shape is added, before the activation (He et al. 2015, figure 2).
     """
 
@@ -74,7 +75,8 @@ class Epilogue:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        known(self.activation, ACTIVATIONS, "activation")
+        if self.activation is not None:
+            object.__setattr__(self, "activation", activation_of(self.activation))
         flag(self.bias, "bias", "epilogue")
         flag(self.residual, "residual", "epilogue")
 

@@ -7,10 +7,9 @@ from math import prod
 from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
+from convatlas.specs.activations import FLOPS, LARGEST_FLOAT32
 from convatlas.specs.arguments import at_most, integer, known, number, shape_of, shown
 from convatlas.specs.common import Shapes, Spec
-
-LARGEST_FLOAT32 = (2 - 2.0**-23) * 2.0**127  # kernels compute in float32, in which what lies beyond is infinite
 
 
 @dataclass(frozen=True)
@@ -222,14 +221,14 @@ class LocalResponseNormSpec(Spec):
 
 @dataclass(frozen=True)
 class ElementwiseSpec(Spec):
-    """relu, relu6 (max(x, 0); min(max(x, 0), 6)) or softmax over one dimension."""
+    """An activation (specs/activations.py), or softmax over one dimension."""
 
     op: str
     shape: tuple[int, ...]
     reduction: int = 1
 
     def __post_init__(self) -> None:
-        known(self.op, ("relu", "relu6", "softmax"), "element-wise op")
+        known(self.op, (*FLOPS, "softmax"), "element-wise op")
         shape_of(self.shape, "input", self.op)
 
     @property
@@ -243,8 +242,8 @@ class ElementwiseSpec(Spec):
 
     @property
     def flops(self) -> int:
-        """relu 1, relu6 2, softmax 5 an element (maximum, subtraction, exponential, sum, division)."""
-        return prod(self.shape) * {"relu": 1, "relu6": 2, "softmax": 5}[self.op]
+        """Those of activations.FLOPS; softmax 5 an element (maximum, subtraction, exponential, sum, division)."""
+        return prod(self.shape) * {**FLOPS, "softmax": 5}[self.op]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from convatlas.specs import (
     ResidualAddSpec,
     Spec,
 )
+from convatlas.specs.activations import FLOPS
 
 Args = dict[str, Any]
 Depends = Callable[[Tensor], bool]
@@ -215,8 +216,12 @@ def _softmax(a: Args, depends: Depends) -> Call:
     return Call("softmax", ElementwiseSpec("softmax", shape, shape[dim] if shape else 1), None, {"dim": dim})
 
 
-def _relu(a: Args, depends: Depends) -> Call:
-    return Call("relu", ElementwiseSpec("relu", tuple(a["self"].shape)))
+def _activation(name: str) -> Callable[[Args, Depends], Call]:
+    def row(a: Args, depends: Depends) -> Call:
+        params = {key: a[key] for key in ("negative_slope",) if key in a}
+        return Call(name, ElementwiseSpec(name, tuple(a["self"].shape)), None, params)
+
+    return row
 
 
 def _clamp(low: str, high: str) -> Callable[[Args, Depends], Call | None]:
@@ -246,7 +251,7 @@ _TABLE: dict[str, Callable[[Args, Depends], Call | None]] = {
     "cat": _cat,
     "_softmax": _softmax,
     "_safe_softmax": _softmax,
-    "relu": _relu,
+    **{name: _activation(name) for name in FLOPS},
     "hardtanh": _clamp("min_val", "max_val"),
     "clamp": _clamp("min", "max"),
 }

@@ -19,6 +19,7 @@ from convatlas.specs import (
     Pool2dSpec,
     ResidualAddSpec,
 )
+from convatlas.specs.activations import FLOPS
 from convatlas.study.layer import Layer
 
 EXAMPLES = {
@@ -33,7 +34,7 @@ EXAMPLES = {
 }
 # Short options with a number or two: s2, p1, d1, g32; s2x1.
 OPTION = re.compile(r"([spdg])(\d+)(?:x(\d+))?")
-FUSED = ("bias", "residual", "relu", "relu6")
+FUSED = ("bias", "residual", *FLOPS)
 
 
 def is_layer(text: str) -> bool:
@@ -43,7 +44,7 @@ def is_layer(text: str) -> bool:
 
 
 def layer(text: str) -> Layer:
-    """The layer. Options: s stride, p padding, d dilation, g groups; bias, residual, relu, relu6 are fused behind it.
+    """The layer. Options: s stride, p padding, d dilation, g groups; bias, residual, relu, silu, ... are fused.
 
     Raises NetError, with the nearest names, for an unknown op, ArgumentError for a word that it does not know, ShapeError for sizes
     that do not fit together.
@@ -62,7 +63,7 @@ def layer(text: str) -> Layer:
             fused.add(word)
         else:
             raise ArgumentError(f"layer {text!r}: {word!r}, expected one like {EXAMPLES[op]!r}")
-    activation = "relu6" if "relu6" in fused else "relu" if "relu" in fused else None
+    activation = next((name for name in reversed(FLOPS) if name in fused), None)
     epilogue = Epilogue("bias" in fused, activation, "residual" in fused)
     try:
         return Layer(text, Call(*MAKERS[op](sizes, options, epilogue)))

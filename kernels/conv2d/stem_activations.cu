@@ -1,0 +1,3 @@
+// stem.cu with every activation (device.cuh says why they are apart).
+#define ALL_ACTIVATIONS
+#include "stem.cu"

@@ -1,0 +1,3 @@
+// elementwise.cu with every activation (device.cuh says why they are apart).
+#define ALL_ACTIVATIONS
+#include "elementwise.cu"
