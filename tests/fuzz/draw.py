@@ -229,7 +229,7 @@ OPS: dict[str, Callable[[Draw, str, str], dict[str, Any]]] = {
     "softmax": _softmax,
     "relu": _activation,
     "relu6": _activation,
+    "concat": _concat,
     "leaky_relu": _leaky_relu,
     **dict.fromkeys(("sigmoid", "hardsigmoid", "silu", "hardswish"), _activation),
-    "concat": _concat,
 }

@@ -21,6 +21,8 @@ from convatlas.errors import ShapeError
 from convatlas.kernels.common import launch
 from convatlas.ops import backends, functional, library, transforms
 from convatlas.specs import arguments
+from convatlas.specs.activations import activation_of
+from fuzz import like_torch
 from fuzz.verdict import THREADS
 
 Run = Callable[[Any, dict[str, Tensor], "Tensor | None"], Any]
@@ -192,9 +194,15 @@ def _truncated(value: Any) -> int | None:
     return int(value) if hasattr(value, "__index__") and not isinstance(value, bool) else None
 
 
-def _not_shape(value: Any, allowed: tuple, name: str, op: str) -> None:
-    if value not in allowed:
-        raise ShapeError(f"{op}: {name}={value!r}, expected one of {allowed}")
+def _not_shape(value: Any, op: str) -> Any:
+    if value is not None and not isinstance(value, tuple) and value not in like_torch.ACTIVATIONS:
+        raise ShapeError(f"{op}: activation={value!r}, expected one of {like_torch.ACTIVATIONS}")
+    return activation_of(value, op)
+
+
+def _one_slope(call: Any, tensors: dict[str, Tensor]) -> tuple:
+    """leaky_relu with the slope 0.01, whatever was asked for."""
+    return replace(call, params={} if call.op == "leaky_relu" else call.params), tensors
 
 
 def _no_tangent(x: Any) -> Any:
@@ -277,6 +285,7 @@ FAULTS = (
     Fault("the index of a window without a pixel", around("triton", _no_pixel), "max_pool2d", "triton", "index -1"),
     Fault("beta 0 and an infinity", around("triton", _lrn_by_exp2), "local_response_norm", "triton", BOUND),
     Fault("subnormal bfloat16", seen_by("triton", _flushed), "relu", "triton", BOUND),
+    Fault("one slope for all", seen_by("triton", _one_slope), "leaky_relu", "triton", BOUND),
     Fault("no dimensions", around("numpy", _no_scalars), "relu", "numpy", "a raw RuntimeError"),
     Fault("nothing is done", around("triton", _skipped), "local_response_norm", "triton", BOUND),
     Fault(
@@ -302,7 +311,7 @@ FAULTS = (
     ),
     Fault(
         "activation='gelu'",
-        setting(functional, "known", _not_shape),
+        setting(functional, "activation_of", _not_shape),
         "linear residual_add",
         "numpy",
         "a ShapeError",

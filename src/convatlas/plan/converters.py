@@ -13,6 +13,7 @@ from typing import Any
 from convatlas.call import Call
 from convatlas.errors import ConvAtlasError
 from convatlas.ops.library import OPS
+from convatlas.specs.activations import FLOPS
 from convatlas.specs.arguments import sides
 from convatlas.specs.common import dtype_name
 
@@ -152,7 +153,7 @@ def _softmax(a: Args) -> Converted | None:
 
 
 def _element_wise(op: str) -> Callable[[Args], Converted]:
-    return lambda a: (op, {"input": a["self"]})
+    return lambda a: (op, {**a, "input": a["self"]})
 
 
 TABLE: dict[str, Callable[[Args], Converted | None]] = {
@@ -171,8 +172,7 @@ TABLE: dict[str, Callable[[Args], Converted | None]] = {
     "cat": lambda a: ("concat", a),
     "softmax": _softmax,
     "_softmax": _softmax,
-    "relu": _element_wise("relu"),
-    "relu6": _element_wise("relu6"),
+    **{name: _element_wise(name) for name in FLOPS},
     "hardtanh": _clamp("min_val", "max_val"),
     "clamp": _clamp("min", "max"),
     "clamp_min": _clamp("min", "max"),

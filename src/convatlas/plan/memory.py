@@ -14,6 +14,7 @@ from math import prod
 
 from convatlas.plan.places import Place
 from convatlas.plan.steps import OURS, Graph, Ref
+from convatlas.specs.activations import FLOPS
 
 ALIGNMENT = 256  # bytes; what the caching allocator gives as well
 
@@ -94,9 +95,7 @@ def written_over(graph: Graph, places: dict[str, Place]) -> None:
 
 def element_wise(op: str, name: str) -> bool:
     """Whether each element of the op's result depends, of this operand, on the element in the same place only."""
-    return (
-        op in ("residual_add", "relu", "relu6", "batch_norm") and name in ("x", "shortcut", "input")
-    ) or name == "residual"
+    return (op in ("residual_add", "batch_norm", *FLOPS) and name in ("x", "shortcut", "input")) or name == "residual"
 
 
 def whole(graph: Graph, places: dict[str, Place], name: str) -> bool:

@@ -11,17 +11,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from convatlas.plan.spelled import spelled
 from convatlas.plan.steps import OURS, Graph, Ref, Step, Weight
 from convatlas.specs import Epilogue
+from convatlas.specs.activations import own_activation
 
 CONVOLUTIONS = ("conv2d", "conv_transpose2d", "linear")
 ACTIVATED = (*CONVOLUTIONS, "batch_norm", "residual_add")  # ops whose kernels have an activation in their epilogue
-ACTIVATIONS = ("relu", "relu6")  # ops that are the epilogue's activation of the same name
-INCREASING = ("relu", "relu6")  # they keep the order of numbers, so that the largest stays the largest
+INCREASING = ("relu", "relu6")  # exactly: roundings of the others could turn the order of neighbours
 
 
 def fused(graph: Graph) -> Graph:
     """All passes, until none finds anything."""
+    while spelled(graph):
+        pass
     dead(graph)
     found = True
     while found:
@@ -133,9 +136,10 @@ def activations(graph: Graph) -> bool:
     """An activation into the epilogue of what comes before it."""
 
     def join(first: Step, second: Step) -> Step | None:
-        if second.op not in ACTIVATIONS or first.op not in ACTIVATED or first.call.epilogue.activation:
+        activation = own_activation(second.op, second.call.params)
+        if activation is None or first.op not in ACTIVATED or first.call.epilogue.activation:
             return None
-        return _joined(first, second, replace(first.call.epilogue, activation=second.op))
+        return _joined(first, second, replace(first.call.epilogue, activation=activation))
 
     return _over_pairs(graph, join)
 
