@@ -195,7 +195,11 @@ OPS = (
     ),
     Op("local_response_norm", "Tensor input, int size, float alpha, float beta, float k", _local_response_norm),
     Op("softmax", "Tensor input, int dim", _softmax),
-    *(Op(name, "Tensor input", partial(_activation, name), overwritten=("input",)) for name in FLOPS if name != "leaky_relu"),
+    *(
+        Op(name, "Tensor input", partial(_activation, name), overwritten=("input",))
+        for name in FLOPS
+        if name != "leaky_relu"
+    ),
     Op("leaky_relu", "Tensor input, float negative_slope", partial(_activation, "leaky_relu"), overwritten=("input",)),
     Op(
         "concat",
