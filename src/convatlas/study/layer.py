@@ -76,7 +76,7 @@ class Uncounted:
 
     Attributes:
         path: as Layer's.
-        op: torch's name, such as "silu".
+        op: torch's name, such as "tanh".
         output_shape: shape of its first result.
     """
 
@@ -86,5 +86,5 @@ class Uncounted:
 
 
 def by_name(uncounted: Iterable[Uncounted]) -> str:
-    """ "silu (16), mul (8)": names of what was not counted and how often each ran, the most frequent first."""
+    """ "tanh (16), mul (8)": names of what was not counted and how often each ran, the most frequent first."""
     return ", ".join(f"{name} ({n})" for name, n in Counter(one.op for one in uncounted).most_common())
