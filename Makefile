@@ -94,9 +94,10 @@ results: $(VENV)/.test ## store what `make gpu OUT=folder` left (OUT=folder), an
 performance: $(VENV)/.test ## write docs/performance.md, its pictures and the README's table from benchmarks/results
 	$(BIN)/python -m convatlas.bench.collect
 
-docs: $(VENV)/.test ## trace all networks anew, write the lecture, and the README's real output (BLOCKS=demo for one of them)
+docs: $(VENV)/.test ## trace all networks anew, write the lecture, the table of plans, and the README's real output (BLOCKS=demo for one of them)
 	$(BIN)/python -m convatlas.study.stored
 	$(BIN)/convatlas lecture --markdown docs/lecture.md
+	$(BIN)/python docs/plan_table.py
 	$(BIN)/python docs/refresh.py $(BLOCKS)
 
 clean: ## remove build products, caches and the links of `make dev`

@@ -1,0 +1,76 @@
+"""Writes the table of docs/engine.md: what a plan makes of every network of ours and every torchvision CNN that classifies.
+
+python docs/plan_table.py            (no GPU: shapes alone are computed, no numbers; takes some minutes)
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+import convatlas
+from convatlas import nets
+from convatlas.files import write_text
+
+PAGE = Path(__file__).with_name("engine.md")
+BEGIN, END = "<!-- coverage:begin -->", "<!-- coverage:end -->"
+TRANSFORMERS = ("vit_", "swin_", "maxvit_")
+HEAD = """\
+| network | ops | steps | FLOPs on ours | arena | without sharing | PyTorch | stays PyTorch's |
+|---|--:|--:|--:|--:|--:|--:|---|"""
+
+
+def torchvision_names() -> list[str]:
+    """torchvision's models that classify and are no transformers."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if not name.startswith(TRANSFORMERS)]
+
+
+def network(source: str, name: str) -> nn.Module:
+    """A network without numbers, in eval mode; `source` is "ours" or "torchvision"."""
+    more = {"init_weights": False} if source == "torchvision" and name in ("googlenet", "inception_v3") else {}
+    # A RegNet computes its widths by tensors, which without numbers it cannot.
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        net = nets.create(name) if source == "ours" else torchvision.models.get_model(name, weights=None, **more)
+    return net.eval().to("meta")
+
+
+def row(source: str, name: str) -> str:
+    """A network's line of the table, for one image of its own size."""
+    size = nets.info(name).size if source == "ours" else 299 if name == "inception_v3" else 224
+    plan = convatlas.compile(network(source, name), torch.empty(1, 3, size, size, device="meta"))
+    program = plan.program()
+    layers, arena, graph = plan.layers, program.arena, program.graph
+    total, foreign = sum(x.flops for x in layers), [x for x in layers if not x.ours]
+    share = 100 * (1 - sum(x.flops for x in foreign) / total)
+    counts = {op: sum(x.op == op for x in foreign) for op in sorted({x.op for x in foreign})}
+    mega = (f"{1e-6 * x:,.2f}" for x in (arena.bytes, arena.activations, graph.torch_peak))
+    stays = ", ".join(f"{count} {op}" for op, count in counts.items()) or "nothing"
+    shown = name if source == "ours" else f"torchvision {name}"
+    return f"| {shown} | {graph.torch_layers} | {len(layers)} | {share:.2f} % | {' | '.join(mega)} | {stays} |"
+
+
+def cases() -> list[tuple[str, str]]:
+    """(source, name) of every row."""
+    return [*(("ours", name) for name in nets.names()), *(("torchvision", name) for name in torchvision_names())]
+
+
+def main() -> None:
+    """Writes the table between its marks."""
+    before, begin, rest = PAGE.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{PAGE} has no {BEGIN} ... {END}")
+    rows = []
+    for case in cases():
+        rows.append(row(*case))
+        print(rows[-1], flush=True)
+    write_text(PAGE, "\n".join([f"{before}{begin}", HEAD, *rows, f"{end}{after}"]))
+
+
+if __name__ == "__main__":
+    main()
