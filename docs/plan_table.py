@@ -6,6 +6,7 @@ python docs/plan_table.py            (no GPU: shapes alone are computed, no numb
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ from torch import nn
 
 import convatlas
 from convatlas import nets
-from convatlas.files import write_text
+from convatlas.errors import InputError
+from convatlas.files import marked, write_text
+from convatlas.plan.layers import our_share
 
 PAGE = Path(__file__).with_name("engine.md")
-BEGIN, END = "<!-- coverage:begin -->", "<!-- coverage:end -->"
 TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 HEAD = """\
 | network | ops | steps | FLOPs on ours | arena | without sharing | PyTorch | stays PyTorch's |
@@ -45,13 +47,11 @@ def row(source: str, name: str) -> str:
     plan = convatlas.compile(network(source, name), torch.empty(1, 3, size, size, device="meta"))
     program = plan.program()
     layers, arena, graph = plan.layers, program.arena, program.graph
-    total, foreign = sum(x.flops for x in layers), [x for x in layers if not x.ours]
-    share = 100 * (1 - sum(x.flops for x in foreign) / total)
-    counts = {op: sum(x.op == op for x in foreign) for op in sorted({x.op for x in foreign})}
+    counts = Counter(layer.op for layer in layers if not layer.ours)
     mega = (f"{1e-6 * x:,.2f}" for x in (arena.bytes, arena.activations, graph.torch_peak))
-    stays = ", ".join(f"{count} {op}" for op, count in counts.items()) or "nothing"
+    stays = ", ".join(f"{count} {op}" for op, count in sorted(counts.items())) or "nothing"
     shown = name if source == "ours" else f"torchvision {name}"
-    return f"| {shown} | {graph.torch_layers} | {len(layers)} | {share:.2f} % | {' | '.join(mega)} | {stays} |"
+    return f"| {shown} | {graph.torch_layers} | {len(layers)} | {100 * our_share(layers):.2f} % | {' | '.join(mega)} | {stays} |"
 
 
 def cases() -> list[tuple[str, str]]:
@@ -61,16 +61,17 @@ def cases() -> list[tuple[str, str]]:
 
 def main() -> None:
     """Writes the table between its marks."""
-    before, begin, rest = PAGE.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{PAGE} has no {BEGIN} ... {END}")
-    rows = []
+    page = PAGE.read_text(encoding="utf-8")
+    marked(page, "coverage", "", PAGE)  # refused before the minutes that the rows take
+    rows = [HEAD]
     for case in cases():
         rows.append(row(*case))
         print(rows[-1], flush=True)
-    write_text(PAGE, "\n".join([f"{before}{begin}", HEAD, *rows, f"{end}{after}"]))
+    write_text(PAGE, marked(page, "coverage", "\n".join(rows), PAGE))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

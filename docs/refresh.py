@@ -14,6 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from convatlas.errors import InputError
+from convatlas.files import marked
+
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = "110"
 
@@ -28,16 +31,6 @@ def make(target: str) -> str:
     return "\n".join(line.rstrip() for line in result.stdout.strip().splitlines())
 
 
-def replaced(text: str, name: str, content: str) -> str:
-    """`text` with `content`, as a code block, between the markers of block `name`."""
-    begin, end = f"<!-- {name}-output:begin -->", f"<!-- {name}-output:end -->"
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        sys.exit(f"README.md has no {begin} ... {end}")
-    return f"{before}{begin}\n```text\n{content}\n```\n{end}{after}"
-
-
 def main(names: list[str]) -> None:
     unknown = set(names) - {"demo", "test"}
     if unknown:
@@ -46,8 +39,12 @@ def main(names: list[str]) -> None:
     for name in names or ["demo", "test"]:
         printed = make(name)
         content = printed if name == "demo" else printed.splitlines()[-1].strip("= ")
-        readme.write_text(replaced(readme.read_text(), name, f"$ make {name}\n{content}"))
+        text = f"```text\n$ make {name}\n{content}\n```"
+        readme.write_text(marked(readme.read_text(), f"{name}-output", text, "README.md"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -22,17 +23,24 @@ def tf32(call: Call) -> bool:
 
 
 @contextmanager
+def restored(*settings: Any) -> Iterator[None]:
+    """Inside the block the precision of torch's `settings` may be changed; behind it each is as before."""
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before):
+            setting.fp32_precision = value
+
+
+@contextmanager
 def float32_products(precision: str) -> Iterator[None]:
     """Convolutions and matrix products of float32 inside the block are "tf32" or "ieee".
 
     cuDNN's recurrent layers are set along: where they differ, torch refuses to answer code that asks by its older names.
     """
     settings = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = precision
-    try:
+    with restored(*settings):
+        for setting in settings:
+            setting.fp32_precision = precision
         yield
-    finally:
-        for setting, value in zip(settings, before):
-            setting.fp32_precision = value

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.kernels.common.driver import MAP_BYTES, LaunchConfig, Unprepared
+from convatlas.kernels.common.launch import cdiv
 from convatlas.kernels.common.parameters import Loaded, Map, loaded, parameters, size
 from convatlas.kernels.common.workspace import LINE, workspaces
 
@@ -182,7 +183,7 @@ class _Recorder(TorchDispatchMode):
         elif func not in (aten.empty.memory_format, aten.empty_strided.default):
             raise Unprepared(f"its launcher computes {func}")
         else:
-            start, self.scratch = self.scratch, self.scratch + -(-result.untyped_storage().nbytes() // LINE) * LINE
+            start, self.scratch = self.scratch, self.scratch + cdiv(result.untyped_storage().nbytes(), LINE) * LINE
         self.sources[result.untyped_storage()._cdata] = place, result
         self.temporaries.append(Temporary(tuple(result.shape), result.stride(), result.dtype, copied, start))
         return result

@@ -124,3 +124,13 @@ def write_text(path: str | PathLike[str], text: str) -> None:
     """Writes the text in UTF-8, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def marked(text: str, name: str, content: str, page: str | PathLike[str]) -> str:
+    """`text` with `content` between <!-- NAME:begin --> and <!-- NAME:end --> of the page. Raises InputError without them."""
+    opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
+    if not (begin and end):
+        raise InputError(f"{page} has no {opening} ... {closing}")
+    return f"{before}{opening}\n{content}\n{closing}{after}"

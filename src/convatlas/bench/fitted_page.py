@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convatlas.bench.fitted import FITTED_ON, Summed, Timed, by_kind, network_sums
-from convatlas.errors import InputError
-from convatlas.files import write_text
+from convatlas.files import marked, write_text
 from convatlas.model.gpu import GPU
 from convatlas.study.lecture.drawing import (
     BLACK,
@@ -99,12 +98,7 @@ def write(docs: Path, layers: Sequence[Timed], gpu: GPU, parts: Sequence[str]) -
     page = docs / "model.md"
     text = page.read_text(encoding="utf-8")
     for name, part in zip(MARKERS, parts):
-        opening, closing = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, begin, rest = text.partition(opening)
-        _, end, after = rest.partition(closing)
-        if not (begin and end):
-            raise InputError(f"{page} has no {opening} ... {closing}")
-        text = f"{before}{opening}\n{part}\n{closing}{after}"
+        text = marked(text, name, part, page)
     write_text(page, text)
     folder, name = (docs / PICTURE).parent, Path(PICTURE).name
     save(picture(layers, gpu), folder, name, ("svg",))

@@ -207,6 +207,7 @@ OPS = (
         lambda a: Call("concat", ConcatSpec.of([tuple(x.shape) for x in a["tensors"]], a["dim"])),
     ),
 )
+BY_NAME = {op.name: op for op in OPS}
 
 
 def _check(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:

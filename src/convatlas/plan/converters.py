@@ -12,7 +12,7 @@ from typing import Any
 
 from convatlas.call import Call
 from convatlas.errors import ConvAtlasError
-from convatlas.ops.library import OPS
+from convatlas.ops.library import BY_NAME
 from convatlas.specs.activations import FLOPS
 from convatlas.specs.arguments import sides
 from convatlas.specs.common import dtype_name
@@ -20,7 +20,6 @@ from convatlas.specs.common import dtype_name
 Args = dict[str, Any]
 Converted = tuple[str, Args]  # the name of an op of ours, and its arguments
 
-BY_NAME = {op.name: op for op in OPS}
 # What computes nothing at inference: its result is its first argument.
 IDENTITIES = frozenset(
     ["dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias", "lift_fresh", "lift"]
@@ -75,7 +74,7 @@ def _pair(value: Any, default: Any = None) -> list[int]:
 
 def _convolution(a: Args) -> Converted | None:
     if a.get("transposed"):
-        return _transposed({**a, "output_padding": a["output_padding"]})
+        return _transposed(a)
     x, w = a["input"], a["weight"]
     if len(w.shape) != 4 or len(x.shape) != 4:
         return None

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_unflatten
 
 from convatlas.errors import ConvAtlasError, NetError
+from convatlas.kernels.common.precision import restored
 from convatlas.nets.layers import unfolded
 from convatlas.ops import functional as ops
 from convatlas.plan.converters import bound, converted, is_identity
@@ -72,8 +73,7 @@ def _quiet() -> Iterator[None]:
 def _one_tf32() -> Iterator[None]:
     """For torch.export, which reads PyTorch's older TF32 flag: reading raises unless it agrees with the newer settings."""
     layers = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-    before = [layer.fp32_precision for layer in layers]
-    try:
+    with restored(*layers):
         for precision in ("tf32", "ieee"):
             for layer in layers:
                 layer.fp32_precision = precision
@@ -81,9 +81,6 @@ def _one_tf32() -> Iterator[None]:
                 torch._C._get_cudnn_allow_tf32()
                 break
         yield
-    finally:
-        for layer, precision in zip(layers, before):
-            layer.fp32_precision = precision
 
 
 def exported(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, int, int]:

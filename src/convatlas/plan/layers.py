@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -129,18 +130,23 @@ def _flops(graph: Graph, step: Step) -> int:
     return counter.get_total_flops() or prod(graph.values[step.output].shape)
 
 
+def our_share(rows: Sequence[PlanLayer]) -> float:
+    """The share of the FLOPs that ops of ours compute."""
+    total = sum(row.flops for row in rows) or 1
+    return 1 - sum(row.flops for row in rows if not row.ours) / total
+
+
 def report(name: str, program: Program) -> str:
     """What stayed PyTorch's and its share of the FLOPs, launches before and after, and memory beside PyTorch's."""
     rows = layers(program)
-    total = sum(row.flops for row in rows) or 1
+    total = sum(row.flops for row in rows)
     foreign = [row for row in rows if not row.ours]
-    ours = 100 * (1 - sum(row.flops for row in foreign) / total)
     by_backend = ", ".join(f"{sum(r.backend == b for r in rows)} {b}" for b in dict.fromkeys(r.backend for r in rows))
     kernels = sum(len(row.kernels) for row in rows)
     size, graph = program.arena, program.graph
     lines = [
         f"{name}: {len(rows)} steps ({by_backend}), {graph.torch_layers} ops of PyTorch before; {kernels} launches of our kernels",
-        f"FLOPs on our ops: {ours:.2f} % of {total:,}",
+        f"FLOPs on our ops: {100 * our_share(rows):.2f} % of {total:,}",
         f"activations: {size.bytes:,} bytes in one arena; {size.activations:,} without sharing; "
         f"{graph.torch_peak:,} predicted for PyTorch",
     ]
@@ -149,6 +155,6 @@ def report(name: str, program: Program) -> str:
     lines.append("PyTorch's own ops:")
     for op in dict.fromkeys(row.op for row in foreign):
         same = [row for row in foreign if row.op == op]
-        share = 100 * sum(row.flops for row in same) / total
+        share = 100 * sum(row.flops for row in same) / (total or 1)
         lines.append(f"    {op:<24} {len(same):>4}   {share:6.2f} % of the FLOPs")
     return "\n".join(lines)

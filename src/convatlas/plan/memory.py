@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+from convatlas.ops.library import BY_NAME
 from convatlas.plan.places import Place
 from convatlas.plan.steps import OURS, Graph, Ref
-from convatlas.specs.activations import FLOPS
 
 ALIGNMENT = 256  # bytes; what the caching allocator gives as well
 
@@ -77,7 +77,7 @@ def written_over(graph: Graph, places: dict[str, Place]) -> None:
         if step.kind != OURS or not whole(graph, places, step.output) or first[places[step.output].buffer] != i:
             continue
         for name, x in step.operands.items():
-            if not isinstance(x, Ref) or not element_wise(step.call.op, name) or step.inputs.count(x.name) > 1:
+            if not isinstance(x, Ref) or name not in BY_NAME[step.call.op].overwritten or step.inputs.count(x.name) > 1:
                 continue
             old, new = places[x.name].buffer, places[step.output].buffer
             if (
@@ -91,11 +91,6 @@ def written_over(graph: Graph, places: dict[str, Place]) -> None:
                         places[value] = replace(place, buffer=old)
                 last[old] = last.pop(new)
                 break
-
-
-def element_wise(op: str, name: str) -> bool:
-    """Whether each element of the op's result depends, of this operand, on the element in the same place only."""
-    return (op in ("residual_add", "batch_norm", *FLOPS) and name in ("x", "shortcut", "input")) or name == "residual"
 
 
 def whole(graph: Graph, places: dict[str, Place], name: str) -> bool:

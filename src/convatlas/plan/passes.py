@@ -32,15 +32,12 @@ def fused(graph: Graph) -> Graph:
     return graph
 
 
-def dead(graph: Graph) -> bool:
+def dead(graph: Graph) -> None:
     """Drops steps whose results nobody reads."""
-    found = False
-    while True:
-        users = graph.users
-        kept = [step for step in graph.steps if any(users[name] for name in step.outputs)]
-        if len(kept) == len(graph.steps):
-            return found
-        graph.steps, found = kept, True
+    before = -1
+    while len(graph.steps) != before:
+        before, users = len(graph.steps), graph.users
+        graph.steps = [step for step in graph.steps if any(users[name] for name in step.outputs)]
 
 
 def _over_pairs(graph: Graph, join: Callable[[Step, Step], Step | None]) -> bool:
@@ -79,7 +76,7 @@ def norms(graph: Graph) -> bool:
 
     def join(first: Step, second: Step) -> Step | None:
         epilogue = first.call.epilogue
-        if second.op != "batch_norm" or first.op not in ("conv2d", "conv_transpose2d", "linear"):
+        if second.op != "batch_norm" or first.op not in CONVOLUTIONS:
             return None
         if epilogue.activation or epilogue.residual or not isinstance(first.operands["weight"], Weight):
             return None

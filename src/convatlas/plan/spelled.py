@@ -6,7 +6,7 @@ from typing import Any
 
 from convatlas.call import Call
 from convatlas.plan.steps import OURS, Graph, Ref, Step
-from convatlas.specs import ElementwiseSpec
+from convatlas.specs import ElementwiseSpec, dtype_name
 
 GATES = {"sigmoid": "silu", "hardsigmoid": "hardswish"}  # x * gate(x)
 SIXTH = 1 / 6
@@ -68,9 +68,7 @@ def spelled(graph: Graph) -> bool:
         value, result = graph.values[x.name], graph.values[step.output]
         if value.shape != result.shape or value.dtype != result.dtype:
             continue
-        call = Call(
-            name, ElementwiseSpec(name, tuple(value.shape)), None, {}, dtype=str(value.dtype).removeprefix("torch.")
-        )
+        call = Call(name, ElementwiseSpec(name, tuple(value.shape)), dtype=dtype_name(value.dtype))
         graph.steps[i] = Step(step.path, step.outputs, call, {"input": x}, kind=OURS)
         return True
     return False

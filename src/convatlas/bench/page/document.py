@@ -19,10 +19,9 @@ from convatlas.bench.contestants import OURS, PEERS
 from convatlas.bench.page.data import HEADLINE, Report
 from convatlas.bench.standings import Race, by_kind, furthest_behind, settings
 from convatlas.bench.stats import CONFIDENCE, THRESHOLD
-from convatlas.errors import InputError
+from convatlas.files import marked
 from convatlas.study.numbers import short
 
-BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
 NONE = "No GPU result exists yet: nothing here is called fast."
 WORST = 10
 VERDICTS = ("faster", "same", "slower", "unsure")
@@ -183,11 +182,7 @@ def headline(reports: Sequence[Report]) -> str:
 
 def block(readme: str, content: str) -> str:
     """The README with `content` between the markers. Raises InputError where it has none."""
-    before, _, rest = readme.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise InputError(f"README.md has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+    return marked(readme, "performance", content, "README.md")
 
 
 def layers_csv(report: Report) -> str:

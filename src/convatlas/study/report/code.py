@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -12,11 +13,7 @@ from typing import Any
 from convatlas.errors import ConvAtlasError
 from convatlas.study.mapping import Map, Progress, element_of, quiet
 
-# Ops whose reference stands in a file of another name; reference/<op>.py else.
-FILES = {
-    "adaptive_avg_pool2d": "pool", "avg_pool2d": "pool", "max_pool2d": "pool", "batch_norm": "norm", "local_response_norm": "norm",
-    "softmax": "activation", "relu": "activation", "relu6": "activation", "conv2d": "conv2d_plain",
-}  # fmt: skip
+PLAIN = {"conv2d": "conv2d_plain"}  # the loops that say what is computed, in place of their quicker form
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,10 @@ def code_of(found: Map, progress: Progress = quiet) -> dict[tuple, Code]:
 def _numpy(op: str) -> Pane | None:
     import convatlas.reference as reference
 
-    path = Path(reference.__file__).with_name(f"{FILES.get(op, op)}.py")
-    if not path.is_file():
+    function = getattr(reference, PLAIN.get(op, op), None)
+    if function is None:
         return None
+    path = Path(inspect.getfile(function))
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     begin = min((node.lineno for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))), default=1)
