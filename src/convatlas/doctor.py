@@ -178,9 +178,7 @@ def _prepared() -> str:
 
 
 TRITON = "pip install triton" if sys.platform == "linux" else "Triton is built for Linux only: run convatlas there"
-PREPARED = (
-    "CONVATLAS_PREPARED=1, on a GPU with a driver of CUDA 11.8 or newer; without, calls cost the host ten times as much"
-)
+PREPARED = "a GPU with a driver of CUDA 11.8 or newer, and no CONVATLAS_PREPARED=0; without, calls cost the host ten times as much"
 CUDA_KERNELS = 'backend "cuda" on a GPU'
 PROBES = (
     Probe("Python", _python, "everything", "Python 3.10 or newer"),

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -345,6 +346,19 @@ def test_other_numbers_are_given_up_visibly(driver: Counting) -> None:
     with hot.using(Forgetful()) as state, pytest.warns(ConvAtlasWarning, match="other numbers"):
         convatlas.relu(torch.full((4, 8, 5, 5), 3.0), out=torch.zeros(4, 8, 5, 5))
     assert state.fault
+
+
+@pytest.mark.parametrize(("value", "on"), [(None, True), ("1", True), ("0", False)])
+def test_it_is_on_unless_turned_off(value: str | None, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONVATLAS_PREPARED", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CONVATLAS_PREPARED", value)
+    monkeypatch.setattr(hot, "interpreting", lambda: False)
+    monkeypatch.setattr("convatlas.kernels.common.driver.cuda_driver", Stub)
+    with hot.using(None) as state:
+        state.asked = False
+        assert hot._ask(state, SimpleNamespace(is_cuda=True)) is on  # type: ignore[arg-type]
+        assert (state.fault == "") is on and (state.driver is not None) is on
 
 
 def test_without_a_gpu_nothing_is_prepared() -> None:

@@ -2,8 +2,8 @@
 
 A call's first way is the ordinary one, through torch's dispatcher, and leaves a Prepared behind. A later call of the same key
 replays it, on a GPU, where nothing looks on that the dispatcher would tell: no compiler, tracer, mode, transform, autocast,
-profiler, observer or gradient. CONVATLAS_PREPARED=1 in the environment turns it on: no GPU has run its tests yet. All that such a
-call can depend on is in its key or in its guard, so a changed setting is another entry:
+profiler, observer or gradient. CONVATLAS_PREPARED=0 in the environment turns it off. All that such a call can depend on is in its
+key or in its guard, so a changed setting is another entry:
 
     key     op, parameters with their types, backend settings, forced config, TF32, shapes, alignment
     guard   of every tensor its class, dispatch keys (autocast, inference mode, neg), dtype, device, sizes, strides, requires_grad
@@ -178,8 +178,8 @@ def _ask(state: _State, x: Tensor) -> bool:
     if not x.is_cuda:
         return False
     state.asked = True
-    if interpreting() or os.environ.get("CONVATLAS_PREPARED") != "1":
-        state.fault = "kernels are interpreted here" if interpreting() else "CONVATLAS_PREPARED is not 1"
+    if interpreting() or os.environ.get("CONVATLAS_PREPARED") == "0":
+        state.fault = "kernels are interpreted here" if interpreting() else "CONVATLAS_PREPARED is 0"
         return False
     try:
         from convatlas.kernels.common.driver import cuda_driver
