@@ -19,7 +19,7 @@ from torch import Tensor
 
 from convatlas.errors import ShapeError
 from convatlas.kernels.common import launch
-from convatlas.ops import backends, functional, library, transforms
+from convatlas.ops import backends, elementwise, library, transforms
 from convatlas.specs import arguments
 from convatlas.specs.activations import activation_of
 from fuzz import like_torch
@@ -304,15 +304,15 @@ FAULTS = (
     ),
     Fault(
         "out=[1]",
-        setting(functional, "_check", _all_but_out(functional._check)),
-        "concat softmax",
+        setting(elementwise, "require_dense", _all_but_out(elementwise.require_dense)),
+        "concat residual_add",
         "numpy",
         "a raw",
     ),
     Fault(
         "activation='gelu'",
-        setting(functional, "activation_of", _not_shape),
-        "linear residual_add",
+        setting(elementwise, "activation_of", _not_shape),
+        "residual_add",
         "numpy",
         "a ShapeError",
     ),

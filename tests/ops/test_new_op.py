@@ -29,7 +29,7 @@ from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch
 from convatlas.kernels.common.device import cast, widen
 from convatlas.kernels.common.launch import Launch, cdiv
 from convatlas.kernels.common.problem import Problem
-from convatlas.ops import backend_cudnn, functional, library
+from convatlas.ops import backend_cudnn, calling, functional, library
 from convatlas.ops.backend_numpy import as_array
 from convatlas.reference.companions import Companions
 from convatlas.reference.error_bound import check
@@ -73,8 +73,8 @@ def companions(spec: Any, a: dict, params: dict, value: np.ndarray) -> Companion
 
 # 3. Op
 def public(input: torch.Tensor, *, out: torch.Tensor | None = None, backend: str | None = None) -> torch.Tensor:
-    functional._check(OP, input=input, out=out)
-    return functional._call(OP, (input,), backend, out)
+    calling.require_dense(OP, input=input, out=out)
+    return calling.dispatch(OP, (input,), backend, out)
 
 
 # 4. Kernels
