@@ -209,6 +209,9 @@ def test_what_the_time_cut_is_unfinished(tmp_path: Path) -> None:
     ]
     collected.junit_of(tmp_path / "x").write_text(f"<testsuite>{''.join(cases)}</testsuite>")
     assert collected.cut_short(tmp_path / "x") == "2 benchmarks cut by the time"
+    results(tmp_path)
+    write_json(tmp_path / "layers.json", collected.add_benchmarks(None, "a", tmp_path / "x", FINE))
+    assert "1 without a time: no such kernel\n" in report.summary(tmp_path)  # although nothing has a time
     assert collected.cut_short(tmp_path / "none") == ""
 
 
@@ -417,7 +420,10 @@ def test_plans_race_first_and_the_summary_says_against_what(tmp_path: Path) -> N
     steps = stages._networks(settings)
     first, second = (step.command(tmp_path / "out", 100.0) for step in steps[:2])
     assert "resnet50,mobilenet_v2" in first and "32,1,128" in first and "--compile" not in first
-    assert "resnet50" in second and "32,1,128" in second and "--compile" in second
+    assert "resnet50" in second and "32" in second and "--compile" in second and "32,1,128" not in second
+    compiled = [step for step in steps if step.name.startswith("compiled ")]
+    assert [step.name for step in compiled] == ["compiled 32", "compiled 1", "compiled 128"]
+    assert all((step.least, step.most) == (150, 240) for step in compiled)
     times = {"ours_graph": 2e-3, "ours_plan": 1e-3, "cudnn_graph": 3e-3, "compile": 2.5e-3}
     nets = [{**entry("nets", name, [seconds]), "group": "net resnet50"} for name, seconds in times.items()]
     write_json(tmp_path / "networks.json", {"benchmarks": nets})

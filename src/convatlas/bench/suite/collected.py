@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from convatlas.bench.suite import verification
 from convatlas.bench.suite.process import Ended
@@ -42,24 +45,32 @@ def add_profile(document: Any, step: str, output: Path, ended: Ended) -> Any:
 def add_benchmarks(document: Any, step: str, output: Path, ended: Ended) -> Any:
     """pytest-benchmark's document with the entries of every step: one measured again takes its earlier one's place.
 
-    Beside them "failures": what was computed wrongly, and therefore not timed, by step.
+    Beside them, by step: "failures", what was computed wrongly and therefore not timed, and "skipped", how many for which reason.
     """
-    found = written(output)
-    if found is None:
+    found, cases = written(output), verification.testcases(junit_of(output))
+    if found is None and cases is None:
         return document
-    entries = {} if document is None else {key(entry): entry for entry in document["benchmarks"]}
+    found = found or {"benchmarks": []}  # pytest-benchmark writes nothing where nothing was timed
+    document = document or {"benchmarks": []}
+    entries = {key(entry): entry for entry in document["benchmarks"]}
     entries.update((key(entry), slim(entry)) for entry in found["benchmarks"])
-    kept = {name: value for name, value in found.items() if name != "benchmarks"}
-    failures = {} if document is None else document["failures"]
-    if verification.testcases(junit := junit_of(output)) is not None:
-        failures = {**failures, step: verification.counted(junit, ended)["messages"]}
-    return thinned({**kept, "failures": failures, "benchmarks": list(entries.values())})
+    why = {name: document.get(name, {}) for name in ("failures", "skipped")}
+    if cases is not None:
+        why["failures"] = {**why["failures"], step: verification.counted(junit_of(output), ended)["messages"]}
+        why["skipped"] = {**why["skipped"], step: dict(skips(cases))}
+    return thinned({**document, **found, **why, "benchmarks": list(entries.values())})
+
+
+def skips(cases: Iterable[ElementTree.Element]) -> Counter[str]:
+    """How many test cases were skipped for which reason, the most frequent first."""
+    found = [case.find("skipped") for case in cases]
+    return Counter(dict(Counter(each.get("message") or "" for each in found if each is not None).most_common()))
 
 
 def cut_short(output: Path) -> str:
     """How many cases of a benchmark run its --seconds cut, "" for none: benchmarks/conftest.py skips them and says so."""
-    skipped = [case.find("skipped") for case in verification.testcases(junit_of(output)) or ()]
-    cut = sum(each is not None and BUDGET in (each.get("message") or "") for each in skipped)
+    found = skips(verification.testcases(junit_of(output)) or ())
+    cut = sum(number for reason, number in found.items() if BUDGET in reason)
     return f"{cut} benchmarks cut by the time" if cut else ""
 
 

@@ -39,7 +39,7 @@ def summary(out: Path) -> str:
     found = {stage.name: read_json(out / stage.file) for stage in STAGES}
     races = {name: races_of(entries_of(found[name]["benchmarks"])) if found[name] else [] for name in SUITES}
     template = Environment(loader=PackageLoader("convatlas.bench.suite", "."), trim_blocks=True, lstrip_blocks=True)
-    functions = (wrong, failures, standing, behind, geometric_mean)
+    functions = (wrong, failures, skipped, standing, behind, geometric_mean)
     template.filters.update({function.__name__: function for function in functions})
     state = read_json(out / STATE) or {"rehearsal": False, "stages": {}}
     text = template.get_template("summary.txt.j2").render(**found, races=races, state=state, known=STAGES)
@@ -69,6 +69,14 @@ def failures(tests: dict[str, Any]) -> list[str]:
 def wrong(found: dict[str, Any]) -> list[str]:
     """Lines on what was computed wrongly, and therefore has no time."""
     return [f"{name}: {text}" for step in found.get("failures", {}).values() for name, text in step.items()]
+
+
+def skipped(found: dict[str, Any]) -> list[str]:
+    """Lines on the benchmarks without a time: how many for which reason, the most frequent first."""
+    reasons: Counter[str] = Counter()
+    for step in found.get("skipped", {}).values():
+        reasons.update(step)
+    return [f"{number} without a time: {reason}" for reason, number in reasons.most_common(6)]
 
 
 def standing(races: Sequence[Race]) -> list[str]:

@@ -26,6 +26,8 @@ REHEARSED = {
 # Runs of their own, the most wanted first: what one finished is on disk when the next is killed.
 LAYERS = ("float16 32", "float16 1", "bfloat16 32", "tf32 32", "float32 32", "float16 128")
 NETWORKS = ("float16 32", "float16 1", "float16 128")
+# torch.compile(mode="max-autotune") takes more than two minutes a case: each is a step of its own, begun only with that much left.
+COMPILED, MOST_COMPILED, LEAST_COMPILED = ("32", "1", "128"), 240.0, 150.0
 # pytest's own start and end (imports, its reports), which its --seconds does not count.
 START = 14.0
 
@@ -88,15 +90,21 @@ def _layers(settings: Settings) -> list[Step]:
 
 
 def _networks(settings: Settings) -> list[Step]:
-    """Plans first, then torch.compile beside them, which takes minutes a net, then the other networks."""
+    """Plans first, then torch.compile beside them at the batch most wanted, the other networks, and torch.compile at the others."""
     others = _raced("nets", NETWORKS, settings, [name for name in HEADLINE if name not in PLANNED])
     if settings.rehearsal:
         return others
     files = [settings.benchmarks / "bench_nets.py"]
-    batches = "--dtypes", "float16", "--batches", "32,1,128"
-    plans = benchmark("plans", settings, files, "--nets", ",".join(PLANNED), *batches)
-    compiled = benchmark("compiled", settings, files, "--nets", PLANNED[0], *batches, "--compile")
-    return [plans, replace(compiled, most=150.0), *others]
+    batches = "--dtypes", "float16", "--batches"
+    plans = benchmark("plans", settings, files, "--nets", ",".join(PLANNED), *batches, "32,1,128")
+    first, *compiled = (
+        replace(
+            benchmark(f"compiled {batch}", settings, files, "--nets", PLANNED[0], *batches, batch, "--compile"),
+            most=MOST_COMPILED, least=LEAST_COMPILED,
+        )
+        for batch in COMPILED
+    )  # fmt: skip
+    return [plans, first, *others, *compiled]
 
 
 def _profile(settings: Settings) -> list[Step]:
