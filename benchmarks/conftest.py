@@ -27,13 +27,13 @@ from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import OURS, cudnn_fused
 from convatlas.bench.environment import cpu_name, environment
 from convatlas.bench.harness import feed
-from convatlas.bench.kinds import KINDS
 from convatlas.bench.networks import NAMES
 from convatlas.bench.precompile import precompile
 from convatlas.bench.racing import Racer, Result, entry
 from convatlas.bench.racing import raced as as_race
 from convatlas.bench.timing import Protocol
 from convatlas.errors import ConvAtlasError, InputError
+from convatlas.results.kinds import KINDS
 
 COMPILED = ("resnet50", "mobilenet_v2")  # nets that torch.compile is given with --compile: it takes minutes a net
 # What a rehearsal goes through unless told otherwise: every kind of layer, few of each.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convatlas.bench.kinds import sizes_of
+from convatlas.results.kinds import sizes_of
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec, Spec
 
 GPU = "NVIDIA Test 9000"

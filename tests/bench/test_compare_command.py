@@ -14,9 +14,9 @@ from convatlas.bench.collect import collect, store
 from convatlas.bench.comparison import compare_runs
 from convatlas.bench.contestants import OURS, PEERS
 from convatlas.bench.networks import NAMES
-from convatlas.bench.results import load
 from convatlas.cli import main
 from convatlas.cli.compare import WHO
+from convatlas.results.store import load
 
 ROOT = Path(__file__).resolve().parents[2]
 

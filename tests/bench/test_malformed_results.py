@@ -14,11 +14,11 @@ from convatlas.bench.collect import collect, store
 from convatlas.bench.comparison import compare_contestants, compare_runs
 from convatlas.bench.page.data import Report
 from convatlas.bench.page.document import page
-from convatlas.bench.results import load
 from convatlas.bench.suite.state import State
 from convatlas.cli import main
 from convatlas.cli.compare import as_dict, differing, headline
 from convatlas.errors import InputError
+from convatlas.results.store import load
 
 REMOVED = object()
 DEEP = json.loads("[" * 100 + "]" * 100)

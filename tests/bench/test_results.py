@@ -8,9 +8,9 @@ import pytest
 from synthetic_results import CEILINGS, GPU, VERSIONS, entries, folder, suite, write
 
 from convatlas.bench.collect import DIGITS, collect, main, store
-from convatlas.bench.results import compacted, expanded, load, newest, slug
 from convatlas.bench.suite.state import rounded
 from convatlas.errors import InputError
+from convatlas.results.store import compacted, expanded, load, newest, slug
 
 CONV = "conv2d 32x64x56x56 -> 64x56x56, 3x3"
 

@@ -20,7 +20,7 @@ def bad_targets(tmp_path) -> list[str]:
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever takes time fails the test."""
-    for name in ("convatlas.study.lecture.atlas.Atlas", "torch.cuda.is_available", "convatlas.bench.results.load"):
+    for name in ("convatlas.study.lecture.atlas.Atlas", "torch.cuda.is_available", "convatlas.results.store.load"):
         monkeypatch.setattr(name, lambda *a, **k: pytest.fail("the work began"))
 
 

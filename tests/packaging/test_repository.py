@@ -69,7 +69,7 @@ LAYERS = (
     ("errors", "files", "names"),
     ("specs",),
     ("call", "layout"),
-    ("model",),
+    ("model", "results"),
     ("reference", "kernels"),
     ("ops",),
     ("nets",),

@@ -9,11 +9,11 @@ from functools import cache
 import torch
 
 from convatlas import nets
-from convatlas.bench.kinds import KINDS
 from convatlas.bench.published import published
 from convatlas.bench.timing import Protocol
 from convatlas.errors import InputError
 from convatlas.nets import names
+from convatlas.results.kinds import KINDS
 from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, Epilogue, Spec
 from convatlas.study.tracing import Layer, trace
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import convatlas
-from convatlas.bench.results import FORMAT, REHEARSAL, compacted, read, slug
 from convatlas.bench.suite.state import rounded
 from convatlas.errors import ConvAtlasError, InputError
 from convatlas.files import write_text
+from convatlas.results.store import FORMAT, REHEARSAL, compacted, read, slug
 
 SUITES = ("layers.json", "networks.json")
 OTHERS = ("tests.json", "profile.json", "tuning.json")
@@ -38,7 +38,7 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
 
     Raises InputError for a rehearsal, for results of two GPUs, for a folder without any measurement, and for malformed files.
     """
-    from convatlas.bench import schema
+    from convatlas.results import schema
 
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, expected the one that `make gpu OUT=...` wrote")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from math import exp, lgamma
 from typing import Any
 
-from convatlas.bench.kinds import KINDS
-from convatlas.bench.results import Entry, Results
 from convatlas.bench.stats import FAMILY, THRESHOLD, VERDICTS, Comparison, compare, geometric_mean, holm, rank_test
 from convatlas.errors import InputError
+from convatlas.results.kinds import KINDS
+from convatlas.results.store import Entry, Results
 
 CHANGES = ("slower", "faster")
 

@@ -18,13 +18,13 @@ from convatlas.bench.cases import PRECISIONS, Case, layers_of, shrink
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.contestants import contestants, data_sets, is_ours, tuned
 from convatlas.bench.environment import cpu_name, gpu_name, versions
-from convatlas.bench.kinds import sizes_of
 from convatlas.bench.networks import FORMS, NetJudge, net_contestants, rehearsal_size, work
-from convatlas.bench.results import Entry
 from convatlas.bench.standings import Race
 from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Protocol, Run, Timer, race, reason
 from convatlas.errors import BackendError, DtypeError
 from convatlas.kernels.common.precision import float32_products
+from convatlas.results.kinds import sizes_of
+from convatlas.results.store import Entry
 from convatlas.specs import dtype_name
 from convatlas.study.roofline import H100
 from convatlas.study.tracing import Layer

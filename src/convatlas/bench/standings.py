@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from convatlas.bench.contestants import is_ours
-from convatlas.bench.kinds import KINDS, SPECS
-from convatlas.bench.results import Entry
 from convatlas.bench.stats import Comparison, compare, geometric_mean
 from convatlas.call import Call
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
+from convatlas.results.kinds import KINDS, SPECS
+from convatlas.results.store import Entry
 from convatlas.specs import LinearSpec
 
 DTYPES = ("float16", "bfloat16", "tf32", "float32")

@@ -14,7 +14,7 @@ from convatlas.cli.columns import Column, show
 
 if TYPE_CHECKING:
     from convatlas.bench.comparison import Compared, Pair
-    from convatlas.bench.results import Entry, Results
+    from convatlas.results.store import Entry, Results
 
 # What --fail-on takes: verdicts on B, and benchmarks that B lacks.
 MISSING = "missing"
@@ -66,9 +66,9 @@ def command(
         raise typer.BadParameter("give either two files, or one file and --contestants X,Y")
     fails, chosen = _words(fail_on, FAIL_ON, "--fail-on"), _words(only, ORDER, "--only")
     from convatlas.bench.comparison import compare_contestants, compare_runs
-    from convatlas.bench.results import load
     from convatlas.bench.suite.state import write_json
     from convatlas.files import check_writable
+    from convatlas.results.store import load
 
     if json is not None and str(json) != "-":
         check_writable(json)

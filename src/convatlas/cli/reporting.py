@@ -61,9 +61,9 @@ def command(
 
 def times_of(path: Path, gpu: GPU, dtype: str, batch: int) -> dict[tuple[str, str, str, str], float]:
     """Median seconds by op, spec, epilogue and backend, L2 cold, in a CUDA graph. Raises InputError for times of another GPU."""
-    from convatlas.bench.results import load
     from convatlas.errors import InputError
     from convatlas.model.gpu import of_device
+    from convatlas.results.store import load
 
     results = load(path)
     device = results.head.get("gpu") or next((entry.device for entry in results.entries), "")

@@ -11,7 +11,7 @@ Clocks of one SM, for a tile of BM x BN outputs and BK products a step, n blocks
 
 What is no matrix product has chip = (OVERHEAD + window elements of the SM that has most / WINDOW) over the clock.
 
-The constants were fitted to times of ResNet-50's and VGG-16's layers on an H100 (bench/fitted.py), and to nothing else. They say
+The constants were fitted to times of ResNet-50's and VGG-16's layers on an H100, and to nothing else (study/evaluation). They say
 what fits the times, not what the chip is. For another GPU its SMs, clock, rates and bandwidth take the H100's place: no time of
 one has been compared.
 """

@@ -1,7 +1,7 @@
 """How far predicted times lay from measured ones: the share within which nine of ten held-out layers of a kind were.
 
-Written by `python -m convatlas.bench.fitted --write`; the layers of ResNet-50 and VGG-16, on which the model was fitted, are not
-among them, except for kinds that no other network has.
+Written by `python -m convatlas.study.evaluation.fitted --write`; the layers of ResNet-50 and VGG-16, on which the model was fitted,
+are not among them, except for kinds that no other network has.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Spec:
 
     @property
     def layer_kind(self) -> str:
-        """The kind of layer, by which benchmarks are chosen and summed up: one of bench.kinds.KINDS."""
+        """The kind of layer, by which benchmarks are chosen and summed up: one of results.kinds.KINDS."""
         return "other"
 
     def __str__(self) -> str:

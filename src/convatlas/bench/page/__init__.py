@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convatlas.bench.page.data import Report
 from convatlas.bench.page.document import block, headline, layers_csv, network_page, page
-from convatlas.bench.results import newest
+from convatlas.results.store import newest
 
 
 def reports(root: Path) -> list[Report]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from convatlas.bench.kinds import KINDS
-from convatlas.bench.results import Results
 from convatlas.bench.standings import Race, races_of
+from convatlas.results.kinds import KINDS
+from convatlas.results.store import Results
 
 FAMILIES = KINDS[:-1]
 HEADLINE = "float16"

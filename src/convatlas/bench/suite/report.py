@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from convatlas.bench.contestants import PEERS
-from convatlas.bench.results import entries_of
 from convatlas.bench.standings import Race, by_kind, furthest_behind, mean, races_of, verdicts
 from convatlas.bench.stats import geometric_mean
 from convatlas.bench.suite.stages import STAGES
 from convatlas.bench.suite.state import STATE, read_json
+from convatlas.results.store import entries_of
 
 MOST = 10_000  # characters
 LINE = 300

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
-from convatlas.bench.fitted import Summed, Timed, by_kind
 from convatlas.codegen.resources import Task
 from convatlas.kernels.common.target import of
 from convatlas.kernels.common.work import works
@@ -17,6 +16,7 @@ from convatlas.model.gpu import GPU
 from convatlas.model.occupancy import occupancy
 from convatlas.model.time import predict
 from convatlas.model.work import Work
+from convatlas.study.evaluation.fitted import Summed, Timed, by_kind
 from convatlas.study.explaining import configs
 from convatlas.study.mapping import element_of
 

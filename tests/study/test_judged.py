@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from convatlas.bench import fitted, judged
-from convatlas.bench.fitted import Timed
-from convatlas.bench.judged import Right
-from convatlas.bench.results import newest
 from convatlas.call import Call
 from convatlas.model.ceilings import Ceilings
 from convatlas.model.gpu import gpu
 from convatlas.model.time import predict
 from convatlas.model.work import Tiling, Work
+from convatlas.results.store import newest
 from convatlas.specs import Conv2dSpec
+from convatlas.study.evaluation import fitted, judged
+from convatlas.study.evaluation.fitted import Timed
+from convatlas.study.evaluation.judged import Right
 
 H100 = gpu("h100-sxm")
 RATES = Ceilings(3e12, {"float16": 8e14}, 2e-6)
@@ -53,7 +53,7 @@ def test_what_times_of_two_batches_show():
 def test_choices_are_among_what_is_considered():
     results = newest(Path(__file__).parents[2] / "benchmarks/results")["h100-80gb-hbm3"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitted, "resources", lambda tasks: ["not compiled"] * len(tasks))
+        patch.setattr("convatlas.codegen.resources.resources", lambda tasks, progress: ["not compiled"] * len(tasks))
         _, layers = fitted.timed(results, lambda entry: entry.extra["batch"] == 32 and entry.kind == "3x3 dense")
     found = judged.choices(layers[:20], H100)
     assert set(found) == {"cuda", "triton"}

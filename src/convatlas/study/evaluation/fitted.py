@@ -1,6 +1,6 @@
 """The time model against the stored times of an H100: fitted on ResNet-50's and VGG-16's layers, judged on the other networks'.
 
-`python -m convatlas.bench.fitted` prints the errors; --write writes what predictions and docs/model.md stand on,
+`python -m convatlas.study.evaluation.fitted` prints the errors; --write writes what predictions and docs/model.md stand on,
 model/uncertainty.json and the page's tables and picture; --fit fits anew, which needs SciPy.
 """
 
@@ -15,20 +15,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from convatlas.bench.results import Entry, Results, newest
 from convatlas.call import Call
-from convatlas.codegen.resources import Task, resources
+from convatlas.codegen.resources import Task
 from convatlas.files import write_text
 from convatlas.kernels.common.target import of
-from convatlas.kernels.common.work import works
 from convatlas.model.gpu import GPU, of_device
-from convatlas.model.occupancy import occupancy
 from convatlas.model.time import FITTED, Constants, predict
 from convatlas.model.uncertainty import DATA
 from convatlas.model.work import Work
 from convatlas.ops.automatic import preferred
+from convatlas.results.store import Entry, Results, newest
 from convatlas.specs import Epilogue
 from convatlas.specs.activations import FLOPS
+from convatlas.study.layer import Layer
+from convatlas.study.mapping import UNKNOWN, Progress, mapped, quiet
 
 FITTED_ON = ("resnet50", "vgg16")
 HELD_OUT = ("mobilenet_v2", "googlenet", "resnext50_32x4d")
@@ -87,7 +87,7 @@ def _call(entry: Entry) -> Call:
 def timed(
     results: Results,
     only: Callable[[Entry], bool] = lambda entry: True,
-    progress: Callable[..., None] | None = None,
+    progress: Progress = quiet,
     dtype: str = DTYPE,
 ) -> tuple[GPU, list[Timed]]:
     """The layers of a results file in one dtype, by both our backends; those are compiled that were not yet."""
@@ -98,22 +98,16 @@ def timed(
         if entry.extra.get("suite") == "layers" and entry.extra["contestant"] in OURS and entry.extra["dtype"] == dtype
         and entry.spec is not None and only(entry)
     ]  # fmt: skip
-    target = of(gpu)
-    tasks = [Task(replace(_call(entry), dtype=dtype), dtype, target, entry.extra["contestant"]) for entry in chosen]
+    tasks = [Task(replace(_call(entry), dtype=dtype), dtype, of(gpu), entry.extra["contestant"]) for entry in chosen]
     found = []
-    for entry, task, taken in zip(chosen, tasks, resources(tasks, *([progress] if progress else []))):
-        launches = works(task.call, task.launches, dtype)
-        held = (
-            (1,) * len(launches)
-            if isinstance(taken, str)
-            else tuple(
-                occupancy(gpu.architecture, w.threads, r.registers, r.shared).blocks for w, r in zip(launches, taken)
-            )
-        )
+    for entry, task, one in zip(
+        chosen, tasks, mapped([(Layer("", task.call), task) for task in tasks], gpu, progress=progress)
+    ):
+        held = (launch.occupancy.blocks if launch.occupancy else UNKNOWN for launch in one.launches)
         found.append(
             Timed(
-                task.call, task.backend, entry.extra["batch"], entry.kind, entry.extra["places"], entry.median, tuple(launches),
-                held, preferred(task.call) == task.backend, dtype,
+                task.call, task.backend, entry.extra["batch"], entry.kind, entry.extra["places"], entry.median,
+                tuple(launch.work for launch in one.launches), tuple(held), preferred(task.call) == task.backend, dtype,
             )
         )  # fmt: skip
     return gpu, found
@@ -211,15 +205,15 @@ def main(arguments: list[str]) -> None:
     if "--fit" in arguments:
         print(fit([one for one in layers if not one.held_out], gpu))
         return
-    from convatlas.bench import fitted_page, judged
     from convatlas.model.ceilings import Ceilings
+    from convatlas.study.evaluation import judged, page
 
     _, halves = timed(results, progress=progress, dtype="bfloat16")
-    text = fitted_page.tables(layers, gpu), judged.tables(layers, halves, gpu, Ceilings.of(results.head["ceilings"]))
+    text = page.tables(layers, gpu), judged.tables(layers, halves, gpu, Ceilings.of(results.head["ceilings"]))
     print(*text, sep="\n\n")
     if "--write" in arguments:
         write_text(DATA, json.dumps(uncertainty(layers, gpu), indent=1) + "\n")
-        fitted_page.write(Path("docs"), layers, gpu, text)
+        page.write(Path("docs"), layers, gpu, text)
 
 
 if __name__ == "__main__":

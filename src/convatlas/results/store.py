@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from convatlas.bench.kinds import spec_of
 from convatlas.errors import InputError
+from convatlas.results.kinds import spec_of
 from convatlas.specs import Spec
 
 FORMAT = "convatlas results 1"
@@ -127,9 +127,9 @@ def load(path: Path) -> Results:
     """Either form of file.
 
     Raises InputError, naming the file and what it lacks, for one that is missing, of another kind, or whose fields are not what
-    bench/schema.py says they are.
+    results/schema.py says they are.
     """
-    from convatlas.bench import schema
+    from convatlas.results import schema
 
     document = read(path)
     benchmarks, format = document.get("benchmarks"), document.get("format")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from convatlas.bench.fitted import FITTED_ON, Summed, Timed, by_kind, network_sums
 from convatlas.files import marked, write_text
 from convatlas.model.gpu import GPU
+from convatlas.study.evaluation.fitted import FITTED_ON, Summed, Timed, by_kind, network_sums
 from convatlas.study.lecture.drawing import (
     BLACK,
     BLUE,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from convatlas.bench import fitted
-from convatlas.bench.results import newest
 from convatlas.model.gpu import gpu
 from convatlas.model.time import FITTED
 from convatlas.model.uncertainty import within
+from convatlas.results.store import newest
+from convatlas.study.evaluation import fitted
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def few():
     """A few layers of the stored results; nothing is compiled here: one block an SM."""
     results = newest(ROOT / "benchmarks/results")["h100-80gb-hbm3"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitted, "resources", lambda tasks: ["not compiled"] * len(tasks))
+        patch.setattr("convatlas.codegen.resources.resources", lambda tasks, progress: ["not compiled"] * len(tasks))
         return fitted.timed(results, lambda entry: entry.extra["batch"] == 32 and entry.kind in ("1x1", "pooling"))
 
 
