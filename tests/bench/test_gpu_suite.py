@@ -379,6 +379,25 @@ def test_a_gpu_machine_needs_no_pydantic() -> None:
     assert found.returncode == 0, found.stderr
 
 
+def test_the_tests_of_a_gpu_are_collected_as_there() -> None:
+    """No file of tests needs pydantic at its import, and none has Triton interpret, which would skip every one of them.
+
+    Where a GPU is only pretended, a file that makes tensors on it fails for that alone: it is left out.
+    """
+    pretending = "torch.cuda.is_available = lambda: True"
+    blocked = "sys.modules['pydantic'] = sys.modules['pydantic_core'] = None"
+    collect = (
+        "pytest.main(['tests', '-m', 'gpu', '--collect-only', '-q', '-p', 'no:cacheprovider', '-p', 'no:benchmark',"
+        " '--ignore', 'tests/nets/test_checkpoints.py'])"
+    )
+    told = "print('interpreting', os.environ.get('TRITON_INTERPRET')); sys.exit(code)"
+    code = f"import os, sys, pytest, torch; {pretending}; {blocked}; code = {collect}; {told}"
+    environment = {name: value for name, value in process.outside_xdist().items() if name != "TRITON_INTERPRET"}
+    found = subprocess.run(python(code), capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert found.returncode == 0, found.stdout[-3000:] + found.stderr[-3000:]
+    assert "interpreting None" in found.stdout and "test_hot_gpu.py::test_numbers[" in found.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.interpreter
 @pytest.mark.xdist_group("gpu-suite")

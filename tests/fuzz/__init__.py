@@ -8,9 +8,6 @@ wanted; a failure is one line:
 """
 
 import os
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
-
 from math import inf, nan
 
 from torch import tensor
@@ -19,9 +16,18 @@ from fuzz.cases import Case, T
 from fuzz.verdict import judge
 
 
+def interpret() -> None:
+    """Has Triton's kernels interpreted, as tensors on a CPU need it; before anything imports triton.
+
+    No import of this package does so: `pytest -m gpu` imports it as well, and would then skip every test.
+    """
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 def replay(case: Case) -> None:
     """Runs one case and prints what is wrong with it."""
+    interpret()
     print(judge(case) or "right")
 
 
-__all__ = ["Case", "T", "inf", "judge", "nan", "replay", "tensor"]
+__all__ = ["Case", "T", "inf", "interpret", "judge", "nan", "replay", "tensor"]

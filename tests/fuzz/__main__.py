@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from itertools import count
 
+from fuzz import interpret
 from fuzz.draw import BACKENDS, OPS
 from fuzz.process import verdicts
 from fuzz.shrink import shrink
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--backends", default=",".join(BACKENDS), help="of these backends only")
     parser.add_argument("--show", type=int, default=3, help="failures printed of one op, backend and kind (3)")
     given = parser.parse_args()
+    interpret()
     seed = int(time.time()) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     began, tried, failures = time.monotonic(), 0, Counter()
