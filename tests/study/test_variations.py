@@ -1,5 +1,7 @@
 """What-if: other sizes of a layer, what fills the last wave; GPUs of this machine; stored traces in place of new ones."""
 
+import csv
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -80,9 +82,25 @@ def test_what_if_is_shown_beside_the_layer(kernels_compiled, capsys):
     assert "predicted, not measured" in text and "fills the last wave: batch 32" in text
     assert main(["map", CONV, "--what-if", "batch=64", "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
+    nearest = first["layers"][0]["full_waves"][0]
+    assert nearest["given"] == 32 and nearest["size"] == first["layers"][0]["full_wave_batch"]
     assert second["batch"] == 64 and second["layers"][0]["flops"] == 2 * first["layers"][0]["flops"]
     assert main(["map", "resnet18", "--what-if", "batch=64"]) == 2
     assert "expected one of its" in capsys.readouterr().err
+
+
+def test_a_networks_layers_say_what_fills_them_where_asked(kernels_compiled, capsys):
+    asked = study.map("squeezenet1_1", fill=True)
+    for one in asked.layers:
+        assert one.fills == tuple(filling(one, asked.gpu, "float16"))
+    assert main(["map", "squeezenet1_1", "--fill", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["full_wave_batch"] for row in rows] == [
+        str(one.as_dict()["full_wave_batch"] or "") for one in asked.layers
+    ]
+    assert any(row["full_wave_filters"] for row in rows)
+    plain = study.map("squeezenet1_1").as_dict()["layers"]
+    assert all(row["full_waves"] is row["full_wave_batch"] is None for row in plain)
 
 
 def test_a_stored_trace_equals_a_new_one(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +68,12 @@ def command(
             "--what-if", help="One layer with channels=96, filters=128 or batch=64 beside it; may be repeated."
         ),
     ] = None,
+    fill: Annotated[
+        bool,
+        typer.Option(
+            "--fill", help="The nearest batch and filters that fill each layer's last wave, as one layer has it."
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -86,6 +93,7 @@ def command(
         _can_draw(net, layer, len(gpus), svg)
     rates = None if ceilings is None else measured(ceilings)
     from convatlas.study.mapping import map
+    from convatlas.study.written import is_layer
 
     if what_if and (len(gpus) > 1 or svg is not None):
         raise typer.BadParameter(
@@ -99,7 +107,9 @@ def command(
         wanted = [first, *(changed(first, text) for text in what_if)]
     maps = []
     with output.progress("compiling") as progress:
+        alone = what_if or layer is not None or is_layer(net)
         options: dict[str, Any] = dict(dtype=dtype, backend=backend, batch=batch, compile=not no_compile)
+        options["fill"] = (fill or alone) and not no_compile
         for variant in wanted if what_if else ():
             maps.append(map(variant, gpu=gpus[0], ceilings=rates, progress=progress, **options))
         for one in gpus if not what_if else ():
@@ -202,6 +212,20 @@ def columns(found: Map) -> list[Column]:
         Column("predicted\nus", [micro(row.seconds) for row in rows]),
         Column("+-\n%", [f"{100 * (row.high / row.seconds - 1):.0f}" for row in rows], 1),
         Column("limited by", [row.limiter for row in rows], 1, text=True),
+        *(filled(rows) if len(rows) > 1 and rows[0].fills is not None else ()),
+    ]
+
+
+def filled(rows: Sequence[LayerMap]) -> list[Column]:
+    """The sizes that fill the last waves; "-" where none nearby does."""
+    found = [row.as_dict() for row in rows]
+    return [
+        Column(
+            f"full at\n{name}",
+            ["-" if row[f"full_wave_{name}"] is None else str(row[f"full_wave_{name}"]) for row in found],
+            2,
+        )
+        for name in ("batch", "filters")
     ]
 
 
@@ -247,8 +271,8 @@ def show_one(found: Map) -> None:
     dropped = show(console, columns(found))
     console.print(output.plain("\n" + "\n".join(totals(found))))
     if len(found.layers) == 1:
-        for line in fills(found):
-            console.print(output.plain(f"nearest that fills the last wave: {line}"))
+        for one in found.layers[0].fills or ():
+            console.print(output.plain(f"nearest that fills the last wave: {one}"))
     console.print(output.plain("\n" + "\n".join(f"- {line}" for line in notes(found))))
     if dropped:
         console.print(output.plain("\n" + not_shown(dropped)))
@@ -271,13 +295,6 @@ def show_beside(maps: list[Map]) -> None:
         console.print(output.plain("\n" + not_shown(dropped)))
 
 
-def fills(found: Map) -> list[str]:
-    """For a layer alone: the nearest batch and filters that fill the last wave."""
-    from convatlas.study.variations import filling
-
-    return [str(one) for one in filling(found.layers[0], found.gpu, found.dtype)]
-
-
 def show_variations(maps: list[Map]) -> None:
     """A layer and what it might be, a column each; below the first, times are also shares of the first one's."""
     console = output.console()
@@ -296,6 +313,7 @@ def show_variations(maps: list[Map]) -> None:
         sums = [f"{found.images_per_second:,.0f}", each, f"{100 * found.seconds / first.seconds:.0f} %"]
         table.append(Column(name, [str(one.layer.spec), *(column.cells[0] for column in cells[1:]), *sums]))
     show(console, table)
-    console.print(output.plain("".join(f"\nnearest that fills the last wave: {line}" for line in fills(first))))
+    fills = first.layers[0].fills or ()
+    console.print(output.plain("".join(f"\nnearest that fills the last wave: {one}" for one in fills)))
     said = dict.fromkeys(line for found in maps for line in notes(found))
     console.print(output.plain("\n" + "\n".join(f"- {line}" for line in said)))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from convatlas.codegen.resources import Task
     from convatlas.nets.resolve import Found
     from convatlas.study.summary import Summary
+    from convatlas.study.variations import Filling
 
 PREDICTED = "times are predicted, not measured (docs/model.md)"
 BACKENDS = ("auto", "triton", "cuda")
@@ -84,6 +85,7 @@ class LayerMap:
         low, high: nine of ten layers of this kind that the model was not fitted on lay within.
         limiter: what takes the most of the predicted time, one of model.time.LIMITS.
         note: why nothing was compiled; "" where it was.
+        fills: the nearest batch and filters at which the last wave is full; None where nobody asked.
     """
 
     layer: Layer
@@ -98,6 +100,7 @@ class LayerMap:
     high: float
     limiter: str
     note: str = ""
+    fills: tuple[Filling, ...] | None = None
 
     @property
     def main(self) -> LaunchMap:
@@ -128,6 +131,7 @@ class LayerMap:
         """For JSON and CSV: one row of exact numbers; of the launches the one that stands for the layer."""
         main, gemm = self.main.as_dict(), self.gemm or (None,) * 3
         tile = self.main.work.tile
+        fills = {one.name: one.size for one in self.fills or ()}
         return {
             "path": self.layer.path, "op": self.layer.op, "spec": str(self.layer.spec),
             "epilogue": str(self.layer.epilogue or "none"), "kind": self.kind, "backend": self.backend,
@@ -139,6 +143,7 @@ class LayerMap:
             "flops": self.flops, "bytes": self.bytes, "intensity": self.intensity,
             "bound_seconds": self.bound, "bound_by": self.binds, "predicted_seconds": self.seconds,
             "predicted_low": self.low, "predicted_high": self.high, "limiter": self.limiter, "note": self.note,
+            "full_wave_batch": fills.get("batch"), "full_wave_filters": fills.get("filters"),
         }  # fmt: skip
 
 
@@ -186,7 +191,13 @@ class Map:
         return {
             "net": self.name, "gpu": self.gpu.name, "gpu_title": self.gpu.title, "dtype": self.dtype, "batch": self.batch,
             "predicted": PREDICTED,
-            "layers": [{**layer.as_dict(), "launches": [x.as_dict() for x in layer.launches]} for layer in self.layers],
+            "layers": [
+                {
+                    **layer.as_dict(), "launches": [x.as_dict() for x in layer.launches],
+                    "full_waves": layer.fills and [one.as_dict() for one in layer.fills],
+                }
+                for layer in self.layers
+            ],
             "total": {
                 "flops": sum(layer.flops for layer in self.layers), "bytes": sum(layer.bytes for layer in self.layers),
                 "bound_seconds": sum(layer.bound for layer in self.layers), "predicted_seconds": self.seconds,
@@ -215,6 +226,7 @@ def map(
     compile: bool = True,
     ceilings: Ceilings | None = None,
     progress: Progress = quiet,
+    fill: bool = False,
 ) -> Map:
     """What each layer of a net becomes on a GPU that need not be here.
 
@@ -228,15 +240,27 @@ def map(
         compile: False leaves registers, shared memory and occupancy out; predictions then take one block an SM.
         ceilings: measured rates, for the bound in place of the published peaks.
         progress: called with (what, done, total) while kernels are compiled.
+        fill: whether the nearest batch and filters that fill each layer's last wave are looked for, some 0.1 s a layer.
 
     Raises InputError for an unknown GPU, NetError for an unknown net or layer, DtypeError for another dtype, or one that the GPU's
     tensor cores do not multiply, ShapeError where a layer does not fit its input.
     """
     one = named(gpu) if isinstance(gpu, str) else gpu
     name, layers, uncounted, batch = layers_of(net, shape, batch, dtype)
-    return Map(
-        name, one, dtype, batch, tuple(_mapped(layers, one, dtype, backend, compile, ceilings, progress)), uncounted
-    )
+    found = _mapped(layers, one, dtype, backend, compile, ceilings, progress)
+    return Map(name, one, dtype, batch, tuple(_filled(found, one, dtype) if fill else found), uncounted)
+
+
+def _filled(layers: Sequence[LayerMap], gpu: GPU, dtype: str) -> list[LayerMap]:
+    """The layers with what fills their last waves; equal layers are asked once."""
+    from convatlas.study.variations import filling
+
+    known: dict[Any, tuple[Filling, ...]] = {}
+    for layer in layers:
+        key = layer.layer.key, layer.backend
+        if key not in known:
+            known[key] = tuple(filling(layer, gpu, dtype))
+    return [replace(layer, fills=known[layer.layer.key, layer.backend]) for layer in layers]
 
 
 def layers_of(
