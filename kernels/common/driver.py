@@ -50,6 +50,8 @@ class Driver:
         if (replace := getattr(self._library, "cuTensorMapReplaceAddress", None)) is not None:
             replace.argtypes = [c_void_p] * 2
         self._replace = replace
+        self._launch_graph = self._library.cuGraphLaunch
+        self._launch_graph.argtypes = [c_void_p] * 2
         # Bound once: these are the hot calls.
         self.stream = torch._C._cuda_getCurrentRawStream
         self.current = torch._C._cuda_getDevice
@@ -66,12 +68,25 @@ class Driver:
 
     def launch(self, config: int, function: int, parameters: int, device: int) -> None:
         """One launch; the addresses of a LaunchConfig and of the array of parameters' addresses."""
-        status = self._launch(config, function, parameters, None)
-        if status == INVALID_CONTEXT:
-            self._bind(device)
-            status = self._launch(config, function, parameters, None)
-        if status:
-            raise RuntimeError(f"CUDA error: {self._message(status)}")
+        if status := self._launch(config, function, parameters, None):
+            self._again(status, device, self._launch, config, function, parameters, None)
+
+    def launch_graph(self, graph: int, stream: int, device: int) -> None:
+        """Launches a CUgraphExec."""
+        if status := self._launch_graph(graph, stream):
+            self._again(status, device, self._launch_graph, graph, stream)
+
+    def event(self) -> Any:
+        """An event that `record` and `wait` take."""
+        return torch.cuda.Event()
+
+    def record(self, event: Any, device: int, default: bool = False) -> None:
+        """The event is behind what lies on the device's current stream (or its default stream) now."""
+        event.record(torch.cuda.default_stream(device) if default else torch.cuda.current_stream(device))
+
+    def wait(self, event: Any, device: int) -> None:
+        """What comes on the device's current stream waits for the event."""
+        torch.cuda.current_stream(device).wait_event(event)
 
     def move(self, tensor_map: int, address: int) -> None:
         """Lets the descriptor at `tensor_map` describe the same box of the memory at `address`."""
@@ -112,6 +127,14 @@ class Driver:
             found.append(size.value)
         if found != list(sizes):
             raise Unprepared(f"the kernel takes parameters of {found} bytes, expected {list(sizes)}")
+
+    def _again(self, status: int, device: int, call: Any, *given: Any) -> None:
+        """Repeats a call that failed where this thread had no context; else raises."""
+        if status == INVALID_CONTEXT:
+            self._bind(device)
+            status = call(*given)
+        if status:
+            raise RuntimeError(f"CUDA error: {self._message(status)}")
 
     def _bind(self, device: int) -> None:
         """Makes the device's primary context this thread's current one, which torch has made."""

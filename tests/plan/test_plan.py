@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import convatlas
 from convatlas import nets
+from convatlas.bench.host import Stub
 from convatlas.errors import ArgumentError, BackendError, DtypeError, NetError, ShapeError
 from convatlas.plan.plan import SHAPES, Plan
 
@@ -161,9 +162,9 @@ def test_the_run_before_a_capture_may_overwrite_the_inputs() -> None:
     def recorded() -> SimpleNamespace:
         program.run()
         program.memory.fill_(0xFF)
-        return SimpleNamespace(replay=program.run)
+        return SimpleNamespace(replay=lambda *given: program.run())
 
-    program.capture, program._recorded = True, recorded
+    program.driver, program.capture, program._recorded = Stub(), True, recorded
     for given in (x, noise(2, 3, 4, 5) + 1):
         assert_same(plan, module, given)
     assert program.recording is not None

@@ -102,7 +102,7 @@ def poisoned(program: Program, inputs: list[Tensor]) -> Tensor:
                     program.memory[buffer.offset : buffer.offset + buffer.bytes] = 0xFF
         program.memory[~live] = 0xFF  # NaN in every floating-point format
         ready.run()
-    return program.results[0].clone()
+    return program.given_out[0]()
 
 
 def left_over(program: Program) -> list[str]:

@@ -69,6 +69,10 @@ class Stub:
         """Calls a C function that does nothing, as a launch calls the driver's."""
         self._nothing(0, function, parameters, None)
 
+    def launch_graph(self, graph: int, stream: int, device: int) -> None:
+        """As `launch`."""
+        self._nothing(graph, stream, None, None)
+
     def current(self) -> int:
         return -1
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeError, InputError, ShapeError
 from convatlas.files import shown
 from convatlas.kernels.common.precision import may_be_tf32
+from convatlas.ops.observe import observed
 from convatlas.plan.export import graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
@@ -79,6 +80,7 @@ class Plan:
         self.module, self.backend, self.graph, self.name = module, backend, graph, type(module).__name__
         self.example = given
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
+        self._kind = given[0].device.type
         self._programs: dict[Any, Program] = {}
         self._lock = RLock()
         self._watch = Watch(module, ())
@@ -89,12 +91,21 @@ class Plan:
         Raises ShapeError, DtypeError or BackendError for inputs of another shape, dtype or device than the example's, and
         ArgumentError for one that requires a gradient while gradients are on.
         """
+        try:
+            program = self._programs.get(self._key(inputs))
+        except AttributeError:  # no tensor
+            program = None
+        if program is not None and program.recording is not None and not observed() and not _wants_gradient(inputs):
+            watch = self._watch  # it knows the weights that the program has now, or older ones
+            result = program(inputs)
+            if not watch.changed():  # looked at while the GPU works
+                return result
         self._check(inputs)
         program = self.program(inputs)
         if program is None:
             with torch.no_grad():
                 return self.module(*inputs)
-        return program(list(inputs))
+        return program(inputs)
 
     def _check(self, inputs: tuple[Any, ...]) -> None:
         if len(inputs) != len(self.expected):
@@ -109,7 +120,7 @@ class Plan:
                 raise DtypeError(f"plan: input of dtype {x.dtype}, expected {expected}, as the example")
             if x.device != expected.device:
                 raise BackendError(f"plan: input on {x.device}, expected {expected}, as the example")
-            if x.requires_grad and torch.is_grad_enabled():
+            if _wants_gradient((x,)):
                 raise ArgumentError("plan: input requires a gradient, which a plan has not; expected torch.no_grad()")
 
     def program(self, inputs: tuple[Tensor, ...] | None = None) -> Program | None:
@@ -118,20 +129,24 @@ class Plan:
         None where a plan already keeps as many as it may; the module itself then computes.
         """
         inputs = self.example if inputs is None else inputs
-        device = inputs[0].device
-        cast = None
-        if device.type != "meta" and torch.is_autocast_enabled(device.type):
-            cast = torch.get_autocast_dtype(device.type)
-        key = tuple(tuple(x.shape) for x in inputs), cast, may_be_tf32("conv2d"), may_be_tf32("linear")
+        key = self._key(inputs)
         with self._lock:
             if self._watch.changed():
                 self.refresh()
             if key not in self._programs:
                 if len(self._programs) >= SHAPES:
                     return None
-                self._programs[key] = self._made(inputs, cast)
+                self._programs[key] = self._made(inputs, key[1])
                 self._watch = self._watched()
             return self._programs[key]
+
+    def _key(self, inputs: tuple[Tensor, ...]) -> tuple:
+        """What a program depends on: shapes, autocast's dtype, TF32's settings; and what inputs of all calls have in common."""
+        kind, cast = self._kind, None
+        if kind != "meta" and torch.is_autocast_enabled(kind):
+            cast = torch.get_autocast_dtype(kind)
+        shapes, common = tuple([x.shape for x in inputs]), tuple([(x.dtype, x.device) for x in inputs])
+        return shapes, cast, may_be_tf32("conv2d"), may_be_tf32("linear"), common
 
     def _made(self, inputs: tuple[Tensor, ...], cast: torch.dtype | None) -> Program:
         device = inputs[0].device
@@ -197,6 +212,10 @@ class Plan:
         if program is None:  # the settings changed, and no further program may be kept
             program = next(iter(self._programs.values()))
         return program
+
+
+def _wants_gradient(inputs: tuple[Tensor, ...]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 class LoadedPlan(Plan):

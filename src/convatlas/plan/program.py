@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import prod
@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.call import Call
 from convatlas.kernels.backend import launches, viewable
+from convatlas.kernels.common.driver import cuda_driver
 from convatlas.kernels.common.launch import require_countable
 from convatlas.layout import taps_first
 from convatlas.nets.paths import step_of
@@ -22,6 +23,7 @@ from convatlas.ops import backends
 from convatlas.ops.observe import notify, observed
 from convatlas.plan.memory import Arena, arena, written_over
 from convatlas.plan.places import Place, out_form, placed
+from convatlas.plan.replay import Recording, Turns
 from convatlas.plan.steps import COPY, OURS, Graph, Ref, Step, Weight, mapped
 
 OWN = ("triton", "cuda")
@@ -110,13 +112,15 @@ class Program:
     ) -> None:
         self.graph, self.device, self.backend = graph, device, backend
         self.capture = capture and device.type == "cuda"
+        self.driver: Any = cuda_driver() if device.type == "cuda" else None
+        self.index = -1 if device.index is None else device.index
+        self.turns = Turns(self.index)
         self.places = places or placed(graph)
         if places is None:
             written_over(graph, self.places)
         self.arena: Arena = arena(graph, self.places)
         self.memory = torch.empty(self.arena.bytes, dtype=torch.uint8, device=device)
         self.lock = Lock()
-        self.done: Any = None
         self.pack(get)
 
     def tensor(self, name: str) -> Tensor:
@@ -131,8 +135,8 @@ class Program:
         self.steps = [self._ready(step, weights) for step in self.graph.steps]
         weights.keep(self.graph.weights)
         self.inputs = [self.tensor(name) for name in self.graph.inputs]
-        self.results = [self.tensor(out.name) if isinstance(out, Ref) else out for out in self.graph.outputs]
-        self.recording: Any = None
+        self.given_out = [self._given_out(out) for out in self.graph.outputs]
+        self.recording: Recording | None = None
         self._synchronize()
 
     def _synchronize(self) -> None:
@@ -190,30 +194,33 @@ class Program:
 
         return Ready(step, "torch", {}, outs[0], run, [])
 
-    def __call__(self, inputs: list[Tensor]) -> Any:
+    def __call__(self, inputs: Sequence[Tensor]) -> Any:
         """The module's result. One call at a time uses the arena; other threads wait, and other streams after them."""
-        with self.lock, torch.no_grad(), self._on_device():
-            capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-            stream = torch.cuda.current_stream() if self.device.type == "cuda" and not capturing else None
-            if stream is not None and self.done is not None:
-                stream.wait_event(self.done)
+        driver, stream = self.driver, 0
+        with self.lock, self._on_device():
+            alone = driver is not None and not driver.capturing()  # nobody records this call in a graph of his own
+            if alone:
+                stream = driver.stream(self.index)
+                if stream != self.turns.stream:
+                    self.turns.enter(stream, driver)
             self._fill(inputs)
-            if self.capture and not capturing and not observed():
+            if alone and self.capture and not observed():
                 if self.recording is None:
                     self.recording = self._recorded()
                     self._fill(inputs)
-                self.recording.replay()
+                self.recording.replay(stream, self.index, driver)
             else:
                 self.run()
-            result = [self._given_out(out, x) for out, x in zip(self.graph.outputs, self.results)]
-            if stream is not None:
-                self.done = self.done or torch.cuda.Event()
-                self.done.record(stream)
+            result = [give() for give in self.given_out]
+            if stream:
+                self.turns.leave(driver)
         return self.graph.rebuild(result)
 
     def _on_device(self) -> Any:
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        driver, index = self.driver, self.index
+        return nullcontext() if driver is None or driver.current() == index else driver.on(index)
 
+    @torch.no_grad()
     def run(self) -> None:
         """All steps, one after another; who observes ops is told of ours."""
         watched = observed()
@@ -226,7 +233,7 @@ class Program:
                 with step_of(ready.step.path):
                     notify(ready.step.call, seen, ready.out)
 
-    def _recorded(self) -> Any:
+    def _recorded(self) -> Recording:
         """A CUDA graph of all steps, after one run that compiles what is to be compiled. That run may write over the inputs."""
         side, recording = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         side.wait_stream(torch.cuda.current_stream())
@@ -235,18 +242,22 @@ class Program:
             with torch.cuda.graph(recording, stream=side, capture_error_mode="thread_local"):
                 self.run()
         torch.cuda.current_stream().wait_stream(side)
-        return recording
+        return Recording(recording, self.graph.steps)
 
-    def _fill(self, inputs: list[Tensor]) -> None:
+    def _fill(self, inputs: Sequence[Tensor]) -> None:
         for own, x in zip(self.inputs, inputs):
             own.copy_(x)
 
-    def _given_out(self, out: Any, x: Any) -> Any:
+    def _given_out(self, out: Any) -> Callable[[], Any]:
+        """What makes an output of the caller's own of what lies in the arena: one allocation, and one copy."""
         if isinstance(out, Weight):
-            return self.weights(out).clone()
+            return self.weights(out).clone
         if not isinstance(out, Ref):
-            return out
-        return torch.empty_strided(x.shape, self.graph.strides[out.name], dtype=x.dtype, device=x.device).copy_(x)
+            return lambda: out
+        x, strides = self.tensor(out.name), self.graph.strides[out.name]
+        if torch.empty_like(x, device="meta").stride() == strides:
+            return x.clone
+        return lambda: x.new_empty_strided(x.shape, strides).copy_(x)
 
 
 def _meets(x: Tensor, out: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter, is_not
+from operator import attrgetter, getitem, is_not
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,11 +15,12 @@ class Watch:
     """Parameters and buffers of a module as they are now. `changed` runs in every call of a plan, so its loops are C's."""
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
-        self._places = []
+        self._owners, self._names = [], []
         for name in sorted(names):
             path, _, last = name.rpartition(".")
             owner = module.get_submodule(path)
-            self._places.append((owner._parameters if last in owner._parameters else owner._buffers, last))
+            self._owners.append(owner._parameters if last in owner._parameters else owner._buffers)
+            self._names.append(last)
         self._tensors = self._now() or []
         # An inference tensor counts no versions.
         self._counting = [x for x in self._tensors if not x.is_inference()]
@@ -29,7 +30,7 @@ class Watch:
 
     def _now(self) -> list[Tensor] | None:
         try:
-            return [where[name] for where, name in self._places]
+            return list(map(getitem, self._owners, self._names))
         except KeyError:
             return None
 
