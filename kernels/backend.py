@@ -15,7 +15,7 @@ from convatlas.kernels.common.launch import require_countable
 from convatlas.kernels.common.prepared import requested
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import Target, current
-from convatlas.layout import allocate
+from convatlas.layout import allocate, allocate_extra
 from convatlas.specs.activations import FLOPS
 
 
@@ -42,6 +42,8 @@ def _folded(out: Tensor) -> Tensor:
 
 ROOMS = {
     "conv2d": Room("conv2d"),
+    "conv2d_input_grad": Room("conv_transpose2d"),
+    "conv2d_weight_grad": Room("weight_grad"),
     "conv_transpose2d": Room("conv_transpose2d"),
     "linear": Room("gemm", lambda out: out.view(-1, out.shape[-1])),
     "max_pool2d": Room("pool"),
@@ -93,9 +95,7 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     first = next(iter(tensors.values()))
     result = allocate(call.spec.output_shape, first) if out is None else out
     y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
-    extra = {}
-    if call.params.get("return_indices"):
-        extra["indices"] = allocate(call.spec.output_shape, first, torch.int64)
+    extra = allocate_extra(call, first)
     target = current(first, call.backend)
 
     def launches_of(operands: dict[str, Tensor], y: Tensor) -> list[Any]:

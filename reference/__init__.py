@@ -15,6 +15,7 @@ if __name__ != "convatlas.reference":
 from convatlas.reference.activation import hardsigmoid, hardswish, leaky_relu, relu, relu6, sigmoid, silu, softmax
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import conv2d
+from convatlas.reference.conv2d_grad import conv2d_input_grad, conv2d_weight_grad
 from convatlas.reference.conv2d_plain import conv2d_plain
 from convatlas.reference.conv_transpose2d import conv_transpose2d, conv_transpose2d_plain
 from convatlas.reference.error_bound import Report, check
@@ -35,7 +36,9 @@ __all__ = [
     "check",
     "concat",
     "conv2d",
+    "conv2d_input_grad",
     "conv2d_plain",
+    "conv2d_weight_grad",
     "conv_transpose2d",
     "conv_transpose2d_plain",
     "evaluate",

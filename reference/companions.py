@@ -12,10 +12,19 @@ from typing import Any
 import numpy as np
 
 from convatlas.reference.conv2d import correlate
+from convatlas.reference.conv2d_grad import by_taps
 from convatlas.reference.conv_transpose2d import scatter
 from convatlas.reference.norm import lrn_base, per_channel
 from convatlas.reference.pool import adaptive_divisors, adaptive_sum, divisors, window_sum
-from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, ConvTranspose2dSpec, LinearSpec, Pool2dSpec
+from convatlas.specs import (
+    AdaptivePool2dSpec,
+    Conv2dInputGradSpec,
+    Conv2dSpec,
+    Conv2dWeightGradSpec,
+    ConvTranspose2dSpec,
+    LinearSpec,
+    Pool2dSpec,
+)
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -43,12 +52,13 @@ def _of_products(
     a: Arrays,
     added: list[np.ndarray],
     value: np.ndarray,
+    factors: tuple[str, str] = ("input", "weight"),
 ) -> Companions:
     """A sum of `length` products, to which bias and residual are added: A = sum |x||w| + |bias| + |residual|.
 
     Where the terms come in no particular order, a partial sum has a mean square of at most (the sum)^2 + sum of (x w)^2.
     """
-    x, w = a["input"], a["weight"]
+    x, w = (a[name] for name in factors)
     magnitude = product(np.abs(x), np.abs(w))
     squares = product(x * x, w * w)
     for term in added:
@@ -67,6 +77,18 @@ def conv2d(spec: Conv2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Co
 def conv_transpose2d(spec: ConvTranspose2dSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
     """The transposed convolution of |x| and |w|; L is the most products that an output sums."""
     return _of_products(lambda x, w: scatter(x, w, spec), spec.reduction, a, _added(a), value)
+
+
+def conv2d_input_grad(spec: Conv2dInputGradSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """The same of |dy| and |w|."""
+    factors = "grad_output", "weight"
+    return _of_products(lambda dy, w: scatter(dy, w, spec), spec.reduction, a, [], value, factors)
+
+
+def conv2d_weight_grad(spec: Conv2dWeightGradSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """The gradient by the weight from |dy| and |x|; L is N*P*Q, in however many parts they are summed."""
+    factors = "grad_output", "input"
+    return _of_products(lambda dy, x: by_taps(dy, x, spec.forward), spec.reduction, a, [], value, factors)
 
 
 def _added(a: Arrays) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from convatlas.reference.activation import softmax
 from convatlas.reference.companions import Arrays, Companions, Params
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import correlate
+from convatlas.reference.conv2d_grad import by_taps
 from convatlas.reference.conv_transpose2d import scatter
 from convatlas.reference.norm import batch_norm, local_response_norm
 from convatlas.reference.pool import adaptive_mean, average, max_pool
@@ -71,6 +72,14 @@ def _concat(spec: Any, a: Arrays, params: Params) -> np.ndarray:
 ROWS: dict[str, Row] = {
     "conv2d": Row(_conv2d, companions.conv2d),
     "conv_transpose2d": Row(_conv_transpose2d, companions.conv_transpose2d),
+    "conv2d_input_grad": Row(
+        lambda spec, a, params: scatter(a["grad_output"], a["weight"], spec), companions.conv2d_input_grad
+    ),
+    "conv2d_weight_grad": Row(
+        lambda spec, a, params: by_taps(a["grad_output"], a["input"], spec.forward),
+        companions.conv2d_weight_grad,
+        ("bias_grad",),
+    ),
     "linear": Row(_linear, companions.linear),
     "max_pool2d": Row(
         lambda spec, a, params: max_pool(a["input"], spec, return_indices=False), params=("return_indices",)

@@ -55,7 +55,7 @@ def _by_phases(call: Call, spec: ConvTranspose2dSpec, launches: list, dtype: str
             groups[-1].append(launch)
         else:
             groups.append([launch])
-    shared = spec.elements["input"] * size // len(parts) if parts else 0
+    shared = next(iter(spec.elements.values())) * size // len(parts) if parts else 0
     for part, own in zip(parts, groups):
         first, *rest = works(replace(call, op="conv2d", spec=part), own, dtype)
         found += [replace(first, moved=first.moved - part.elements["input"] * size + shared), *rest]
@@ -90,7 +90,7 @@ def _moved(call: Call, launches: list, i: int, dtype: str) -> int:
         return (arguments["z"].numel() + arguments["w"].numel()) * size + out + epilogue
     if call.op == "concat":
         return 2 * arguments["count"] * size * (int(launch.template[1]) if isinstance(launch, CudaLaunch) else 1)
-    read = (elements["input"] + elements["weight"]) * size
+    read = (sum(elements.values()) - elements["output"]) * size
     target = partial if isinstance(partial, Tensor) else getattr(arguments.get("y"), "ptr", None)
     return read + (target.numel() * 4 if isinstance(target, Tensor) else out)
 

@@ -1,4 +1,4 @@
-"""Launcher of the transposed convolution: conv2d's, once a phase."""
+"""Launchers of the transposed convolution, conv2d's once a phase, and of the input gradient, which is one."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ if TYPE_CHECKING:
 def conv_transpose2d(p: Problem) -> list[CudaLaunch]:
     """The launches of every phase, with the epilogue."""
     return by_phases(p, conv2d, lambda p, x: [elementwise(x, None, p.out, p.activation)])
+
+
+def conv2d_input_grad(p: Problem) -> list[CudaLaunch]:
+    """The gradient of a convolution by its input: the transposed convolution of its output's gradient."""
+    return conv_transpose2d(p.seen_as(p.spec, p.out, input=p["grad_output"], grad_output=None))

@@ -1,4 +1,4 @@
-"""Launcher of the transposed convolution: conv2d's, once a phase."""
+"""Launchers of the transposed convolution, conv2d's once a phase, and of the input gradient, which is one."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ from convatlas.kernels.elementwise.launch_triton import elementwise
 def conv_transpose2d(p: Problem) -> list[Launch]:
     """The launches of every phase, with the epilogue."""
     return by_phases(p, conv2d, lambda p, x: [elementwise(p, x, None, p.out, p.activation)])
+
+
+def conv2d_input_grad(p: Problem) -> list[Launch]:
+    """The gradient of a convolution by its input: the transposed convolution of its output's gradient."""
+    return conv_transpose2d(p.seen_as(p.spec, p.out, input=p["grad_output"], grad_output=None))

@@ -30,6 +30,8 @@ _LAZY = {
             "batch_norm",
             "concat",
             "conv2d",
+            "conv2d_input_grad",
+            "conv2d_weight_grad",
             "conv_transpose2d",
             "hardsigmoid",
             "hardswish",

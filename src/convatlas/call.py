@@ -27,3 +27,12 @@ class Call:
     params: dict[str, Any] = field(default_factory=dict)
     backend: str = "meta"
     dtype: str = "float32"
+
+    @property
+    def extra(self) -> dict[str, tuple[tuple[int, ...], str | None]]:
+        """The outputs that the op returns behind its first: by name the shape, and the dtype where it is not the input's."""
+        if self.params.get("return_indices"):
+            return {"indices": (self.spec.output_shape, "int64")}
+        if self.params.get("bias_grad"):
+            return {"bias_grad": ((self.spec.bias_elements,), None)}
+        return {}

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from convatlas.call import Call
+
 # Steps after which the solver of an overlap gives up, and elements that are listed one by one then: milliseconds, and one second.
 WORK, LISTED = 10_000, 1 << 22
 BASE = 1 << 40  # an address for arrays that are never read
@@ -31,6 +33,14 @@ def allocate(shape: tuple, like: Tensor, dtype: torch.dtype | None = None) -> Te
         device=like.device,
         memory_format=torch.channels_last if last else torch.contiguous_format,
     )
+
+
+def allocate_extra(call: Call, like: Tensor) -> dict[str, Tensor]:
+    """A call's outputs behind its first, by name, each uninitialised and in the memory format of `like`."""
+    return {
+        name: allocate(shape, like, None if dtype is None else getattr(torch, dtype))
+        for name, (shape, dtype) in call.extra.items()
+    }
 
 
 def taps_first(weight: Tensor) -> Tensor:

@@ -22,6 +22,14 @@ CALLS: dict[str, dict[str, Any]] = {
         input=X, weight=torch.randn(4, 4, 3, 3), bias=C, stride=1, padding=1, dilation=1, groups=1, activation="relu",
         residual=X, out=torch.zeros(1, 4, 6, 6), backend="numpy",
     ),
+    "conv2d_input_grad": dict(
+        grad_output=X, weight=torch.randn(4, 4, 3, 3), input_size=(1, 4, 6, 6), stride=1, padding=1, dilation=1, groups=1,
+        out=torch.zeros(1, 4, 6, 6), backend="numpy",
+    ),
+    "conv2d_weight_grad": dict(
+        grad_output=X, input=X, weight_size=(4, 4, 3, 3), stride=1, padding=1, dilation=1, groups=1, bias_grad=False,
+        out=torch.zeros(4, 4, 3, 3), backend="numpy",
+    ),
     "conv_transpose2d": dict(
         input=X, weight=torch.randn(4, 4, 3, 3), bias=C, stride=1, padding=1, output_padding=0, groups=1, dilation=1,
         activation="relu", out=torch.zeros(1, 4, 6, 6), backend="numpy",
@@ -99,6 +107,18 @@ def test_every_argument_is_right_or_refused_in_one_line(op: str) -> None:
 
 SPECS = {
     "conv2d": (specs.Conv2dSpec.of, dict(input=(1, 4, 6, 6), weight=(4, 4, 3, 3), stride=1, padding=1, dilation=1, groups=1)),
+    "conv2d_input_grad": (
+        specs.Conv2dInputGradSpec.of,
+        dict(
+            grad_output=(1, 4, 6, 6), weight=(4, 4, 3, 3), input_size=(1, 4, 6, 6), stride=1, padding=1, dilation=1, groups=1,
+        ),
+    ),
+    "conv2d_weight_grad": (
+        specs.Conv2dWeightGradSpec.of,
+        dict(
+            grad_output=(1, 4, 6, 6), input=(1, 4, 6, 6), weight_size=(4, 4, 3, 3), stride=1, padding=1, dilation=1, groups=1,
+        ),
+    ),
     "conv_transpose2d": (
         specs.ConvTranspose2dSpec.of,
         dict(

@@ -17,9 +17,15 @@ def samples() -> dict[str, tuple]:
     x = torch.randn(2, 6, 9, 8).contiguous(memory_format=last)
     w, b = torch.randn(4, 3, 3, 3), torch.randn(4)
     vector = torch.rand(6) + 0.5
+    geometry = ([2, 1], [1, 0, 1, 2], [1, 1], 2)
     pool = ([3, 3], [2, 2], [1, 1])
     return {
-        "conv2d": (x, w, b, [2, 1], [1, 0, 1, 2], [1, 1], 2, "relu", None),
+        "conv2d": (x, w, b, *geometry, "relu", None),
+        "conv2d_input_grad": (torch.randn(2, 4, 4, 9), w, [2, 6, 9, 8], *geometry),
+        **dict.fromkeys(
+            ("conv2d_weight_grad", "conv2d_weight_grad_with_bias"),
+            (torch.randn(2, 4, 4, 9), x.contiguous(), [4, 3, 3, 3], *geometry),
+        ),
         "conv_transpose2d": (x, torch.randn(6, 2, 3, 2), b, [2, 1], [1, 0], [1, 0], 2, [1, 2], "relu"),
         "linear": (torch.randn(3, 5, 6), torch.randn(4, 6), b, "leaky_relu(0.2)"),
         "max_pool2d": (x, *pool, [1, 1], False),

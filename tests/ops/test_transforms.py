@@ -17,6 +17,11 @@ X, W = torch.randn(2, 4, 6, 6), torch.randn(4, 4, 3, 3) * 0.2
 FC, VECTOR = torch.randn(5, 6), torch.rand(4) + 0.5
 OPS: dict[str, Callable[[Tensor], Any]] = {
     "conv2d": lambda x: convatlas.conv2d(x, W, padding=1),
+    "conv2d_input_grad": lambda x: convatlas.conv2d_input_grad(x, W, X.shape, padding=1),
+    "conv2d_weight_grad": lambda x: convatlas.conv2d_weight_grad(x, X, W.shape, padding=1),
+    "conv2d_weight_grad of the input": lambda x: convatlas.conv2d_weight_grad(X, x, W.shape, padding=1, bias_grad=True)[
+        0
+    ],
     "conv_transpose2d": lambda x: convatlas.conv_transpose2d(x, W, stride=2),
     "linear": lambda x: convatlas.linear(x, FC),
     "max_pool2d": lambda x: convatlas.max_pool2d(x, 2),

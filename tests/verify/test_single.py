@@ -25,6 +25,9 @@ class EveryOp(nn.Module):
         c = self.channel
         y = convatlas.conv2d(x, self.weight, c, (2, 1), ((0, 1), (2, 1)), (1, 2), 2, activation="relu6")
         y = convatlas.conv2d(y, self.weight[:, :1], None, 1, 1, 1, 8, activation="relu", residual=y)
+        z = convatlas.conv2d_input_grad(y, self.weight, (*y.shape[:1], 4, *y.shape[2:]), 1, 1, 1, 2)
+        z = convatlas.conv2d_weight_grad(y, z, (8, 2, 3, 3), 1, ((1, 1), (1, 1)), 1, 2)
+        y = convatlas.residual_add(y, z[0, 0, 0, 0].expand(y.shape))
         y = convatlas.conv_transpose2d(
             y, self.weight, c[:4], (2, 1), 1, (1, 0), 2, (1, 2), activation=("leaky_relu", 0.2)
         )
@@ -46,7 +49,9 @@ IDS = [f"{i}-{layer.op}" for i, layer in enumerate(LAYERS)]
 def test_no_op_is_missing_here():
     from convatlas.ops.library import OPS
 
-    assert {layer.op for layer in LAYERS} | {"max_pool2d_with_indices"} == {op.name for op in OPS}
+    assert {layer.op for layer in LAYERS} | {"max_pool2d_with_indices", "conv2d_weight_grad_with_bias"} == {
+        op.name for op in OPS
+    }
 
 
 @pytest.mark.parametrize("backend, dtype", [("numpy", torch.float64), ("triton", torch.float32)])

@@ -77,6 +77,28 @@ __device__ __forceinline__ void load_matrices(unsigned (&r)[4], const void *row)
 #endif
 }
 
+// The same of the transposed matrices, whose elements are halves: a lane's register holds two neighbours of a column.
+__device__ __forceinline__ void load_transposed(unsigned (&r)[4], const void *row) {
+#if ON_GPU
+    const unsigned place = unsigned(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(place)
+                 : "memory");
+#else
+    host::aligned(row, "ldmatrix of a misaligned row");
+    const int lane = host::block->self->lane;
+    const unsigned set = host::block->self->warp->gate.epoch & 1;
+    host::exchange(row, lane, 0);
+    for (int i = 0; i < 4; ++i)
+        for (int e = 0; e < 2; ++e) {
+            const char *from;
+            memcpy(&from, host::block->self->warp->value[set][8 * i + lane % 4 * 2 + e], sizeof from);
+            memcpy(reinterpret_cast<char *>(&r[i]) + 2 * e, from + lane / 4 * 2, 2);
+        }
+#endif
+}
+
 // ---- acc += a b for MI x NJ tiles of 16 x 8; a holds MI, b holds NJ fragments of one MMA step
 
 template <typename T, int MI, int NJ>

@@ -29,7 +29,7 @@ from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.precision import float32_products
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS, Target
-from convatlas.layout import taps_first
+from convatlas.layout import allocate_extra, taps_first
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
@@ -141,8 +141,7 @@ def launches_of(
     tensors, out = meta_tensors(call, dtype)
     if contiguous:
         tensors, out = {name: x.contiguous() for name, x in tensors.items()}, out.contiguous()
-    if call.params.get("return_indices"):
-        tensors["indices"] = _meta(call.spec.output_shape, torch.int64)
+    tensors |= allocate_extra(call, out)
     with float32_products("tf32" if tf32 else "ieee"):
         return launcher(backend, call.op)(Problem.of(call, tensors, out, target))
 

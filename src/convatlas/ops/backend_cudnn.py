@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convatlas.layout import is_channels_last
+from convatlas.layout import allocate, is_channels_last
 from convatlas.specs.activations import parsed
 
 if TYPE_CHECKING:
@@ -43,9 +43,29 @@ def _conv2d(call: Call, t: Tensors) -> Tensor:
     return F.conv2d(x, t["weight"], t.get("bias"), **{**s.arguments, "padding": (top, left)})
 
 
+def _conv2d_gradients(call: Call, t: Tensors, *wanted: bool) -> Tensor | tuple[Tensor, ...]:
+    """The wanted ones of the gradients by input, weight and bias. What a gradient does not depend on is only allocated."""
+    f, dy = call.spec.forward, t["grad_output"]
+    (top, bottom), (left, right) = f.padding
+    uneven = top != bottom or left != right
+    size = (f.N, f.C, f.H + top + bottom, f.W + left + right) if uneven else f.input_shape
+    x = t["input"] if "input" in t else allocate(size, dy)
+    x = F.pad(x, (left, right, top, bottom)) if uneven and "input" in t else x
+    w = t["weight"] if "weight" in t else allocate(f.weight_shape, dy)
+    padding = (0, 0) if uneven else (top, left)
+    dx, *rest = torch.ops.aten.convolution_backward(
+        dy, x, w, (f.K,), f.stride, padding, f.dilation, False, (0, 0), f.groups, wanted
+    )
+    if wanted[0]:
+        return dx[:, :, top : top + f.H, left : left + f.W] if uneven else dx
+    return tuple(rest) if wanted[2] else rest[0]
+
+
 # Ops that torch.nn.functional has not, or with arguments of which it lacks some.
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d": _conv2d,
+    "conv2d_input_grad": lambda call, t: _conv2d_gradients(call, t, True, False, False),
+    "conv2d_weight_grad": lambda call, t: _conv2d_gradients(call, t, False, True, bool(call.extra)),
     "residual_add": lambda call, t: t["x"] + t["shortcut"],
     "sigmoid": lambda call, t: torch.sigmoid(t["input"]),  # torch deprecated the functional one
     "concat": lambda call, t: torch.cat(list(t.values()), call.spec.dim),
@@ -63,9 +83,11 @@ def run(call: Call, tensors: Tensors, out: Tensor | None) -> Tensor | tuple[Tens
     y = OPS.get(call.op, _by_name)(call, tensors)
     last = is_channels_last(next(iter(tensors.values())))
     form = torch.channels_last if last else torch.contiguous_format
+
+    def formed(part: Tensor) -> Tensor:
+        return part.contiguous(memory_format=form) if part.dim() == 4 else part
+
     if isinstance(y, tuple):
-        return tuple(part.contiguous(memory_format=form) for part in y)
+        return tuple(map(formed, y))
     y = _finish(call, y, tensors)
-    if out is not None:
-        return out.copy_(y)
-    return y.contiguous(memory_format=form) if y.dim() == 4 else y
+    return formed(y) if out is None else out.copy_(y)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convatlas.layout import allocate
+from convatlas.layout import allocate, allocate_extra
+from convatlas.reference.conv2d_grad import sum_of_pixels
 from convatlas.reference.evaluate import evaluate
 from convatlas.reference.pool import max_pool2d
 from convatlas.reference.rounding import round_to
@@ -35,5 +36,12 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
         value, where = max_pool2d(arrays["input"], *window, return_indices=True)
         indices = allocate(s.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
         return out.copy_(torch.from_numpy(value)), indices
-    value = evaluate(call.op, call.spec, call.epilogue, arrays, call.params)
-    return out.copy_(torch.from_numpy(np.array(round_to(value, call.dtype), order="C")))
+    _store(out, evaluate(call.op, call.spec, call.epilogue, arrays, call.params), call.dtype)
+    extra = allocate_extra(call, first)
+    if "bias_grad" in extra:
+        _store(extra["bias_grad"], sum_of_pixels(arrays["grad_output"].astype(np.float64)), call.dtype)
+    return (out, *extra.values()) if extra else out
+
+
+def _store(out: Tensor, value: np.ndarray, dtype: str) -> None:
+    out.copy_(torch.from_numpy(np.array(round_to(value, dtype), order="C")))

@@ -18,6 +18,7 @@ from convatlas.ops.elementwise import (
     sigmoid,
     silu,
 )
+from convatlas.ops.gradients import conv2d_input_grad, conv2d_weight_grad
 from convatlas.ops.norms import batch_norm, local_response_norm, softmax
 from convatlas.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 
@@ -27,6 +28,8 @@ __all__ = [
     "batch_norm",
     "concat",
     "conv2d",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
     "conv_transpose2d",
     "hardsigmoid",
     "hardswish",

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from convatlas.call import Call
 from convatlas.errors import DtypeError, ShapeError
-from convatlas.layout import address, allocate, is_static, overlap, overlaps_itself
+from convatlas.layout import address, allocate, allocate_extra, is_static, overlap, overlaps_itself
 from convatlas.ops import backends, flop_counter
 from convatlas.ops.observe import notify, observed
 from convatlas.ops.transforms import derivative_rule, vmap_rule
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ConcatSpec,
+    Conv2dInputGradSpec,
     Conv2dSpec,
+    Conv2dWeightGradSpec,
     ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
@@ -93,13 +95,27 @@ def _fused(op: str, spec: Spec, a: Args) -> Call:
 
 
 def _conv2d(a: Args) -> Call:
+    return _fused("conv2d", Conv2dSpec.of(_shape(a["input"]), _shape(a["weight"]), *_geometry(a)), a)
+
+
+def _geometry(a: Args) -> tuple:
+    """A convolution's stride, padding, dilation and groups."""
     top, bottom, left, right = a["padding"]
-    pads = ((top, bottom), (left, right))
-    weight = a["weight"].shape
-    spec = Conv2dSpec.of(
-        tuple(a["input"].shape), tuple(weight), tuple(a["stride"]), pads, tuple(a["dilation"]), a["groups"]
-    )
-    return _fused("conv2d", spec, a)
+    return tuple(a["stride"]), ((top, bottom), (left, right)), tuple(a["dilation"]), a["groups"]
+
+
+def _conv2d_input_grad(a: Args) -> Call:
+    spec = Conv2dInputGradSpec.of(_shape(a["grad_output"]), _shape(a["weight"]), tuple(a["input_size"]), *_geometry(a))
+    return Call("conv2d_input_grad", spec)
+
+
+def _conv2d_weight_grad(a: Args) -> Call:
+    shapes = _shape(a["grad_output"]), _shape(a["input"]), tuple(a["weight_size"])
+    return Call("conv2d_weight_grad", Conv2dWeightGradSpec.of(*shapes, *_geometry(a)))
+
+
+def _conv2d_weight_grad_with_bias(a: Args) -> Call:
+    return replace(_conv2d_weight_grad(a), params={"bias_grad": True})
 
 
 def _conv_transpose2d(a: Args) -> Call:
@@ -148,16 +164,24 @@ def _activation(name: str, a: Args) -> Call:
     return Call(name, ElementwiseSpec(name, _shape(a["input"])), None, params)
 
 
+GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
+WEIGHT_GRAD = f"Tensor grad_output, Tensor input, SymInt[] weight_size, {GEOMETRY}"
 POOL = "Tensor input, int[] kernel_size, int[] stride, int[] padding"
 MAX_POOL = f"{POOL}, int[] dilation, bool ceil_mode"
 OPS = (
     Op(
         "conv2d",
-        "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, int groups, "
-        "str? activation, Tensor? residual",
+        f"Tensor input, Tensor weight, Tensor? bias, {GEOMETRY}, str? activation, Tensor? residual",
         _conv2d,
         overwritten=("residual",),
     ),
+    Op(
+        "conv2d_input_grad",
+        f"Tensor grad_output, Tensor weight, SymInt[] input_size, {GEOMETRY}",
+        _conv2d_input_grad,
+    ),
+    Op("conv2d_weight_grad", WEIGHT_GRAD, _conv2d_weight_grad),
+    Op("conv2d_weight_grad_with_bias", WEIGHT_GRAD, _conv2d_weight_grad_with_bias, "(Tensor, Tensor)"),
     Op(
         "conv_transpose2d",
         "Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] output_padding, int groups, "
@@ -289,9 +313,8 @@ def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tens
         _check_overlap(op, tensors, out)
     result = allocate(call.spec.output_shape, first) if out is None else out
     notify(call, tensors, result)
-    if "return_indices" in call.params:
-        return result, allocate(call.spec.output_shape, first, torch.int64)
-    return result
+    extra = allocate_extra(call, first)
+    return (result, *extra.values()) if extra else result
 
 
 _library = torch.library.Library("convatlas", "DEF")

@@ -60,7 +60,7 @@ def derivative_rule(name: str) -> Callable[..., Any]:
     reverse ones (grad, vjp, hessian), and for backward() when that reaches the op. It raises ShapeError where an `out` would lose a
     gradient.
     """
-    public = name.removesuffix("_out").removesuffix("_with_indices")
+    public = name.removesuffix("_out").removesuffix("_with_indices").removesuffix("_with_bias")
 
     def rule(keyset: Any, *values: Any, **keywords: Any) -> Any:
         tensors = list(tensors_in((*values, *keywords.values())))

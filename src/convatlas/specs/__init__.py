@@ -7,6 +7,7 @@ numbers from here.
 
 from convatlas.specs.common import Epilogue, Spec, dtype_name, itemsize, tf_same_padding
 from convatlas.specs.conv import Conv2dSpec
+from convatlas.specs.conv_grad import Conv2dInputGradSpec, Conv2dWeightGradSpec
 from convatlas.specs.conv_transpose import ConvTranspose2dSpec
 from convatlas.specs.other import (
     ConcatSpec,
@@ -21,7 +22,9 @@ from convatlas.specs.pool import AdaptivePool2dSpec, Pool2dSpec
 __all__ = [
     "AdaptivePool2dSpec",
     "ConcatSpec",
+    "Conv2dInputGradSpec",
     "Conv2dSpec",
+    "Conv2dWeightGradSpec",
     "ConvTranspose2dSpec",
     "ElementwiseSpec",
     "Epilogue",

@@ -48,13 +48,13 @@ class Conv2dSpec(ConvolutionSpec):
 
     @classmethod
     def of(
-        cls, input: tuple, weight: tuple, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-    ) -> Conv2dSpec:
+        cls, input: tuple, weight: tuple, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+        op: str = "conv2d",
+    ) -> Conv2dSpec:  # fmt: skip
         """From an input shape (N, C, H, W) and a weight shape (K, C/groups, R, S), arguments as F.conv2d takes them.
 
-        Raises ShapeError, showing both sides, for whatever does not fit.
+        Raises ShapeError, showing both sides and the op's name, for whatever does not fit.
         """
-        op = "conv2d"
         input, weight = shape_of(input, "input", op), shape_of(weight, "weight", op)
         if len(input) != 4:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
