@@ -55,10 +55,23 @@ ROOMS = {
     "softmax": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),
     **dict.fromkeys(FLOPS, Room("elementwise", _four_runs)),  # the activations
     "concat": Room("elementwise", _four_runs),
+    # Several ops as one, by the pattern (specs.BlockSpec).
+    "inverted_residual": Room("inverted_residual"),
+    "depthwise_separable": Room("inverted_residual"),
 }
 
 # Operands that kernels read as vectors of adjacent elements.
 VECTORS = ("bias", "weight", "running_mean", "running_var")
+
+
+def room(pattern: str, name: str) -> Callable[..., Any]:
+    """A function of the launcher of a block's kernels: `takes(spec, dtype)` or `work(call, launch)`."""
+    return getattr(import_module(f"convatlas.kernels.{ROOMS[pattern].folder}.launch_cuda"), name)
+
+
+def _name(call: Call) -> str:
+    """The op's name in ROOMS: of a block, its pattern."""
+    return call.spec.pattern if call.op == "block" else call.op
 
 
 @cache
@@ -70,7 +83,7 @@ def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
 def viewable(op: str, out: Tensor) -> bool:
     """Whether the op's launcher can see `out` as it needs to; where it cannot, the result is computed elsewhere and copied."""
     try:
-        return not out.numel() or ROOMS[op].view(out) is not None
+        return not out.numel() or op == "block" or ROOMS[op].view(out) is not None
     except RuntimeError:
         return False
 
@@ -82,8 +95,11 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
     adjacent elements, and get a copy where they are not: a few kilobytes.
     """
     target = current(out, call.backend) if target is None else target
-    operands = {name: x.contiguous() if name in VECTORS and x.dim() == 1 else x for name, x in tensors.items()}
-    return launcher(call.backend, call.op)(Problem.of(call, operands, out, target))
+    operands = {
+        name: x.contiguous() if name.rpartition(".")[2] in VECTORS and x.dim() == 1 else x
+        for name, x in tensors.items()
+    }
+    return launcher(call.backend, _name(call))(Problem.of(call, operands, out, target))
 
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ if __name__ != "convatlas.reference":
 
 # Plain imports, not lazy ones: they run after the submodules of the same names are loaded, so that the functions win.
 from convatlas.reference.activation import hardsigmoid, hardswish, leaky_relu, relu, relu6, sigmoid, silu, softmax
+from convatlas.reference.block import block_truth
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import conv2d
 from convatlas.reference.conv2d_grad import conv2d_input_grad, conv2d_weight_grad
@@ -33,6 +34,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "block_truth",
     "check",
     "concat",
     "conv2d",

@@ -7,6 +7,7 @@ Elementwise, with A the truth's magnitude and S its spread:
     inner = u_acc * (C * sqrt(L) + roundings) * A        the accumulator's roundings, a random walk of L steps
           + u_acc * DRIFT * L * S                        tensor cores only: they cut off, and so drift towards zero
           + 2 * 2^-10 * A                                tf32 only: both factors cut to 10 explicit mantissa bits
+          + inherited                                    of a block's last part: what its operands are off by (reference/block.py)
     eta   = half the smallest subnormal of the output, and of the accumulator once a term
 
 Over the tensor, where the terms of the sums come in no particular order, the sum of squares, each element's share
@@ -91,7 +92,7 @@ def check(
     truth plus its bound overflows the output dtype. Raises DtypeError for an unknown dtype.
     """
     y = np.asarray(y)
-    law = _Law(truth, dtype, accumulate or ("float64" if dtype == "float64" else "float32"), tf32, stores, exact)
+    law = Law(truth, dtype, accumulate or ("float64" if dtype == "float64" else "float32"), tf32, stores, exact)
     if y.shape != truth.value.shape:
         detail = f"{truth.op}: y of shape {y.shape}, expected {truth.value.shape}"
         return Report(False, np.inf, np.inf, None, np.nan, np.nan, detail, y.size)
@@ -129,7 +130,7 @@ def check(
     return Report(not detail, worst, rms, where, got, expected, detail, y.size)
 
 
-class _Law:
+class Law:
     """The bounds of the elements of one truth, a flat slice at a time."""
 
     def __init__(self, truth: Truth, dtype: str, accumulate: str, tf32: bool, stores: int, exact: bool) -> None:
@@ -146,18 +147,22 @@ class _Law:
         self.drift = DRIFT * self.L if tensor_core else 0.0
         self.cut = TF32_CUT if tf32 else 0.0
         self.eta = out.smallest_subnormal / 2 + self.L * acc.smallest_subnormal / 2
+        # Partial sums hold what the operands are off by as well.
+        self.inherited, self.inherited_sigma = np.ravel(truth.inherited), np.ravel(truth.inherited_sigma)
 
     def __call__(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
         """(what an error may be, its standard deviation where the terms come in no particular order)."""
-        A, S, ref = self.A[part], self.S[part], np.abs(self.ref[part])
+        inherited, sigma = (x[part] if len(x) > 1 else x for x in (self.inherited, self.inherited_sigma))
+        A, S, ref = self.A[part] + inherited, self.S[part] + sigma, np.abs(self.ref[part])
         ref = np.where(np.isfinite(ref), ref, 0.0)
         root, cut = np.sqrt(self.L), self.cut
 
         own, lip = self._activation(part), self.lipschitz
-        inner = lip * (self.u_acc * ((C * root + self.roundings) * A + self.drift * S) + (2 + cut) * cut * A) + own
+        summed = self.u_acc * ((C * root + self.roundings) * A + self.drift * S)
+        inner = lip * (summed + (2 + cut) * cut * A + inherited) + own
         bound = inner + self.u_out * (ref + inner + lip * (self.stores - 1) * A) + self.eta
 
-        inner = lip * (self.u_acc * ((root + self.drift) * S + self.roundings * A) + 2 * cut * S) + own
+        inner = lip * (self.u_acc * ((root + self.drift) * S + self.roundings * A) + 2 * cut * S + sigma) + own
         sigma = inner + self.u_out * (ref + inner + lip * (self.stores - 1) * np.minimum(A, 2 * S)) + self.eta
         return bound, sigma
 

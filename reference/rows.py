@@ -29,11 +29,13 @@ class Row:
         parameters.
         companions: computes what the error bound is made of, from the same and the value.
         params: names of its parameters that are no part of a shape; PyTorch's default stands for one left out.
+        truth: makes the whole Truth from spec and operands, of what is more than one op (reference/block.py).
     """
 
     value: Callable[[Any, Arrays, Params], np.ndarray]
     companions: Callable[[Any, Arrays, Params, np.ndarray], Companions] = companions.exact
     params: tuple[str, ...] = ()
+    truth: Callable[[Any, Arrays], Any] | None = None
 
 
 def _conv2d(spec: Any, a: Arrays, params: Params) -> np.ndarray:

@@ -31,6 +31,8 @@ class Truth:
             length and roundings are those of `before`.
         before: the value before that activation.
         lipschitz: by how much at most the activation widens an error of `before`.
+        inherited, inherited_sigma: by how much `before` may be off, and the standard deviation of that, because operands are
+            (reference/block.py); 0 where they are exact.
     """
 
     op: str
@@ -43,6 +45,8 @@ class Truth:
     activation: Activation | None = None
     before: np.ndarray | None = None
     lipschitz: float = 1.0
+    inherited: np.ndarray | float = 0.0
+    inherited_sigma: np.ndarray | float = 0.0
 
     @property
     def exact(self) -> bool:
@@ -57,6 +61,8 @@ def truth(op: str, spec: Spec, epilogue: Epilogue | None, arrays: Arrays, params
     """
     params = params or {}
     arrays = as_arrays(arrays, np.float64)
+    if op in ROWS and (whole := ROWS[op].truth) is not None:
+        return whole(spec, arrays)
     with np.errstate(all="ignore"):
         value = before_activation(op, spec, arrays, params)
         parts = ROWS[op].companions(spec, arrays, params, value)

@@ -137,6 +137,8 @@ def is_wide(*tensors: Tensor | None) -> bool:
 def require_countable(call: Call) -> None:
     """Raises ShapeError where 32 bits cannot count the output's pixels (or rows), as kernels do; offsets in memory are wider."""
     spec = call.spec
+    for part in getattr(spec, "parts", ()):
+        require_countable(Call(part.op, part.spec))
     if hasattr(spec, "Q"):
         names, sizes = "N*P*Q", (spec.N, spec.P, spec.Q)
     elif call.op == "linear":

@@ -8,6 +8,7 @@ from math import prod
 from torch import Tensor
 
 from convatlas.call import Call
+from convatlas.kernels.backend import room
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.launch import Launch, cdiv
 from convatlas.model.work import Tiling, Work
@@ -23,6 +24,8 @@ NAMED = ("RESIDENT", "PACK")
 
 def works(call: Call, launches: list[Launch] | list[CudaLaunch], dtype: str) -> list[Work]:
     """One for each launch. The operands of a layer are moved by the launch that reads or writes them."""
+    if call.op == "block":
+        return [room(call.spec.pattern, "work")(call, launch) for launch in launches]
     if isinstance(call.spec, ConvTranspose2dSpec):
         return _by_phases(call, call.spec, launches, dtype)
     size, found = itemsize(dtype), []

@@ -74,6 +74,7 @@ def as_dict(layer: PlanLayer) -> dict[str, Any]:
         "bytes": layer.bytes,
         "flops": layer.flops,
         "ours": layer.ours,
+        "parts": [{"name": p.name, "op": p.op, "shape": str(p.spec), "epilogue": str(p.epilogue)} for p in layer.parts],
     }
 
 

@@ -9,6 +9,7 @@ Clocks of one SM, for a tile of BM x BN outputs and BK products a step, n blocks
     dram    = compulsory bytes / (DRAM_SHARE * bandwidth)
     time    = LAUNCH + sum over launches (chip^P + dram^P)^(1/P) + AGAIN for every launch after the first
 
+A block of several ops (plan/blocks.py) has step = sqrt((n tensor)^2 + (n issue)^2 + wait^2), of which its launcher knows the terms.
 What is no matrix product has chip = (OVERHEAD + window elements of the SM that has most / WINDOW) over the clock.
 
 The constants were fitted to times of ResNet-50's and VGG-16's layers on an H100, and to nothing else (study/evaluation). They say
@@ -102,7 +103,16 @@ def launch_time(work: Work, per_sm: int, gpu: GPU, mode: str, constants: Constan
     which = int(work.backend == "cuda")
     most = ceil(work.grid / gpu.sms)
     per_sm = max(per_sm, 1)
-    if not work.gemm:
+    if work.clocks is not None:
+        share, overhead = c.dram_share, c.overhead[which]
+        tensor, issue, wait = work.clocks
+        clocks, parts = 0.0, dict.fromkeys(("tensor", "vector", "latency"), 0.0)
+        for n, tiles in _rounds(work, most, per_sm):
+            clocks += overhead + tiles * t.steps * ((n * tensor) ** 2 + (n * issue) ** 2 + wait**2) ** 0.5
+            parts["tensor"] += tiles * t.steps * n * tensor
+            parts["vector"] += tiles * t.steps * n * issue
+            parts["latency"] += tiles * t.steps * wait + overhead
+    elif not work.gemm:
         share = c.dram_share_stream
         window = DEPTHWISE if work.depthwise and which else c.window[which]
         overhead = c.stream_overhead[which]

@@ -49,6 +49,8 @@ class Work:
         window: elements that the windows of all outputs hold together, for what is no matrix product.
         depthwise: whether these are multiplied by filters.
         copied: whether operands come by the tensor memory accelerator.
+        resident: blocks that an SM holds, where the launcher bounds registers and so knows; else 1.
+        clocks: (tensor cores, issue slots, waits) that a step of a block of several ops takes of an SM; None of all others.
     """
 
     kernel: str
@@ -65,6 +67,8 @@ class Work:
     window: int = 0
     depthwise: bool = False
     copied: bool = False
+    resident: int = 1
+    clocks: tuple[float, float, float] | None = None
 
     @property
     def gemm(self) -> bool:

@@ -47,9 +47,12 @@ def preferred(call: Call) -> str:
       precision, many images
     windows over 8, 24, 40, ... channels, half         cuda      Triton reads such pixels one number at a time
       precision
+    blocks of several ops (plan/blocks.py)             cuda      the only kernels of them
     all else, such as dense layers and residual_add    triton    it reaches wgmma and TMA, our CUDA kernels only mma.sync
     """
     spec, half = call.spec, call.dtype != "float32"
+    if call.op == "block":
+        return "cuda"
     if call.op in ("max_pool2d", "avg_pool2d"):
         return "cuda"
     if call.op == "adaptive_avg_pool2d":

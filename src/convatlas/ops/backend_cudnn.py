@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +62,17 @@ def _conv2d_gradients(call: Call, t: Tensors, *wanted: bool) -> Tensor | tuple[T
     return tuple(rest) if wanted[2] else rest[0]
 
 
+def _block(call: Call, t: Tensors) -> Tensor:
+    made: Tensors = {}
+    for part in call.spec.parts:
+        given = {
+            name: (made[source] if source in made else t[source]).reshape(shape)
+            for name, (source, shape) in part.operands.items()
+        }
+        made[part.name] = run(replace(call, op=part.op, spec=part.spec, epilogue=part.epilogue), given, None)
+    return made[part.name]
+
+
 # Ops that torch.nn.functional has not, or with arguments of which it lacks some.
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d": _conv2d,
@@ -68,6 +80,7 @@ OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d_weight_grad": lambda call, t: _conv2d_gradients(call, t, False, True, bool(call.extra)),
     "residual_add": lambda call, t: t["x"] + t["shortcut"],
     "sigmoid": lambda call, t: torch.sigmoid(t["input"]),  # torch deprecated the functional one
+    "block": _block,
     "concat": lambda call, t: torch.cat(list(t.values()), call.spec.dim),
 }
 

@@ -92,7 +92,9 @@ def _require_triton(x: Tensor) -> None:
 
 
 def check_dtype(backend: str, call: Call) -> None:
-    """Raises DtypeError when `backend` lacks the call's dtype."""
+    """Raises DtypeError when `backend` lacks the call's dtype, and BackendError for a block on "triton", which has none."""
+    if call.op == "block" and backend == "triton":
+        raise BackendError(f'{call.spec.pattern}: no kernel on backend "triton", expected "cuda", "cudnn" or "numpy"')
     if call.dtype not in DTYPES[backend]:
         raise DtypeError(
             f'{call.op}: dtype {call.dtype} on backend "{backend}", expected one of {", ".join(DTYPES[backend])}'

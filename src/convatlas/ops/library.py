@@ -234,7 +234,7 @@ OPS = (
 BY_NAME = {op.name: op for op in OPS}
 
 
-def _check(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
+def checked(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
     """One dtype, one device, an `out` that fits; returns the Call with its dtype. Raises DtypeError or ShapeError."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
@@ -288,7 +288,7 @@ def _same_elements(a: Tensor, b: Tensor) -> bool:
 
 def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     tensors = op.tensors(args)
-    call = _check(op.describe(args), tensors, out)
+    call = checked(op.describe(args), tensors, out)
     first = next(iter(tensors.values()))
     backend = backends.resolve(args["backend"], first, call)
     backends.check_dtype(backend, call)
@@ -307,7 +307,7 @@ def _run(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tenso
 
 def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     tensors = op.tensors(args)
-    call = _check(op.describe(args), tensors, out)
+    call = checked(op.describe(args), tensors, out)
     first = next(iter(tensors.values()))
     if out is not None and all(map(is_static, (out, *tensors.values()))):
         _check_overlap(op, tensors, out)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convatlas.call import Call
 from convatlas.plan.program import Program, Ready
 from convatlas.plan.steps import COPY, OURS, Graph, Ref, Step, Weight, mapped
+from convatlas.specs import Part
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class PlanLayer:
         bytes: compulsory bytes, weights included.
         flops: by our specs; of PyTorch's ops by torch.utils.flop_counter, else one an element of the result.
         ours: whether our op computes it.
+        parts: the ops of a block (plan/blocks.py), in order; none of anything else.
     """
 
     path: str
@@ -55,6 +57,7 @@ class PlanLayer:
     bytes: int
     flops: int
     ours: bool
+    parts: tuple[Part, ...] = ()
 
 
 def layers(program: Program) -> list[PlanLayer]:
@@ -68,7 +71,7 @@ def _layer(program: Program, ready: Ready) -> PlanLayer:
     writes = buffer_of(program, step.output)
     if step.kind == OURS:
         spec, dtype = step.call.spec, step.call.dtype
-        kind = spec.layer_kind if spec.layer_kind != "other" else step.op
+        kind = spec.layer_kind if spec.layer_kind != "other" else getattr(spec, "pattern", step.op)
         moved, flops = spec.bytes(dtype, step.call.epilogue), spec.flops
     else:
         kind, moved, flops = step.op, _bytes(graph, step), _flops(graph, step)
@@ -86,6 +89,7 @@ def _layer(program: Program, ready: Ready) -> PlanLayer:
         moved,
         flops,
         step.kind == OURS,
+        spec.parts if step.op == "block" else (),
     )
 
 

@@ -76,8 +76,9 @@ def written_over(graph: Graph, places: dict[str, Place]) -> None:
     for i, step in enumerate(graph.steps):
         if step.kind != OURS or not whole(graph, places, step.output) or first[places[step.output].buffer] != i:
             continue
+        overwritten = BY_NAME[step.call.op].overwritten if step.call.op in BY_NAME else ()
         for name, x in step.operands.items():
-            if not isinstance(x, Ref) or name not in BY_NAME[step.call.op].overwritten or step.inputs.count(x.name) > 1:
+            if not isinstance(x, Ref) or name not in overwritten or step.inputs.count(x.name) > 1:
                 continue
             old, new = places[x.name].buffer, places[step.output].buffer
             if (

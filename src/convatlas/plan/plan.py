@@ -5,6 +5,7 @@ plan = convatlas.compile(module, example)        y = plan(x)
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from os import PathLike
 from threading import RLock
@@ -17,6 +18,7 @@ from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeE
 from convatlas.files import shown
 from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.ops.observe import observed
+from convatlas.plan.blocks import blocks, checked
 from convatlas.plan.export import graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
@@ -29,7 +31,12 @@ SHAPES = 8  # batch sizes that a plan keeps programs for
 
 
 def compile(
-    module: nn.Module, example: Tensor | tuple[Tensor, ...], *, backend: str | None = None, graph: bool = True
+    module: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    backend: str | None = None,
+    graph: bool = True,
+    fuse: str | Collection[str] = "auto",
 ) -> Plan:
     """A plan that computes what `module` computes at inference.
 
@@ -40,14 +47,17 @@ def compile(
             first dimension, the batch.
         backend: "triton", "cuda", "cudnn" or "numpy" for all steps of ours; None chooses for each as the ops do.
         graph: whether a plan on a GPU is captured in a CUDA graph, one a batch size.
+        fuse: which blocks of layers become one kernel (docs/fusion.md): "auto" those whose kernels a GPU of this architecture has
+            proven and that the time model predicts to gain; "predicted" those that it predicts to gain, proven or not; "all", or a
+            set of names of patterns, wherever a kernel takes the shapes; "none".
 
     Convolutions, norms, activations, pooling, additions, concatenations and linear layers become our kernels; every other op stays
     PyTorch's, in the same plan (Plan.report). Outputs have the module's dtypes and memory formats. Nothing has a gradient.
 
     Raises NetError for a module that torch.export cannot trace or that is in training mode, ArgumentError for an example that is no
-    tensor, BackendError for a backend that cannot run here.
+    tensor and for an unknown `fuse`, BackendError for a backend that cannot run here.
     """
-    plan = Plan(module, example, backend, graph)
+    plan = Plan(module, example, backend, graph, fuse)
     plan.program(plan.example)
     return plan
 
@@ -72,13 +82,18 @@ class Plan:
     """
 
     def __init__(
-        self, module: nn.Module, example: Tensor | tuple[Tensor, ...], backend: str | None = None, graph: bool = True
+        self,
+        module: nn.Module,
+        example: Tensor | tuple[Tensor, ...],
+        backend: str | None = None,
+        graph: bool = True,
+        fuse: str | Collection[str] = "auto",
     ) -> None:
         given = example if isinstance(example, tuple) else (example,)
         if not given or not all(isinstance(x, Tensor) for x in given):
             raise ArgumentError(f"compile: example {type(example).__name__}, expected a tensor or a tuple of tensors")
         self.module, self.backend, self.graph, self.name = module, backend, graph, type(module).__name__
-        self.example = given
+        self.example, self.fuse = given, checked(fuse)
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
         self._kind = given[0].device.type
         self._programs: dict[Any, Program] = {}
@@ -151,7 +166,9 @@ class Plan:
     def _made(self, inputs: tuple[Tensor, ...], cast: torch.dtype | None) -> Program:
         device = inputs[0].device
         graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
-        siblings(graph, gpu_of(device), self.backend)
+        on = gpu_of(device)
+        siblings(graph, on, self.backend)
+        blocks(graph, on, on.arch if device.type == "cuda" else None, self.backend, self.fuse)
         return Program(graph, device, self._state, self.backend, self.graph)
 
     def _state(self, name: str) -> Tensor:

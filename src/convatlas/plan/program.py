@@ -70,7 +70,7 @@ class Weights:
     def packed(self, name: str, call: Call, weight: Weight) -> Tensor:
         """A weight as the op's kernels read it without another copy."""
         x = self(weight)
-        if name == "weight" and call.op == "conv2d":
+        if name.rpartition(".")[2] == "weight" and x.dim() == 4 and call.op in ("conv2d", "block"):
             x = taps_first(x) if x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
         elif name == "weight" and x.dim() == 2:
             x = x.contiguous()

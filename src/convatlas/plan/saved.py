@@ -107,6 +107,8 @@ class _Writer:
                 return [kind, _name(x)]
         if isinstance(x, torch.device):
             return ["device"]
+        if isinstance(x, (specs.Spec, specs.Epilogue, specs.Part)):
+            return ["spec", type(x).__name__, self.value(_fields(x), program)]
         raise InputError(f"plan.save: an argument {x!r:.80} has no form in a file")
 
     def tensor(self, x: Tensor) -> str:
@@ -188,6 +190,8 @@ def graph_from(
             return device
         if kind == "weight":
             return weight(*rest)
+        if kind == "spec":
+            return getattr(specs, rest[0])(**back(rest[1]))
         if kind in KINDS:
             return _of_torch(kind, rest[0])
         return (tuple if kind == "tuple" else list)(map(back, rest))

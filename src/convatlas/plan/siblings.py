@@ -36,7 +36,7 @@ def gpu_of(device: torch.device) -> GPU:
 
 
 def seconds(call: Call, on: GPU, backend: str | None = None) -> float:
-    """The predicted time of a call's launches, each with one block an SM, since nothing has been compiled."""
+    """The predicted time of a call's launches, with one block an SM where the launcher knows no better: nothing is compiled."""
     backend = backend if backend in ("triton", "cuda") else preferred(call)
     dtype = getattr(torch, call.dtype)
 
@@ -45,8 +45,8 @@ def seconds(call: Call, on: GPU, backend: str | None = None) -> float:
 
     tensors = {name: meta(shape) for name, shape in call.spec.operands(call.epilogue).items()}
     listed = launches(replace(call, backend=backend), tensors, meta(call.spec.output_shape), of(on))
-    mode = "tf32" if tf32(call) else call.dtype
-    return predict(works(call, listed, call.dtype), [1] * len(listed), on, mode).seconds
+    mode, found = "tf32" if tf32(call) else call.dtype, works(call, listed, call.dtype)
+    return predict(found, [work.resident for work in found], on, mode).seconds
 
 
 def siblings(graph: Graph, on: GPU, backend: str | None = None) -> Graph:

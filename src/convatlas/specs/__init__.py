@@ -5,6 +5,7 @@ output shape, MACs, FLOPs, compulsory bytes and GEMM sizes. Kernels, reference, 
 numbers from here.
 """
 
+from convatlas.specs.block import INPUT, BlockSpec, Part
 from convatlas.specs.common import Epilogue, Spec, dtype_name, itemsize, tf_same_padding
 from convatlas.specs.conv import Conv2dSpec
 from convatlas.specs.conv_grad import Conv2dInputGradSpec, Conv2dWeightGradSpec
@@ -20,7 +21,9 @@ from convatlas.specs.other import (
 from convatlas.specs.pool import AdaptivePool2dSpec, Pool2dSpec
 
 __all__ = [
+    "INPUT",
     "AdaptivePool2dSpec",
+    "BlockSpec",
     "ConcatSpec",
     "Conv2dInputGradSpec",
     "Conv2dSpec",
@@ -31,6 +34,7 @@ __all__ = [
     "LinearSpec",
     "LocalResponseNormSpec",
     "NormSpec",
+    "Part",
     "Pool2dSpec",
     "ResidualAddSpec",
     "Spec",

@@ -121,6 +121,11 @@ class Spec:
         return {}
 
     @property
+    def reductions(self) -> dict[str, int]:
+        """The products that one output sums, by the operand that holds their weights; none where the op has no weights."""
+        return {"weight": self.reduction} if self.products else {}
+
+    @property
     def tensor_cores(self) -> bool:
         """Whether tensor cores can multiply it: products of which many share an operand, as in a GEMM."""
         return self.products

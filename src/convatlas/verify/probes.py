@@ -21,6 +21,8 @@ SIGMA = 2**13
 LARGEST = 2**23
 # bfloat16 counts to 256; bias and residual are multiples of 16 units, of up to 2 in size.
 WHOLE, STEP = 255, 16 * UNIT
+# Products of one output of a block's part that are not zero.
+TERMS = 6
 # A local response norm's base is k + k/8 on average, and the op then beta/8 away from the identity.
 RAISED = 1 / 8
 # Terms of a mean or of a softmax that matter, and how many outputs each place of the window should matter to.
@@ -50,7 +52,10 @@ def probes(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) ->
     tensors = operands(layer, dtype, torch.device("cpu"), seed)
     spec, params = layer.spec, layer.params
     capped = layer.epilogue is not None and layer.epilogue.activation == "relu6"
-    if spec.products:
+    if layer.op == "block":
+        for name, x in tensors.items():
+            x.copy_(_sparse(name, tuple(x.shape), spec.reductions.get(name), generator))
+    elif spec.products:
         B = largest_integer(spec.reduction)
         sizes = {"input": (B, 1.0), "weight": (B, UNIT), "bias": (WHOLE, STEP), "residual": (WHOLE, STEP)}
         for name, x in tensors.items():
@@ -73,6 +78,16 @@ def probes(layer: Layer, dtype: torch.dtype, device: torch.device, seed: int) ->
         tensors["weight"] *= 4
         tensors["bias"] *= 4
     return {name: x.to(device) for name, x in tensors.items()}
+
+
+def _sparse(name: str, shape: tuple[int, ...], length: int | None, generator: torch.Generator) -> Tensor:
+    """A block's operand such that every map between its parts holds whole numbers that each dtype has: of an output's products
+    about TERMS are not zero, and those are +-1 times an input's. The last part's result says whether every place was the right one.
+    """
+    if length is None:  # input and biases
+        return integers(shape, 2, 1.0, generator)
+    signs = 2.0 * torch.randint(0, 2, shape, generator=generator) - 1.0
+    return signs * (torch.rand(shape, generator=generator) < TERMS / length)
 
 
 def _chosen(shape: tuple[int, ...], length: int, outputs: int, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from convatlas.ops import functional as ops
 from convatlas.ops.backends import use_backend
+from convatlas.ops.block import block
 from convatlas.study.tracing import Layer
 
 Tensors = dict[str, Tensor]
@@ -34,7 +35,7 @@ def operands(
         x = (torch.randn(shape, generator=generator, device=drawn_on) * scale).to(device, dtype)
         return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
 
-    scales = {"weight": sqrt(2 / max(spec.reduction, 1))} if spec.products else {}
+    scales = {name: sqrt(2 / max(length, 1)) for name, length in spec.reductions.items()}
     tensors = {name: normal(shape, scales.get(name, 1.0)) for name, shape in spec.operands(layer.epilogue).items()}
     if "running_var" in tensors:
         tensors["running_var"] = tensors["running_var"].abs() + 0.5
@@ -53,7 +54,9 @@ def run(layer: Layer, tensors: Tensors, backend: str) -> Tensor:
 
 
 def call(layer: Layer, t: Tensors, out: Tensor | None = None) -> Tensor:
-    """The public op that `layer` is, on operands named as `operands` names them."""
+    """The public op that `layer` is, or its block, on operands named as `operands` names them."""
+    if layer.op == "block":
+        return block(layer.spec, t, out=out)
     fused = {} if layer.epilogue is None else {"activation": layer.epilogue.activation}
     operands = (list(t.values()),) if layer.op == "concat" else ()
     named = {} if operands else t

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import sqrt
 from time import perf_counter
@@ -156,6 +156,7 @@ def verify(
     progress: Progress | None = None,
     seed: int = 0,
     plan: bool = False,
+    fuse: str | Collection[str] = "auto",
 ) -> Verification:
     """Runs the net called `name`, with random weights, on `backend` and holds it to the reference.
 
@@ -169,6 +170,7 @@ def verify(
         progress: called with (what, done, of how many).
         seed: seed of weights and inputs.
         plan: check the steps of the net's plan (convatlas.compile), and its outputs, instead of the net's own.
+        fuse: which blocks of layers the plan makes one kernel of, as convatlas.compile has it.
 
     Raises NetError, BackendError, DtypeError, InputError for a size or batch below 1, ShapeError for a size the net cannot take,
     Interrupted, a KeyboardInterrupt, with what was found so far.
@@ -185,7 +187,7 @@ def verify(
     net = random_net(name, seed).to(kind)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(kind)
     moved = copy.deepcopy(net).to(device)
-    runs = compile(moved, x.to(device), backend=backend) if plan else moved
+    runs = compile(moved, x.to(device), backend=backend, fuse=fuse) if plan else moved
     layers = plan_layers(runs) if plan else trace(net, shape)
     distinct: dict[tuple, Layer] = {}
     for layer in layers:
