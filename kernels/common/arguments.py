@@ -3,7 +3,8 @@
 
 Triton carries named tuples from a launch into a kernel, and from there into the functions that the kernel calls, interpreted and
 compiled (tried on 3.6 and 3.8). It always specialises on the elements of a tuple. So a size on which it must not specialise
-stays an argument of its own. So does a tensor descriptor, since Triton 3.6 does not look for one inside a tuple.
+stays an argument of its own. So does a tensor descriptor, since Triton 3.6 does not look for one inside a tuple. No tuple is an
+element of another one: Triton 3.6 loses a stride of 1 inside of it.
 
 Upper-case elements are compile-time constants. A launch holds them as plain values (Launch.constants) and hands each to Triton as a
 tl.constexpr. A tuple that is one tl.constexpr as a whole cannot be handed on to another function under Triton 3.6.
@@ -32,10 +33,16 @@ class Image(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What is added to an accumulator before the activation: one number a filter, and an image of the output's shape."""
+    """What is added to an accumulator before the activation: one number a filter, and an image of the output's shape, with its
+    strides, so that it has rows as an Image has.
+    """
 
-    bias: Any
-    residual: Image
+    bias: Any = None
+    residual: Any = None
+    n: int = 0
+    c: int = 0
+    h: int = 0
+    w: int = 0
 
 
 class Window(NamedTuple):
@@ -94,24 +101,19 @@ class Mode(NamedTuple):
         return self._replace(ACTIVATION=name, SLOPE=slope)
 
 
-ABSENT = Image(None, 0, 0, 0, 0)
-
-
 def image(x: Tensor | None) -> Image:
     """A 4-D tensor as an argument. The strides of an absent tensor are 0 and never read."""
-    return ABSENT if x is None else Image(x, *x.stride())
+    return Image(None, 0, 0, 0, 0) if x is None else Image(x, *x.stride())
 
 
 def epilogue(p: Problem) -> Epilogue:
     """What is added to a problem's accumulators."""
-    return Epilogue(p.get("bias"), image(p.get("residual")))
+    return Epilogue(p.get("bias"), *image(p.get("residual")))
 
 
 def partials(p: Problem, partial: Tensor | None) -> tuple[Epilogue, Image]:
     """(epilogue, y) of a kernel. With a workspace it is one of a split: it adds nothing and stores its sums in the workspace."""
-    return (
-        (epilogue(p), image(p.out)) if partial is None else (Epilogue(None, ABSENT), image(p.out)._replace(ptr=partial))
-    )
+    return (epilogue(p), image(p.out)) if partial is None else (Epilogue(), image(p.out)._replace(ptr=partial))
 
 
 def mode(p: Problem, *tensors: Tensor | None, whole: bool = True) -> Mode:

@@ -136,9 +136,9 @@ def store_tile(y, y_row, residual_row, k, k_mask, mask, acc, epilogue, mode):
     channel = wide(k, mode.WIDE)
     if epilogue.bias is not None:
         acc += widen(tl.load(epilogue.bias + k, mask=k_mask, other=0.0), mode.INTERPRET)[None, :]
-    if epilogue.residual.ptr is not None:
-        place = residual_row[:, None] + channel[None, :] * epilogue.residual.c
-        acc += widen(tl.load(epilogue.residual.ptr + place, mask=mask, other=0.0), mode.INTERPRET)
+    if epilogue.residual is not None:
+        place = residual_row[:, None] + channel[None, :] * epilogue.c
+        acc += widen(tl.load(epilogue.residual + place, mask=mask, other=0.0), mode.INTERPRET)
     out = cast(activate(acc, mode), y.ptr.dtype.element_ty, mode.INTERPRET)
     tl.store(y.ptr + y_row[:, None] + channel[None, :] * y.c, out, mask=mask)
 

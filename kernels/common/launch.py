@@ -69,7 +69,7 @@ class Launch:
     def residual(self) -> bool:
         """Whether its epilogue adds a residual."""
         epilogue = self.arguments.get("epilogue")
-        return epilogue is not None and epilogue.residual.ptr is not None
+        return epilogue is not None and epilogue.residual is not None
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -25,7 +25,7 @@ def splitk_reduce_kernel(partial, epilogue, y, M, K, P, Q, tile, mode):
     for split in range(tile.SPLIT):
         acc += tl.load(partial + (split * M + m).to(tl.int64)[:, None] * K + k[None, :], mask=mask, other=0.0)
     n, p, q = unravel(m, P, Q, mode.WIDE)
-    store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
+    store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k, k_mask, mask, acc, epilogue, mode)
 
 
 def workspace(out: Tensor, split: int) -> Tensor:

@@ -113,4 +113,4 @@ def conv2d_gather_kernel(
     if tile.SPLIT > 1:
         store_partial(y, split * M + m, k, K, mask, acc)
     else:
-        store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k_out, k_mask, mask, acc, epilogue, mode)
+        store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k_out, k_mask, mask, acc, epilogue, mode)

@@ -90,4 +90,4 @@ def conv2d_rows_kernel(
                 acc += value[:, None] * factor[None, :]
 
     mask = m_mask[:, None] & k_mask[None, :]
-    store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
+    store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k, k_mask, mask, acc, epilogue, mode)

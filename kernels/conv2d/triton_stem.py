@@ -41,4 +41,4 @@ def conv2d_stem_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, tile, mode, 
         acc = tl.dot(operand(a, mode.INTERPRET), operand(b, mode.INTERPRET), acc, input_precision=mode.PRECISION)
 
     mask = m_mask[:, None] & k_mask[None, :]
-    store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
+    store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k, k_mask, mask, acc, epilogue, mode)

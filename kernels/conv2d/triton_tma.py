@@ -91,7 +91,7 @@ def _tile(number, x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, window, box, 
     if box.SPLIT > 1:
         store_partial(y, ((split * N + n) * P + p) * Q + q, k, K, mask, acc)
     else:
-        store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
+        store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k, k_mask, mask, acc, epilogue, mode)
 
 
 @triton.jit(do_not_specialize=["N", "P", "Q", "tiles_p", "tiles_q", "tiles"])

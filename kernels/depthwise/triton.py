@@ -45,4 +45,4 @@ def depthwise_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, block, mode, M
                 acc += product(x, w, origin, h0, w0, k, m_mask, k_mask, H, W, r, s, window, mode.INTERPRET)
 
     mask = m_mask[:, None] & k_mask[None, :]
-    store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
+    store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k, k_mask, mask, acc, epilogue, mode)

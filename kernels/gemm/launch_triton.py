@@ -51,7 +51,7 @@ def gemm(p: Problem, x: Tensor, w: Tensor) -> list[Launch]:
     partial = workspace(p.out, split) if split > 1 else None
     added, y = partials(p, partial)
     if flat:  # strides that are not read are 0, so that the kernel is not compiled anew for each
-        added, y = added._replace(residual=added.residual._replace(n=0, h=0)), y._replace(n=0, h=0)
+        added, y = added._replace(n=0, h=0), y._replace(n=0, h=0)
     seen = image(x)._replace(c=1, **(dict(n=0, h=0) if flat else {}))
     arguments = dict(x=seen, w=w, epilogue=added, y=y, M=M, K=K, C=C, P=spec.P, Q=spec.Q, steps=steps, w_k=C)
     constants = dict(

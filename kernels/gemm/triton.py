@@ -52,6 +52,6 @@ def gemm_kernel(
     if tile.SPLIT > 1:
         store_partial(y, split * M + m, k, K, mask, acc)
     elif FLAT:
-        store_tile(y, row * y.w, row * epilogue.residual.w, k, k_mask, mask, acc, epilogue, mode)
+        store_tile(y, row * y.w, row * epilogue.w, k, k_mask, mask, acc, epilogue, mode)
     else:
-        store_tile(y, row_of(y, n, p, q), row_of(epilogue.residual, n, p, q), k, k_mask, mask, acc, epilogue, mode)
+        store_tile(y, row_of(y, n, p, q), row_of(epilogue, n, p, q), k, k_mask, mask, acc, epilogue, mode)

@@ -5,11 +5,15 @@ What is wrong with one is said in one line before the work begins; a file is wri
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from errno import EACCES
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +36,14 @@ def cache_folder(name: str) -> Path | None:
     if not given and not caches.is_absolute():
         return None
     return (Path(given) if given else caches / "convatlas") / name
+
+
+@cache
+def own_folder() -> Path:
+    """A folder of this process, deleted when the process ends."""
+    made = Path(tempfile.mkdtemp(prefix="convatlas-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def readable(path: str | PathLike[str], what: str) -> Path:

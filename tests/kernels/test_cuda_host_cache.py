@@ -15,11 +15,12 @@ import torch
 
 import convatlas
 from convatlas.errors import BackendError, ConvAtlasWarning
+from convatlas.files import own_folder
 from convatlas.kernels.common.cuda import host
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 
 LAUNCH = CudaLaunch("softmax/softmax.cu", "softmax", ("float",), (), 0, {})
-CACHED = (host.compiler, host._version, host._own_folder, host._function)
+CACHED = (host.compiler, host._version, own_folder, host._function)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_without_a_home_the_process_has_a_folder_of_its_own(compilations: list, 
     for name in ("CONVATLAS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user whom nobody knows
-    assert host.folder() == host._own_folder() and softmax_is_right()
+    assert host.folder() == own_folder() and softmax_is_right()
 
 
 @pytest.mark.parametrize("value", ["", "  "])
@@ -156,6 +157,6 @@ def test_builders_at_once_leave_one_whole_library(compilations: list, library: b
 
 
 def test_the_process_s_own_folder_goes_with_it(tmp_path) -> None:
-    code = "from convatlas.kernels.common.cuda import host; print(host._own_folder())"
+    code = "from convatlas.files import own_folder; print(own_folder())"
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert made and not Path(made).exists()

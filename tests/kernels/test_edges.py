@@ -146,7 +146,8 @@ def test_parameters_near_2_to_the_31_are_right_or_refused(name: str, value: int,
         assert "expected" in str(error) or str(value) in str(error)
         return
     assert name not in OURS_ALONE, "nothing to compare with"
-    assert torch.allclose(got, PARAMETERS[name](F, x, value), rtol=1e-4, atol=1e-6)
+    # On a GPU PyTorch 2.11 counts some of these in 32 bits: the divisor 2^32 + 1 divides by 1 there.
+    assert torch.allclose(got.cpu(), PARAMETERS[name](F, x.cpu(), value), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -178,7 +179,8 @@ def test_windows_of_millions_over_a_few_pixels(backend: str, device: str) -> Non
 def test_adaptive_windows_count_beyond_32_bits(backend: str, device: str) -> None:
     x = torch.arange(60000.0, device=device)[None, None, None]
     got = convatlas.adaptive_avg_pool2d(x, (1, 60001), backend=backend)
-    assert torch.equal(got, F.adaptive_avg_pool2d(x, (1, 60001)))
+    # On a GPU PyTorch 2.11 multiplies in 32 bits here, and reads outside its memory.
+    assert torch.equal(got.cpu(), F.adaptive_avg_pool2d(x.cpu(), (1, 60001)))
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"])

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from convatlas.errors import BackendError
+from convatlas.files import cache_folder, own_folder, whole
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import expand
 
@@ -55,18 +60,55 @@ class Kernel:
 
 @cache
 def kernel(source: str, expression: str, device: int) -> Kernel:
-    """The compiled kernel. CuPy keeps compiled code on disk, keyed by text, options and GPU."""
+    """The compiled kernel, from the cache on disk where it is kept."""
     cupy = _cupy()
     try:
-        with cupy.cuda.Device(device):
-            module = cupy.RawModule(code=expand(source), options=OPTIONS, name_expressions=[expression])
-            return Kernel(module.get_function(expression))
+        with cupy.cuda.Device(device) as on:
+            path, mangled = _kept(source, expression, str(on.compute_capability))
+            return Kernel(cupy.RawModule(path=str(path)).get_function(mangled))
     except Exception as error:  # NVRTC missing, or another CUDA's, raises anything from RuntimeError to OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackendError(
             f'backend "cuda" could not compile {expression}: {reason}; NVRTC comes with '
             'pip install "cupy-cuda13x[ctk]", see `convatlas doctor`'
         ) from error
+
+
+def _kept(source: str, expression: str, arch: str) -> tuple[Path, str]:
+    """(cubin, mangled name) of one instantiation for the current device, compiled if none is kept that is whole.
+
+    CuPy's RawModule has a cache of its own, and has NVRTC flush subnormal numbers to zero (cupy#9576), which float32 and bfloat16
+    results may be: its compiler is called by itself.
+    """
+    cuda = _cupy().cuda
+    text = expand(source)
+    parts = (text, expression, *OPTIONS, arch, str(cuda.nvrtc.getVersion()))
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    folder = cache_folder("cuda-nvrtc")
+    if folder is not None and (found := _whole(folder / f"{key}.cubin")):
+        return found
+    code, names = cuda.compiler.compile_using_nvrtc(text, OPTIONS, None, f"{Path(source).name}", (expression,))
+    about = json.dumps({"name": names[expression], "sha256": hashlib.sha256(code).hexdigest()})
+    for place in (folder, own_folder()):
+        if place is None:
+            continue
+        path = place / f"{key}.cubin"
+        with suppress(OSError):  # a folder that cannot be written to; this process's own can
+            with whole(path) as partial:
+                partial.write_bytes(code)
+            with whole(path.with_suffix(".json")) as partial:
+                partial.write_text(about)
+            return path, names[expression]
+    raise BackendError(f"{expression} can be written neither to {folder} nor to a temporary folder")
+
+
+def _whole(path: Path) -> tuple[Path, str] | None:
+    """(path, mangled name) of a kept cubin, None where it is missing or damaged."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        return (path, about["name"]) if hashlib.sha256(path.read_bytes()).hexdigest() == about["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hashlib
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 
 from convatlas.errors import BackendError, ConvAtlasWarning
-from convatlas.files import cache_folder, whole
+from convatlas.files import cache_folder, own_folder, whole
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import ROOT, expand, parameters
 
@@ -93,15 +92,7 @@ def sanitized() -> bool:
 
 def folder() -> Path:
     """Where built kernels are kept: $CONVATLAS_CACHE, else the user's cache folder, else, without a home, one of this process."""
-    return cache_folder("cuda-host") or _own_folder()
-
-
-@cache
-def _own_folder() -> Path:
-    """A folder of this process, deleted when the process ends."""
-    made = Path(tempfile.mkdtemp(prefix="convatlas-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
+    return cache_folder("cuda-host") or own_folder()
 
 
 def build(launch: CudaLaunch, sanitize: bool = False, anew: bool = False) -> Path:
@@ -169,9 +160,9 @@ def _keep(path: Path, library: bytes) -> Path:
             ConvAtlasWarning,
             stacklevel=2,
         )
-    with whole(_own_folder() / path.name) as temporary:
+    with whole(own_folder() / path.name) as temporary:
         temporary.write_bytes(library)
-    return _own_folder() / path.name
+    return own_folder() / path.name
 
 
 @cache

@@ -207,7 +207,7 @@ class Plan:
         """Writes the plan to a file, with its weights as they are now; convatlas.load_plan reads it.
 
         The file holds a program for each batch size that the plan has met. It is safetensors, and the plan itself is JSON in its
-        metadata, with a hash of every byte. Compiled kernels do not travel with it: Triton's and CuPy's caches have them.
+        metadata, with a hash of every byte. Compiled kernels do not travel with it: Triton's cache and ours have them.
 
         Raises InputError where the file cannot be written, or where an op has an argument that no file can hold.
         """
