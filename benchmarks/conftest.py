@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from convatlas.bench.environment import cpu_name, environment
 from convatlas.bench.harness import feed
 from convatlas.bench.networks import NAMES
 from convatlas.bench.precompile import precompile
-from convatlas.bench.racing import Racer, Result, entry
-from convatlas.bench.racing import raced as as_race
+from convatlas.bench.racing import Racer
+from convatlas.bench.standings import Race
 from convatlas.bench.timing import Protocol
 from convatlas.errors import ConvAtlasError, InputError
 from convatlas.results.kinds import KINDS
@@ -71,8 +72,8 @@ class Settings:
         option = config.getoption
         self.start, self.seconds, self.rehearse = time.monotonic(), option("seconds"), option("rehearse")
         self.compile = COMPILED if option("compile") else ()
-        self.results: dict[tuple[str, str], tuple[Case, Result]] = {}
-        self.cpu: dict[str, Any] = {"layers": {}, "compiled": [], "bounds": []}
+        self.done: dict[tuple[str, str], Race] = {}  # by suite and case
+        self.races: dict[tuple[str, str], Race] = {}  # what the tables at the end are made of
         defaults = (
             REHEARSED if self.rehearse else {"nets": (), "dtypes": tuple(PRECISIONS), "batches": Choice().batches}
         )
@@ -171,41 +172,51 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def raced(request: pytest.FixtureRequest) -> Any:
-    """raced(case, contestant): what is wrong with the contestant, "" where nothing is; its times are then in the store.
+def shown(request: pytest.FixtureRequest) -> Callable[[Race], None]:
+    """shown(race): it stands in the tables at the end of the run."""
+    races = request.config.stash[SETTINGS].races
+    return lambda race: races.update({(race.any.suite, race.any.case): race} if race.entries else {})
 
-    Skips where it cannot run the case, and where the time is over. The race of a case runs once, for the first who asks.
+
+@pytest.fixture
+def stored(request: pytest.FixtureRequest, shown: Callable[[Race], None]) -> Callable[[Race, str], str]:
+    """stored(race, contestant): what is wrong with the contestant, "" where nothing is; its times are then in the store.
+
+    Skips where it took no part.
+    """
+
+    def store(race: Race, contestant: str) -> str:
+        shown(race)
+        if contestant in race.wrong:
+            return race.wrong[contestant]
+        if contestant not in race.entries:
+            pytest.skip(race.absent.get(contestant, "took no part"))
+        feed(request.getfixturevalue("benchmark"), race.entries[contestant])
+        return ""
+
+    return store
+
+
+@pytest.fixture
+def raced(request: pytest.FixtureRequest, stored: Callable[[Race, str], str]) -> Callable[[Case, str], str]:
+    """raced(case, contestant): `stored` of the case's race, which runs once, for the first who asks.
+
+    Skips where the time is over.
     """
     settings = request.config.stash[SETTINGS]
 
     def run(case: Case, contestant: str) -> str:
         key = case.suite, case.name
-        if key not in settings.results:
+        if key not in settings.done:
             if settings.seconds is not None and settings.elapsed() > settings.seconds:
                 pytest.skip(f"time budget: {settings.seconds:g} s are over")
             try:
-                settings.results[key] = case, settings.racer.run(case)
+                settings.done[key] = settings.racer.run(case)
             except torch.OutOfMemoryError:
-                result = Result(absent=dict.fromkeys(settings.contestants(case), "out of memory on this GPU"))
-                settings.results[key] = case, result
-        result = settings.results[key][1]
-        if contestant in result.wrong:
-            return result.wrong[contestant]
-        if contestant not in result.measured:
-            pytest.skip(result.absent.get(contestant, "took no part"))
-        benchmark = request.getfixturevalue("benchmark")
-        benchmark.group, benchmark.params = case.name, {"case": case.name, "contestant": contestant}
-        benchmark.extra_info.update(entry(case, result, contestant))
-        feed(benchmark, result.measured[contestant].seconds)
-        return ""
+                settings.done[key] = Race({}, dict.fromkeys(settings.contestants(case), "out of memory on this GPU"))
+        return stored(settings.done[key], contestant)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def cpu_tables(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """What bench_cpu.py found, for tables.cpu at the end of the run."""
-    return request.config.stash[SETTINGS].cpu
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -217,6 +228,4 @@ def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     settings = config.stash[SETTINGS]
-    races = [as_race(case, result) for case, result in settings.results.values() if result.measured]
-    tables.races(races, settings.rehearse)
-    tables.cpu(**settings.cpu)
+    tables.show(settings.races.values(), settings.rehearse)

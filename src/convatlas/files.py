@@ -6,6 +6,7 @@ What is wrong with one is said in one line before the work begins; a file is wri
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import stat
@@ -16,6 +17,7 @@ from errno import EACCES
 from functools import cache
 from os import PathLike
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from convatlas.errors import InputError
@@ -136,6 +138,12 @@ def write_text(path: str | PathLike[str], text: str) -> None:
     """Writes the text in UTF-8, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | PathLike[str], document: Any, compact: bool = False) -> None:
+    """JSON by write_text; `compact` without the spaces, for files that count in megabytes."""
+    text = json.dumps(document, separators=(",", ":")) if compact else json.dumps(document, indent=1)
+    write_text(path, text + "\n")
 
 
 def marked(text: str, name: str, content: str, page: str | PathLike[str]) -> str:

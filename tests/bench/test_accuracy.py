@@ -10,12 +10,15 @@ from convatlas.call import Call
 from convatlas.kernels.common.precision import float32_products
 from convatlas.ops import backend_cudnn
 from convatlas.specs import (
+    INPUT,
     AdaptivePool2dSpec,
+    BlockSpec,
     Conv2dSpec,
     Epilogue,
     LinearSpec,
     LocalResponseNormSpec,
     NormSpec,
+    Part,
     Pool2dSpec,
     ResidualAddSpec,
 )
@@ -24,9 +27,20 @@ from convatlas.verify.single import operands
 
 CPU = torch.device("cpu")
 x = (2, 32, 9, 9)
+PARTS = (
+    Part(
+        "depthwise",
+        "conv2d",
+        Conv2dSpec.of(x, (32, 1, 3, 3), 1, 1, 1, 32),
+        Epilogue(True, "relu6"),
+        (("input", INPUT),),
+    ),
+    Part("project", "conv2d", Conv2dSpec.of(x, (16, 32, 1, 1)), Epilogue(True), (("input", "depthwise"),)),
+)
 LAYERS = {
     "conv": Layer("", Call("conv2d", Conv2dSpec.of(x, (48, 32, 3, 3), 2, 1), Epilogue(True, "relu", True))),
     "depthwise": Layer("", Call("conv2d", Conv2dSpec.of(x, (32, 1, 3, 3), 1, 1, 1, 32), Epilogue(True, "relu6"))),
+    "block": Layer("", Call("block", BlockSpec.of("depthwise_separable", PARTS, "float16"))),
     "linear": Layer("", Call("linear", LinearSpec.of((4, 512), (100, 512)), Epilogue(True))),
     "max": Layer("", Call("max_pool2d", Pool2dSpec.of("max", x, 3, 2, 1))),
     "avg": Layer("", Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 1, 1))),

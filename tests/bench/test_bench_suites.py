@@ -16,9 +16,10 @@ from convatlas.bench import racing
 from convatlas.bench.cases import Choice, layer_cases, layers_of, net_cases
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.harness import CLOCK, feed
-from convatlas.bench.racing import Racer, entry
+from convatlas.bench.racing import Racer
 from convatlas.bench.suite.process import outside_xdist
 from convatlas.bench.timing import Contestant, Protocol
+from convatlas.results.store import Entry
 
 ROOT = Path(__file__).resolve().parents[2]
 CEILINGS = {
@@ -77,9 +78,9 @@ def test_the_store_has_the_samples_of_the_race_to_the_last_bit(rehearsed: tuple)
     stored = {(e["params"]["case"], e["params"]["contestant"]): e["stats"]["data"] for e in entries}
     cases = layer_cases(Choice(["float16"], [1], ["alexnet"], Protocol(samples=4), ["pooling"]))
     raced = {
-        (case.name, name): measurement.seconds
+        (case.name, name): list(entry.seconds)
         for case in cases
-        for name, measurement in Racer(rehearse=True).run(case).measured.items()
+        for name, entry in Racer(True, Ceilings.of(CEILINGS)).run(case).entries.items()
     }
     assert len(raced) == 9 and stored == raced
 
@@ -118,8 +119,8 @@ def test_a_wrong_kernel_of_ours_fails_and_is_not_timed(tmp_path: Path) -> None:
         "from convatlas.bench import racing\n"
         "from convatlas.bench.timing import Contestant\n"
         "real = racing.contestants\n"
-        "def planted(layer):\n"
-        "    first, *rest = real(layer)\n"
+        "def planted(layer, ours):\n"
+        "    first, *rest = real(layer, ours)\n"
         "    return [Contestant(first.name, lambda t: first.run(t) + 1), *rest]\n"
         "racing.contestants = planted\n"
     )
@@ -159,15 +160,13 @@ def test_without_a_gpu_the_suites_say_what_would_run_them() -> None:
 @pytest.mark.slow
 def test_every_suite_rehearses(tmp_path: Path) -> None:
     """One layer of each kind at least; networks too, by the net that the interpreter has least work with."""
-    files = sorted(
-        str(p) for p in (ROOT / "benchmarks").glob("bench_*.py") if p.stem not in ("bench_cpu", "bench_reference")
-    )
+    files = sorted(str(p) for p in (ROOT / "benchmarks").glob("bench_*.py") if p.stem != "bench_cpu")
     out = tmp_path / "out.json"
     chosen = ("--nets", "squeezenet1_1,resnet18", "--dtypes", "fp16", "--batches", "1", "--samples", "3")
     result = benchmarks(*files, "--rehearse", *chosen, f"--benchmark-json={out}")
     assert result.returncode == 0, result.stdout
     entries = json.loads(out.read_text())["benchmarks"]
-    assert {e["extra_info"]["suite"] for e in entries} == {"layers", "published", "networks", "host"}
+    assert {e["extra_info"]["suite"] for e in entries} == {"layers", "published", "networks", "host", "forward"}
     nets = {e["params"]["contestant"]: e["extra_info"] for e in entries if e["extra_info"]["suite"] == "networks"}
     assert {name: info["form"] for name, info in nets.items()} == {
         "ours_graph": "graph", "ours_eager": "eager", "ours_plan": "eager", "cudnn_graph": "graph", "cudnn_eager": "eager",
@@ -185,11 +184,10 @@ def test_peers_that_cannot_run_are_absent_and_said_to_be(monkeypatch: pytest.Mon
         raise RuntimeError("no plan")
 
     real = racing.contestants
-    monkeypatch.setattr(racing, "contestants", lambda layer: [*real(layer)[:2], Contestant("cudnn", broken)])
-    case = pool_case()
-    result = Racer(rehearse=True).run(case)
-    assert result.absent == {"cudnn": "RuntimeError: no plan"} and not result.wrong
-    assert entry(case, result, "cuda")["absent"] == result.absent
+    monkeypatch.setattr(racing, "contestants", lambda layer, ours: [*real(layer)[:2], Contestant("cudnn", broken)])
+    race = Racer(rehearse=True).run(pool_case())
+    assert race.absent == {"cudnn": "RuntimeError: no plan"} and not race.wrong
+    assert race.entries["cuda"].extra["absent"] == race.absent
 
 
 @pytest.mark.interpreter
@@ -198,25 +196,25 @@ def test_ours_that_raise_are_wrong_not_absent(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("illegal memory access")
 
     real = racing.contestants
-    monkeypatch.setattr(racing, "contestants", lambda layer: [Contestant("triton", broken), *real(layer)[1:]])
-    result = Racer(rehearse=True).run(pool_case())
-    assert result.wrong == {"triton": "raised RuntimeError: illegal memory access"}
-    assert "triton" not in result.measured and "cuda" in result.measured
+    monkeypatch.setattr(racing, "contestants", lambda layer, ours: [Contestant("triton", broken), *real(layer)[1:]])
+    race = Racer(rehearse=True).run(pool_case())
+    assert race.wrong == {"triton": "raised RuntimeError: illegal memory access"}
+    assert "triton" not in race.entries and "cuda" in race.entries
 
 
 @pytest.mark.interpreter
 def test_without_ceilings_there_is_no_share() -> None:
     case = pool_case()
-    with_them = Racer(True, Ceilings.of(CEILINGS))
-    assert "roofline_share" not in entry(case, Racer(True).run(case), "cuda")
-    assert 0 < entry(case, with_them.run(case), "cuda")["roofline_share"] <= 1
+    without, with_them = (Racer(True, ceilings).run(case) for ceilings in (None, Ceilings.of(CEILINGS)))
+    assert "roofline_share" not in without.entries["cuda"].extra
+    assert 0 < with_them.entries["cuda"].extra["roofline_share"] <= 1
 
 
 @pytest.mark.interpreter
 def test_a_nets_bound_is_the_sum_of_its_layers() -> None:
     (case,) = net_cases(Choice(["float16"], [32], ["squeezenet1_1"], Protocol(samples=2)))
     ceilings = Ceilings.of(CEILINGS)
-    info = entry(case, Racer(True, ceilings).run(case), "ours_graph")
+    info = Racer(True, ceilings).run(case).entries["ours_graph"].extra
     bounds = [ceilings.bound(x.spec, x.epilogue, "float16")[0] for x in layers_of("squeezenet1_1", 32)]
     assert info["bound_seconds"] == pytest.approx(sum(bounds)) and info["bound"] in ("tensor", "bandwidth", "launch")
 
@@ -230,6 +228,9 @@ def test_feed_hands_over_what_it_is_given() -> None:
     class Fixture:
         rounds: list[float]
 
+        def __init__(self) -> None:
+            self.extra_info: dict[str, Any] = {}
+
         def pedantic(self, target, setup, rounds, iterations, warmup_rounds) -> None:
             assert (iterations, warmup_rounds) == (1, 0)
             self.rounds = []
@@ -240,24 +241,25 @@ def test_feed_hands_over_what_it_is_given() -> None:
                 self.rounds.append(CLOCK() - start)
 
     fixture, samples = Fixture(), [0.1, 1e-7 / 3, 5e-6]
-    feed(fixture, samples)
-    assert fixture.rounds == samples
+    feed(fixture, Entry("layers", "a case", "who", tuple(samples), {"op": "conv2d"}, "GPU"))
+    assert fixture.rounds == samples and fixture.extra_info == {"op": "conv2d"}
+    assert (fixture.group, fixture.params) == ("a case", {"case": "a case", "contestant": "who"})
 
 
 @pytest.mark.gpu
 def test_a_layer_races_on_a_gpu() -> None:
     (case, *_) = layer_cases(Choice(["float16"], [1], ["resnet50"], Protocol(samples=3), ["dense"]))
-    result = Racer().run(case)
-    assert not result.wrong and "cudnn" in result.measured and "triton" in result.measured
-    assert all(1e-7 < s < 1e-2 for m in result.measured.values() for s in m.seconds)
-    assert result.info["timer"] == "CUDA events" and result.info["gpu"]
+    race = Racer().run(case)
+    assert not race.wrong and "cudnn" in race.entries and "triton" in race.entries
+    assert all(1e-7 < s < 1e-2 for entry in race.entries.values() for s in entry.seconds)
+    assert race.get("timer") == "CUDA events" and race.get("gpu")
 
 
 @pytest.mark.gpu
 def test_a_network_races_on_a_gpu() -> None:
     (case,) = net_cases(Choice(["float16"], [1], ["squeezenet1_1"], Protocol(samples=3)))
-    result = Racer().run(case)
-    assert not result.wrong and set(result.measured) == {
+    race = Racer().run(case)
+    assert not race.wrong and set(race.entries) == {
         "ours_graph",
         "ours_eager",
         "ours_plan",

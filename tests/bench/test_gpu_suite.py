@@ -8,16 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convatlas.bench.suite import __main__ as command
-from convatlas.bench.suite import collected, process, report, runner, stages, verification
+from convatlas.bench.suite import outputs, process, report, runner, stages
 from convatlas.bench.suite.process import Ended
-from convatlas.bench.suite.stage import Settings, Stage, Step
-from convatlas.bench.suite.state import State, write_json
+from convatlas.bench.suite.stages import Settings, Stage, Step
 from convatlas.errors import InputError
+from convatlas.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FINE = Ended(0, False, 1.0, ())
@@ -69,7 +70,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def stage(name: str, *steps: Step, seconds: float = 20.0, least: float = 0.0) -> Stage:
-    return Stage(name, f"{name}.json", seconds, 0.0, least, lambda settings: list(steps), collected.replace)
+    return Stage(name, seconds, 0.0, least, lambda settings: list(steps), outputs.replace)
 
 
 def calls(tmp_path: Path) -> int:
@@ -96,7 +97,7 @@ def test_a_rehearsal_is_labelled_in_every_file_and_kept_apart(suite, tmp_path: P
     assert "no measurement" in json.loads((tmp_path / "out/one.json").read_text())["rehearsal"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["one.json", "state.json"]
     with pytest.raises(InputError, match="holds a rehearsal, asked for a measurement"):
-        State(tmp_path / "out", rehearsal=False)
+        runner.states(tmp_path / "out", rehearsal=False)
 
 
 def test_a_step_cut_at_the_limit_leaves_what_it_wrote_and_resumes(suite, tmp_path: Path) -> None:
@@ -123,8 +124,8 @@ def test_a_stage_whose_command_fails(suite) -> None:
 
 
 def test_a_step_that_says_it_is_unfinished_runs_again(suite, tmp_path: Path) -> None:
-    step = Step("a", writing('{"n": 1}'), least=0, unfinished=lambda output: "3 benchmarks cut by the time")
-    states = suite([stage("one", step)])
+    merge = lambda document, step, output, ended: ({"n": 1}, "3 benchmarks cut by the time")  # noqa: E731
+    states = suite([replace(stage("one", Step("a", writing("{}"), least=0)), merge=merge)])
     assert states["one"] | {"seconds": 0, "started": ""} == {
         "status": "partial", "reason": "a: 3 benchmarks cut by the time", "steps": [], "seconds": 0, "started": "",
     }  # fmt: skip
@@ -160,14 +161,9 @@ def test_at_most_eight_files() -> None:
 
 def entry(name: str, contestant: str, seconds: list[float], **info: object) -> dict:
     known = {
-        "op": "conv2d",
-        "kind": "3x3 dense",
-        "spec": "1x8x8x8",
-        "epilogue": "relu",
-        "dtype": "float16",
-        "batch": 32,
+        "op": "conv2d", "kind": "3x3 dense", "spec": "1x8x8x8", "epilogue": "relu", "dtype": "float16", "batch": 32,
         "contestant": contestant,
-    }
+    }  # fmt: skip
     return {
         "fullname": f"benchmarks/bench_{name}.py::test_layer[{contestant}]",
         "name": f"test_layer[{contestant}]",
@@ -187,32 +183,31 @@ def entry(name: str, contestant: str, seconds: list[float], **info: object) -> d
 def test_benchmarks_of_steps_are_put_together(tmp_path: Path) -> None:
     write_json(tmp_path / "a", {"version": "5", "benchmarks": [entry("x", "cuda", [1.0]), entry("x", "cudnn", [2.0])]})
     write_json(tmp_path / "b", {"version": "5", "benchmarks": [entry("x", "cuda", [3.0]), entry("y", "cuda", [4.0])]})
-    one = collected.add_benchmarks(None, "a", tmp_path / "a", FINE)
-    both = collected.add_benchmarks(one, "b", tmp_path / "b", FINE)
+    one, _ = outputs.add_benchmarks(None, "a", tmp_path / "a", FINE)
+    both, _ = outputs.add_benchmarks(one, "b", tmp_path / "b", FINE)
     assert [e["stats"]["data"] for e in both["benchmarks"]] == [[3.0], [2.0], [4.0]]
     assert "options" not in both["benchmarks"][0] and both["version"] == "5"
-    assert collected.add_benchmarks(both, "c", tmp_path / "missing", FINE) is both
+    assert outputs.add_benchmarks(both, "c", tmp_path / "missing", FINE) == (both, "")
     (tmp_path / "half").write_text('{"benchmarks": [')
-    collected.junit_of(tmp_path / "half").write_text("<testsuite>")
-    assert collected.add_benchmarks(both, "d", tmp_path / "half", FINE) is both
-    assert collected.cut_short(tmp_path / "half") == ""
+    outputs.junit_of(tmp_path / "half").write_text("<testsuite>")
+    assert outputs.add_benchmarks(both, "d", tmp_path / "half", FINE) == (both, "")
 
 
 def test_what_the_time_cut_is_unfinished(tmp_path: Path) -> None:
     """By benchmarks/conftest.py's own words, which the two must agree on."""
-    assert f'pytest.skip(f"{collected.BUDGET}' in (ROOT / "benchmarks/conftest.py").read_text()
+    assert f'pytest.skip(f"{outputs.BUDGET}' in (ROOT / "benchmarks/conftest.py").read_text()
     case = '<testcase classname="b" name="{}"><skipped message="{}"/></testcase>'
     cases = [
         case.format(1, "time budget: 3 s are over"),
         case.format(2, "no such kernel"),
         case.format(3, "time budget: 3 s"),
     ]
-    collected.junit_of(tmp_path / "x").write_text(f"<testsuite>{''.join(cases)}</testsuite>")
-    assert collected.cut_short(tmp_path / "x") == "2 benchmarks cut by the time"
+    outputs.junit_of(tmp_path / "x").write_text(f"<testsuite>{''.join(cases)}</testsuite>")
+    document, missing = outputs.add_benchmarks(None, "a", tmp_path / "x", FINE)
+    assert missing == "2 benchmarks cut by the time"
     results(tmp_path)
-    write_json(tmp_path / "layers.json", collected.add_benchmarks(None, "a", tmp_path / "x", FINE))
+    write_json(tmp_path / "layers.json", document)
     assert "1 without a time: no such kernel\n" in report.summary(tmp_path)  # although nothing has a time
-    assert collected.cut_short(tmp_path / "none") == ""
 
 
 def test_what_was_computed_wrongly_is_said(tmp_path: Path) -> None:
@@ -220,15 +215,16 @@ def test_what_was_computed_wrongly_is_said(tmp_path: Path) -> None:
     assert not report.failed(tmp_path)
     write_json(tmp_path / "a", {"benchmarks": [entry("x", "cuda", [1.0])]})
     text = '<testsuite><testcase classname="bench_x" name="t[y]"><failure message="error 0.5"/></testcase></testsuite>'
-    collected.junit_of(tmp_path / "a").write_text(text)
-    write_json(tmp_path / "layers.json", collected.add_benchmarks(None, "a", tmp_path / "a", FINE))
+    outputs.junit_of(tmp_path / "a").write_text(text)
+    write_json(tmp_path / "layers.json", outputs.add_benchmarks(None, "a", tmp_path / "a", FINE)[0])
     assert "WRONG bench_x::t[y]: error 0.5" in report.summary(tmp_path) and report.failed(tmp_path)
 
 
-def test_a_document_too_large_is_thinned_until_it_fits() -> None:
+def test_a_document_too_large_is_thinned_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     document = {"benchmarks": [entry("x", str(i), [1.23456e-5] * 64) for i in range(20)]}
     before = len(json.dumps(document))
-    thin = collected.thinned(document, before // 2)
+    monkeypatch.setattr(outputs, "MOST_BYTES", before // 2)
+    thin = outputs.thinned(document)
     assert len(json.dumps(thin, separators=(",", ":"))) <= before // 2
     assert thin["thinned"] >= 1 and {len(e["stats"]["data"]) for e in thin["benchmarks"]} == {64 >> thin["thinned"]}
 
@@ -243,20 +239,20 @@ JUNIT = """<testsuites><testsuite>
 
 def test_counts_of_a_junit_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text(JUNIT)
-    found = verification.merge(None, "pytest", tmp_path / "x", Ended(1, False, 2.0, ()))
+    found, _ = outputs.add_tests(None, "pytest", tmp_path / "x", Ended(1, False, 2.0, ()))
     assert (found["passed"], found["failed"], found["skipped"], found["complete"]) == (1, 2, 1, True)
     assert found["failures"] == ["test_pool::test_a[cuda-2]", "test_pool::test_b"]
     assert found["messages"] == {"test_pool::test_a[cuda-2]": "assert 1 == 2", "test_pool::test_b": "error"}
 
 
-@pytest.mark.parametrize("chosen", [verification.SUBSET, verification.REHEARSED])
+@pytest.mark.parametrize("chosen", [stages.SUBSET, stages.FEW])
 def test_the_chosen_kernel_tests_exist(chosen: str) -> None:
     """A test that is renamed must not leave the sanitizers and the rehearsal with nothing to run."""
-    assert f"def {chosen.split()[0]}(" in (ROOT / verification.KERNELS).read_text()
+    assert f"def {chosen.split()[0]}(" in (ROOT / stages.KERNELS).read_text()
 
 
 def test_a_test_run_that_left_nothing_is_not_a_pass(tmp_path: Path) -> None:
-    found = verification.merge(None, "pytest", tmp_path / "none", Ended(4, False, 2.0, ("no such option",)))
+    found, _ = outputs.add_tests(None, "pytest", tmp_path / "none", Ended(4, False, 2.0, ("no such option",)))
     assert found["passed"] == 0 and not found["complete"] and "no such option" in found["reason"]
 
 
@@ -275,7 +271,7 @@ def test_a_test_run_that_left_nothing_is_not_a_pass(tmp_path: Path) -> None:
 )
 def test_what_a_sanitizer_says(tmp_path: Path, text: str, expected: tuple[str, int | None]) -> None:
     (tmp_path / "x").write_text(text)
-    found = verification.watched(tmp_path / "x", FINE)
+    found = outputs.watched(tmp_path / "x", FINE)
     assert (found["status"], found.get("errors")) == expected
 
 
@@ -371,7 +367,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 def test_a_gpu_machine_needs_no_pydantic() -> None:
     """`make gpu` installs nothing: what it runs, and the summary it prints, come without what only reading results needs."""
-    modules = "suite.__main__ suite.report suite.runner suite.tasks suite.tuning precompile racing tables collect page profile"
+    modules = "suite.__main__ suite.report suite.runner ceilings tuning precompile racing tables collect page profile"
     imports = ", ".join(f"convatlas.bench.{name}" for name in modules.split())
     blocked = "import sys; sys.modules['pydantic'] = sys.modules['pydantic_core'] = None"
     summary = "from pathlib import Path; convatlas.bench.suite.report.summary(Path(sys.argv[1]))"

@@ -27,10 +27,10 @@ from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.precompile import Job, jobs, precompile, run_once
 from convatlas.errors import InputError, NetError
 from convatlas.kernels.common.precision import float32_products
+from convatlas.model.gpu import gpu
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.ops import functional
 from convatlas.ops.observe import observe
-from convatlas.study.roofline import H100
 from convatlas.verify.single import operands
 
 KINDS = ("3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "pooling", "linear", "residual add")
@@ -184,9 +184,9 @@ def test_work_is_the_sum_over_layers() -> None:
 
 
 def test_bounds_are_bounds() -> None:
-    seconds, share = bound("resnet50", 32, H100)
+    h100 = gpu("h100-sxm")
     flops, _ = work(layers_of("resnet50", 32), "float16")
-    assert seconds > flops / H100.tensor and 0 < share < 1
+    assert bound("resnet50", 32, h100) > flops / h100.rate("float16")
 
 
 def test_what_is_compiled_ahead_is_each_layer_once_and_none_too_large() -> None:

@@ -14,7 +14,7 @@ from convatlas.bench.collect import collect, store
 from convatlas.bench.comparison import compare_contestants, compare_runs
 from convatlas.bench.page.data import Report
 from convatlas.bench.page.document import page
-from convatlas.bench.suite.state import State
+from convatlas.bench.suite.runner import states
 from convatlas.cli import main
 from convatlas.cli.compare import as_dict, differing, headline
 from convatlas.errors import InputError
@@ -138,7 +138,7 @@ def test_a_folder_of_make_gpu_with_a_spoilt_file(name, tmp_path):
 def test_a_spoilt_state_of_make_gpu(text, tmp_path):
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(InputError, match=r"state\.json: expected the state of a run of this suite; remove it"):
-        State(tmp_path, rehearsal=False)
+        states(tmp_path, rehearsal=False)
 
 
 @pytest.mark.parametrize(

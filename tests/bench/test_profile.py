@@ -12,33 +12,43 @@ from pathlib import Path
 import pytest
 import torch
 
-from convatlas.bench import ncu
+from convatlas.bench import ncu, racing
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.profile import LayerProfile, Profile, profile
-from convatlas.bench.timing import CudaTimer, FakeTimer
+from convatlas.bench.profile import Profile, Row, of_races, profile
+from convatlas.bench.racing import Racer
+from convatlas.bench.standings import Race
+from convatlas.bench.timing import Contestant, FakeTimer
 from convatlas.bench.trace_event import events
 from convatlas.cli import main
 from convatlas.cli import profile as command
 from convatlas.errors import BackendError
 
-CPU = torch.device("cpu")
 RATES = Ceilings(2e12, {"float16": 5e14, "bfloat16": 5e14, "tf32": 2.5e14, "float32": 5e13}, 2e-6)
 
 
-def layer(
-    path: str, ours: float, bound: float, runs: int = 1, peer: float | None = None, binds: str = "launch"
-) -> LayerProfile:
-    seconds = {"ours": ours} if peer is None else {"ours": ours, "cudnn": 2 * peer, "cudnn_fused": peer}
-    return LayerProfile([path] * runs, "conv2d", "1x8x8x8", "relu", 100, 10, seconds, {}, bound, binds)
+def layer(path: str, ours: float, bound: float, runs: int = 1, peer: float | None = None, binds: str = "launch") -> Row:
+    seconds = {"triton": [ours]} if peer is None else {"triton": [ours], "cudnn": [2 * peer], "cudnn_fused": [peer]}
+    shared = {
+        "op": "conv2d", "spec": "1x8x8x8", "epilogue": "relu", "flops": 100, "bytes": 10, "bound": binds, "bound_seconds": bound,
+        "timer": "CUDA events", "dtype": "float16", "batch": 32, "places": {"resnet50": runs},
+    }  # fmt: skip
+    return Row([path] * runs, Race.of("profile", f"conv2d {path}", seconds, "H100", shared))
 
 
-def made(*layers: LayerProfile, **network: float) -> Profile:
-    return Profile("resnet50", 32, "float16", "auto", 224, "CUDA events", list(layers), network)
+def racer() -> Racer:
+    return Racer(True, RATES, backend="auto", nets=command.contestants(plan=False))
+
+
+def made(*layers: Row, **network: float) -> Profile:
+    seconds = {f"ours_{form}": [taken] for form, taken in network.items()}
+    shared = {"dtype": "float16", "batch": 32, "places": {"resnet50": 1}}
+    whole = Race.of("networks", "net resnet50", seconds, "H100", shared)
+    return Profile("resnet50", 32, "float16", list(layers), whole, "auto", 224)
 
 
 @pytest.fixture(scope="module")
 def squeezenet() -> Profile:
-    return profile("squeezenet1_1", 1, "float16", "auto", 64, FakeTimer(20e-6), CPU, RATES, samples=3)
+    return profile("squeezenet1_1", 1, "float16", racer(), 64, samples=3)
 
 
 def test_sums_by_hand() -> None:
@@ -52,7 +62,16 @@ def test_sums_by_hand() -> None:
 def test_every_layer_of_the_net_is_there(squeezenet: Profile) -> None:
     paths = [path for layer in squeezenet.layers for path in layer.paths]
     assert sum("expand3x3" in path for path in paths) == 8 and len(paths) == 30 and len(squeezenet.layers) == 22
-    assert set(squeezenet.network) == {"graph", "eager"} and squeezenet.timer == "rehearsal"
+    assert set(squeezenet.network) == {"graph", "eager", "cudnn_graph"} and squeezenet.timer == "rehearsal"
+
+
+def test_stored_races_are_profiles_too(squeezenet: Profile) -> None:
+    """The same sums and sorting, from the races that a run of the suites leaves."""
+    races = [row.race for row in squeezenet.layers]
+    (found,) = of_races(races, [squeezenet.whole], "float16", 1)
+    assert found.net == "squeezenet1_1" and found.network == squeezenet.network
+    assert found.layers_sum == pytest.approx(squeezenet.layers_sum) and len(found.layers) == len(squeezenet.layers)
+    assert of_races(races, [], "float16", 32) == []
 
 
 def test_top_offenders_come_first(squeezenet: Profile) -> None:
@@ -61,27 +80,21 @@ def test_top_offenders_come_first(squeezenet: Profile) -> None:
 
 
 def test_a_peer_that_does_not_run_here_is_absent_and_says_why(squeezenet: Profile) -> None:
-    fused = [layer for layer in squeezenet.layers if layer.op == "conv2d"]
-    assert all(layer.peer == layer.seconds["cudnn"] for layer in fused)
-    assert all(layer.absent["cudnn_fused"] for layer in fused)
+    fused = [row.race for row in squeezenet.layers if row.race.get("op") == "conv2d"]
+    assert all(race.quicker is race.entries["cudnn"] and race.absent["cudnn_fused"] for race in fused)
 
 
 def test_cudnn_chooses_by_trial_only_inside(squeezenet: Profile) -> None:
     assert torch.backends.cudnn.benchmark is False
 
 
-def test_an_unknown_backend() -> None:
-    with pytest.raises(BackendError, match="backend 'cudnn', expected one of auto, triton, cuda"):
-        profile("resnet50", 1, "float16", "cudnn", None, FakeTimer(1.0), CPU, RATES)
-
-
 def test_a_backend_that_fails_on_a_layer_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(FakeTimer):
-        def prepare(self, run, sets, form):
-            raise RuntimeError("no such kernel")
+    def broken(data):
+        raise RuntimeError("no such kernel")
 
-    with pytest.raises(BackendError, match=r'conv2d .* on backend "auto": RuntimeError: no such kernel'):
-        profile("squeezenet1_1", 1, "float16", "auto", 64, Broken(1.0), CPU, RATES)
+    monkeypatch.setattr(racing, "contestants", lambda layer, ours: [Contestant(name, broken) for name in ours])
+    with pytest.raises(BackendError, match=r'conv2d .* on backend "auto": raised RuntimeError: no such kernel'):
+        profile("squeezenet1_1", 1, "float16", racer(), 64)
 
 
 def test_the_trace_is_what_perfetto_loads(squeezenet: Profile) -> None:
@@ -105,7 +118,7 @@ def test_the_trace_is_what_perfetto_loads(squeezenet: Profile) -> None:
 
 
 def run(tmp_path: Path, **options: object) -> None:
-    command.run("squeezenet1_1", 1, "float16", "auto", 64, FakeTimer(20e-6), CPU, RATES, **options)
+    command.run("squeezenet1_1", 1, "float16", 64, racer(), FakeTimer(20e-6), **options)
 
 
 def test_in_a_pipe_every_column_is_there_and_a_rehearsal_is_called_one(
@@ -143,7 +156,7 @@ def test_eighty_columns_hold_the_numbers(capsys: pytest.CaptureFixture, monkeypa
     [
         (["resnet50"], "profile needs an NVIDIA GPU, and torch sees none here"),
         (["resnet5"], "unknown network 'resnet5', nearest: resnet50"),
-        (["resnet50", "--dtype", "float64"], "dtype 'float64', expected one of float16, bfloat16, float32"),
+        (["resnet50", "--dtype", "float64"], "dtype 'float64', expected one of float16, bfloat16, tf32, float32"),
         (
             ["resnet50", "--json", f"{__file__}/x.json"],
             "test_profile.py is no folder",
@@ -214,6 +227,7 @@ def test_counters_are_printed(capsys: pytest.CaptureFixture, installed: None) ->
 @pytest.mark.parametrize("backend", ["auto", "triton", "cuda"])
 def test_on_a_gpu_every_layer_and_form_has_a_time(backend: str) -> None:
     """Other tests use the GPU at the same time, so no time is judged."""
-    found = profile("squeezenet1_1", 2, "float16", backend, 64, CudaTimer(), torch.device("cuda"), RATES, samples=3)
-    assert found.timer == "CUDA events" and set(found.network) == {"graph", "eager"}
-    assert all({"ours", "cudnn"} <= set(layer.seconds) and min(layer.seconds.values()) > 0 for layer in found.layers)
+    one = Racer(ceilings=RATES, backend=backend, nets=command.contestants(plan=False))
+    found = profile("squeezenet1_1", 2, "float16", one, 64, samples=3)
+    assert found.timer == "CUDA events" and set(found.network) == {"graph", "eager", "cudnn_graph"}
+    assert all(row.peer and row.ours > 0 for row in found.layers)

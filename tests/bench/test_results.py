@@ -8,9 +8,8 @@ import pytest
 from synthetic_results import CEILINGS, GPU, VERSIONS, entries, folder, suite, write
 
 from convatlas.bench.collect import DIGITS, collect, main, store
-from convatlas.bench.suite.state import rounded
 from convatlas.errors import InputError
-from convatlas.results.store import compacted, expanded, load, newest, slug
+from convatlas.results.store import compacted, expanded, load, newest, rounded, slug
 
 CONV = "conv2d 32x64x56x56 -> 64x56x56, 3x3"
 
@@ -34,13 +33,12 @@ def networks():
 
 
 def test_a_folder_becomes_one_document(tmp_path):
-    profile, tuning = {"nets": {"resnet50": {"layers_sum": 0.00123456}}}, {"configs": 7}
-    document = collect(folder(tmp_path / "out", layers(), networks(), profile=profile, tuning=tuning))
+    document = collect(folder(tmp_path / "out", layers(), networks(), tuning={"regret": 1.00123456}))
     assert document["format"] == "convatlas results 1" and document["gpu"] == GPU
     assert (document["date"], document["commit"]) == ("2026-01-02T03:00:00+00:00", "0123456789ab")
     assert document["versions"] == VERSIONS and document["driver"] == "999.1"
     assert document["tests"]["passed"] == 2659 and document["ceilings"]["copy_bytes_per_s"] == 2e12
-    assert document["profile"]["nets"]["resnet50"]["layers_sum"] == 0.001235 and document["tuning"] == tuning
+    assert document["tuning"] == {"regret": 1.001}
     assert len(document["benchmarks"]) == 8 and document["common"]["timer"] == "CUDA events"
 
 
@@ -146,8 +144,8 @@ def older(out):
         (no_commit, "does not say which commit was measured, expected --commit HASH"),
         (nothing, "holds no result that names its GPU"),
         (no_json, r"layers.json: no JSON \(.*\), expected a JSON file of results"),
-        (older, "an entry without kind, expected one of `make gpu` of this version: measure anew"),
-        (bare_entry, "an entry without group, stats or extra_info"),
+        (older, "has no kind, expected suite, .*: measure anew"),
+        (bare_entry, "benchmark 1, x: no stats, expected a file of --benchmark-json"),
     ],
 )
 def test_what_cannot_be_stored_is_refused(tmp_path, spoil, message):
@@ -170,7 +168,7 @@ def test_parts_may_be_absent(tmp_path):
     for name in ("layers.json", "tests.json", "state.json"):
         (out / name).unlink()
     document = collect(out)
-    assert document["benchmarks"] == [] and document["tests"] is document["profile"] is None
+    assert document["benchmarks"] == [] and document["tests"] is document["tuning"] is None
     assert load(store(document, tmp_path)).entries == ()
 
 
@@ -208,11 +206,11 @@ def test_a_plain_file_of_pytest_benchmark(tmp_path):
         ([], "a JSON list, expected an object"),
         ({"a": 1}, "the keys a, expected pytest-benchmark's JSON or"),
         ({"format": "convatlas results 9", "benchmarks": []}, "convatlas results 9, expected"),
-        (suite([{"stats": {"data": [1.0]}}]), "benchmark 1 has no group and no name"),
-        (suite([{**PLAIN, "stats": {"median": 1}}]), r"no times in stats.data, expected a file of --benchmark-json"),
+        (suite([{"stats": {"data": [1.0]}}]), "benchmark 1 is a dictionary of 1, expected a group or a name"),
+        (suite([{**PLAIN, "stats": {"median": 1}}]), r"no stats.data, expected a file of --benchmark-json"),
         (suite([{**PLAIN, "stats": {"data": [1.0, -1.0]}}]), "expected seconds above 0"),
         (suite([PLAIN, PLAIN]), r"two entries for b.py::test\[1\], expected one"),
-        (suite(["x"]), "benchmark 1 is a str, expected an object"),
+        (suite(["x"]), "benchmark 1 is 'x', expected a group or a name"),
     ],
 )
 def test_files_that_hold_no_results(tmp_path, document, message):

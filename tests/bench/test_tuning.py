@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
+from convatlas.bench import tuning
 from convatlas.bench.precompile import Job, in_time, run_once
-from convatlas.bench.suite import tuning
 from convatlas.bench.timing import FakeTimer
 from convatlas.call import Call
+from convatlas.codegen.resources import Task
+from convatlas.errors import CheckError
 from convatlas.kernels.common.override import forced, override
 from convatlas.kernels.common.target import TARGETS
 from convatlas.kernels.common.tiles import TileConfig, tile_config
+from convatlas.kernels.common.work import works
 from convatlas.kernels.conv2d.configs_tma import TmaConfig
+from convatlas.ops import backend_cudnn
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import operands
@@ -46,24 +50,19 @@ def test_an_override_holds_inside_its_block_for_its_own_kind() -> None:
 
 @pytest.mark.parametrize("layer, kind", [(WIDE, TileConfig), (WINDOW, TmaConfig)], ids=["tiles", "boxes"])
 def test_every_candidate_is_taken_and_the_models_choice_is_one(layer: Layer, kind: type) -> None:
-    x = inputs(layer)
-    launch = tuning.first_launch(layer, "float16", x, H100)
-    assert tuning.kind_of(launch) is kind
-    found = tuning.candidates(layer, launch, H100)
-    assert len(found) == len(set(found)) >= 4 and all(isinstance(config, kind) for config in found)
-    assert all(tuning.taken(layer, "float16", x, H100, config) for config in found)
-    model = tuning.described(launch, kind)
-    assert any({**asdict(config), "num_stages": 0} == {**model, "num_stages": 0} for config in found)
-
-
-def test_an_override_of_the_other_kind_is_not_taken() -> None:
-    assert not tuning.taken(POINTWISE, "float16", inputs(POINTWISE), H100, BOX)
-    assert not tuning.taken(WINDOW, "float16", inputs(WINDOW), H100, TILE)
+    """Each changes the launch in a way of its own, and the launch that the model chose is among them."""
+    task = Task(replace(layer.call, dtype="float16", backend="meta"), "float16", H100, "triton")
+    found = tuning.candidates(layer, H100)
+    launched = [works(task.call, replace(task, config=config).launches, "float16") for config in found]
+    assert len(found) == len({tuple(one) for one in launched}) >= 4 and all(
+        isinstance(config, kind) for config in found
+    )
+    assert works(task.call, task.launches, "float16") in launched
 
 
 def test_layers_with_most_work_come_first() -> None:
     layers = tuning.representative(("squeezenet1_1",), 1)
-    assert layers and all(tuning.dense(layer) for layer in layers)
+    assert layers and all(layer.op == "conv2d" and layer.spec.groups == 1 for layer in layers)
     assert layers[0].spec.flops >= layers[-1].spec.flops
 
 
@@ -77,8 +76,11 @@ class Known(FakeTimer):
         return lambda: seconds
 
 
-def tuned(monkeypatch: pytest.MonkeyPatch, seconds: dict[TileConfig, float], wrong: TileConfig | None = None) -> dict:
+def tuned(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[TileConfig, float], wrong: TileConfig | None = None, factor: int = 1
+) -> dict:
     """An entry of `tune`, on kernels that are replaced by one that looks at the override alone."""
+    right = backend_cudnn.run(replace(POINTWISE.call, backend="cudnn", dtype="float16"), inputs(POINTWISE), None)
 
     def run(tensors):
         config = forced(TileConfig)
@@ -86,10 +88,10 @@ def tuned(monkeypatch: pytest.MonkeyPatch, seconds: dict[TileConfig, float], wro
             tensors["seen"].append(seconds.get(config, 4e-6))
         if config is not None and config.BK == 1:
             raise ValueError("no such tile")
-        return tensors["input"] * (2 if config is not None and config == wrong else 1)
+        return factor * right * (2 if config is not None and config == wrong else 1)
 
-    monkeypatch.setattr(tuning, "contestants", lambda layer, ours: [tuning.Contestant("triton", run)])
-    return tuning.tune(POINTWISE, "float16", list(seconds), Known(1.0), CPU, H100, samples=1)
+    monkeypatch.setattr(tuning, "by_backend", lambda layer, backend: run)
+    return tuning.tune(POINTWISE, list(seconds), Known(1.0), CPU, samples=1)
 
 
 def test_regret_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,16 +104,24 @@ def test_regret_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_that_is_never_beaten_regrets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = tuned(monkeypatch, {TILE: 5e-6})
-    assert entry["regret"] == 1.0 and entry["best"] == "model"
+    assert entry["regret"] == 1.0 and entry["best"] == "triton"
 
 
 def test_candidates_that_are_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One computes something else, one raises, one is not taken: none of them is timed, and all are named."""
+    """One computes something else, one raises: neither of them is timed, and both are named."""
     wrong, broken = replace(TILE, BM=128), replace(TILE, BK=1)
-    entry = tuned(monkeypatch, {wrong: 1e-6, broken: 1e-6, BOX: 1e-6, TILE: 3e-6}, wrong)
-    assert entry["best"] == tuning.name(TILE) and set(entry["finalists"]) == {"model", tuning.name(TILE)}
-    assert entry["wrong"] == [f"{tuning.name(wrong)}: relative error 1"]
-    assert entry["failed"] == [f"{tuning.name(broken)}: ValueError", f"{tuning.name(BOX)}: the launch did not take it"]
+    entry = tuned(monkeypatch, {wrong: 1e-6, broken: 1e-6, TILE: 3e-6}, wrong)
+    assert entry["best"] == tuning.name(TILE) and set(entry["finalists"]) == {"triton", tuning.name(TILE)}
+    assert (
+        list(entry["wrong"]) == [tuning.name(wrong)]
+        and "relative error 1, expected" in entry["wrong"][tuning.name(wrong)]
+    )
+    assert entry["failed"] == {tuning.name(broken): "ValueError: no such tile"}
+
+
+def test_a_model_whose_choice_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckError, match="conv2d 1x32x6x6 -> 48x6x6, 1x1: relative error"):
+        tuned(monkeypatch, {}, None, 2)
 
 
 @pytest.mark.interpreter

@@ -9,7 +9,7 @@ import torch
 from convatlas import nets
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.profile import profile
-from convatlas.bench.timing import FakeTimer
+from convatlas.bench.racing import Racer
 from convatlas.cli import main
 from convatlas.plan.plan import compile
 from convatlas.study.tracing import plan_layers
@@ -79,9 +79,8 @@ def test_profile_without_a_gpu_says_what_it_can(capsys, no_gpu):
 @pytest.mark.interpreter
 def test_profile_times_the_steps_and_the_whole_plan():
     rates = Ceilings(2e12, {"float16": 5e14, "bfloat16": 5e14, "tf32": 2.5e14, "float32": 5e13}, 2e-6)
-    clock = FakeTimer(20e-6), torch.device("cpu"), rates
-    found = profile("squeezenet1_1", 1, "float16", "auto", 64, *clock, samples=3, plan=True)
-    assert set(found.network) == {"graph", "eager", "plan"} and found.launch_gaps is not None
+    found = profile("squeezenet1_1", 1, "float16", Racer(True, rates, backend="auto"), 64, samples=3, plan=True)
+    assert set(found.network) == {"graph", "eager", "plan", "cudnn_graph"} and found.launch_gaps is not None
     assert sum(len(layer.paths) for layer in found.layers) == 30  # eight concatenations are no layers of a plan
 
 

@@ -1,14 +1,14 @@
 """How anything is measured; the folder benchmarks/ of the repository beside it says what is: suites for pytest, made of this.
 
-timing, stats             the protocol and its clocks; from samples to verdicts
 cases, published          what is timed: layers of the networks, published layers, networks
 contestants, networks     who races on it: ours and PyTorch's (plain: a net on torch.nn.functional alone)
-accuracy, racing          outputs are checked, then timed
+accuracy, racing, timing  outputs are checked, then timed by one protocol
 precompile                compiling ahead of it, on all cores
 ceilings, environment, clocks   what this GPU reaches at its best, and what it is
 cpu, compile_times        what a machine without a GPU can measure
-profile, ncu, trace_event `convatlas profile`
+stats                     from samples to verdicts
+profile, ncu, trace_event `convatlas profile`; tuning: configs against the model's choice
 collect                   from a run to a stored result (read by convatlas.results); comparison: `convatlas compare`
-standings                 races summed up; tables prints them, page/ writes docs/performance.md
+standings                 races and their sums; tables prints them, page/ writes docs/performance.md
 suite/                    `make gpu`
 """

@@ -12,7 +12,7 @@ with the float32 computation's own roundings, u_32 (sqrt(L) S + roundings A), ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import log, sqrt
@@ -59,6 +59,18 @@ class Accuracy:
 
     def __str__(self) -> str:
         return f"relative error {self.error:.3g}, expected at most {self.bound:.3g}"
+
+
+def chained(lengths: Iterable[int], dtype: str, tf32: bool) -> float:
+    """What the roundings of layers one after another may come to, as a fraction of the output's norm.
+
+    A layer of reduction length L rounds its weights and its output with u, cuts tf32 operands, and sums with u_32 (2 for a tensor
+    core that cuts off) times sqrt(L) + DRIFT L (docs/numerics.md). He's weights keep the norm, so what came in with a fraction e of
+    it leaves the next layer with about e: the layers' fractions add up, at their worst.
+    """
+    u, single = format_of(dtype).unit_roundoff, format_of("float32").unit_roundoff
+    cut = 2 * TF32_CUT if tf32 else 0.0
+    return sum(2 * u + cut + 2 * single * (sqrt(L) + DRIFT * L) for L in lengths)
 
 
 def _computed(layer: Layer, tensors: Tensors, epilogue: Epilogue | None) -> Tensor:
@@ -125,7 +137,10 @@ class Judge:
         self.expected = _computed(layer, wide, layer.epilogue)
         self._norm = float(torch.linalg.vector_norm(self.expected))
         self._allowed = 0.0
-        if layer.op not in EXACT:
+        dtype = dtype_name(first.dtype)
+        if layer.op == "block":
+            self._allowed = self._norm * chained((part.spec.reduction for part in layer.spec.parts), dtype, tf32)
+        elif layer.op not in EXACT:
             value = self.expected
             activation = activation_after(layer.op, layer.epilogue, layer.params)
             if layer.epilogue and activation and (layer.op in ("residual_add", "batch_norm") or not exact(activation)):
@@ -135,7 +150,7 @@ class Judge:
             lipschitz, own = self._activation(activation, value)
             S, A, L, roundings = _companions(layer, wide, value)
             parts = lipschitz * S, lipschitz * A, L, roundings
-            sigma = self._sigma(*parts, dtype_name(first.dtype), tf32, layer.spec.products) + own
+            sigma = self._sigma(*parts, dtype, tf32, layer.spec.products) + own
             t, squares = C * C / 2, sigma.square()
             T1, Tmax = float(squares.sum(dtype=torch.float64)), float(squares.max())
             T2 = float(squares.square_().sum(dtype=torch.float64))

@@ -73,9 +73,9 @@ def fused(epilogue: Epilogue | None) -> str:
 
 
 @cache
-def layers_of(name: str, batch: int, **options: bool) -> tuple[Layer, ...]:
-    """The layers of net `name` at its native size, as a half-precision net runs them; `options` are nets.create's."""
-    size = nets.info(name).size
+def layers_of(name: str, batch: int, size: int | None = None, **options: bool) -> tuple[Layer, ...]:
+    """The layers of net `name` at `size` pixels or its own, as a half-precision net runs them; `options` are nets.create's."""
+    size = size or nets.info(name).size
     with torch.device("meta"):
         return tuple(trace(nets.create(name, **options), (batch, 3, size, size), torch.float16))
 
@@ -106,12 +106,13 @@ class Case:
     """One race.
 
     Attributes:
-        suite: "layers", "published" or "networks".
+        suite: "layers", "published", "networks" or "profile".
         precision: one of PRECISIONS.
         batch: images.
         protocol: cache, form, samples.
         layer: what is run; None for the network that `places` names.
         places: how many times each net runs it.
+        pixels: of a network's square input; None is the network's own size.
     """
 
     suite: str
@@ -120,6 +121,13 @@ class Case:
     protocol: Protocol
     layer: Layer | None
     places: dict[str, int]
+    pixels: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Pixels of the network's input."""
+        (name,) = self.places
+        return self.pixels or nets.info(name).size
 
     @property
     def op(self) -> str:
@@ -132,8 +140,7 @@ class Case:
         if self.layer:
             return described(self.layer.spec)
         (name,) = self.places
-        size = nets.info(name).size
-        return f"{name} {self.batch}x3x{size}x{size}"
+        return f"{name} {self.batch}x3x{self.size}x{self.size}"
 
     @property
     def epilogue(self) -> str:
@@ -230,11 +237,15 @@ def published_cases(choice: Choice) -> list[Case]:
     ]
 
 
+def net_protocol(samples: int) -> Protocol:
+    """Networks' contestants have forms of their own, and the net's own traffic decides what the cache holds."""
+    return Protocol("warm", "graph+eager", samples)
+
+
 def net_cases(choice: Choice) -> list[Case]:
-    """Whole networks. Their contestants have forms of their own, and the net's own traffic decides what the cache holds."""
-    protocol = replace(choice.protocol, cache="warm", form="graph+eager")
+    """Whole networks."""
     found = [
-        Case("networks", precision, batch, protocol, None, {name: 1})
+        Case("networks", precision, batch, net_protocol(choice.protocol.samples), None, {name: 1})
         for name in choice.net_names
         if choice.wants("network")
         for batch in choice.batches

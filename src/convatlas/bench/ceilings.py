@@ -4,23 +4,29 @@
     matmul rate      2 n^3 FLOPs of an n x n x n product by cuBLAS, n = 8192, by dtype; random operands, which draw full power
     launch           a graph-replayed kernel of one element: below that no kernel goes, however small
 
+`python -m convatlas.bench.ceilings --out FILE` writes them and what `convatlas doctor` has to say.
+
 A layer's bound is the longest of its FLOPs at the matmul rate (where tensor cores can multiply it), its compulsory bytes at the
 copy bandwidth, and one launch (Williams, Waterman, Patterson 2009, "Roofline", with a floor).
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from convatlas.bench.clocks import sample
 from convatlas.bench.environment import environment
-from convatlas.bench.timing import Timer
+from convatlas.bench.timing import CudaTimer, FakeTimer, Timer
+from convatlas.doctor import backends, examine
 from convatlas.errors import InputError
+from convatlas.files import write_json
 from convatlas.kernels.common.precision import float32_products
 from convatlas.model.ceilings import Ceilings
 
@@ -81,3 +87,24 @@ def measure(timer: Timer, device: torch.device, copy_bytes: int = COPY_BYTES, n:
 def document(ceilings: Ceilings, timer: Timer) -> dict[str, Any]:
     """ceilings.json: the rates, and on what and when they were measured."""
     return {**environment(), "timer": timer.label, "clocks": sample(), **asdict(ceilings)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """A rehearsal's sizes are such that its invented microseconds give rates of a GPU's order."""
+    parser = argparse.ArgumentParser(prog="python -m convatlas.bench.ceilings", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with an invented clock")
+    given = parser.parse_args(arguments)
+    findings = examine()
+    if given.rehearse:
+        timer: Timer = FakeTimer(1e-6)
+        found = measure(timer, torch.device("cpu"), copy_bytes=2**20, n=64)
+    else:
+        timer = CudaTimer()
+        found = measure(timer, torch.device("cuda"))
+    doctor = {"findings": [asdict(f) for f in findings if not f.ok], "backends": backends(findings)}
+    write_json(given.out, {**document(found, timer), "doctor": doctor})
+
+
+if __name__ == "__main__":
+    main()

@@ -12,18 +12,29 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import convatlas
-from convatlas.bench.suite.state import rounded
 from convatlas.errors import ConvAtlasError, InputError
 from convatlas.files import write_text
-from convatlas.results.store import FORMAT, REHEARSAL, compacted, read, slug
+from convatlas.results.store import (
+    FORMAT,
+    REHEARSAL,
+    Entry,
+    Results,
+    compacted,
+    load,
+    read,
+    require,
+    rounded,
+    slug,
+)
 
 SUITES = ("layers.json", "networks.json")
-OTHERS = ("tests.json", "profile.json", "tuning.json")
+OTHERS = ("tests.json", "tuning.json")
 # What an entry need not hold: the first three follow from times, flops, bytes and batch, the next stand at the top.
 LEFT_OUT = ("tflops", "gbps", "images_per_s", "versions", "gpu", "driver", "commit", "clocks_before")
 DIGITS = 4  # of a time; no clock here resolves more
@@ -42,36 +53,29 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
 
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, expected the one that `make gpu OUT=...` wrote")
-    parts = {path.name: read(path) for path in sorted(folder.glob("*.json"))}
-    state, ceilings = parts.get("state.json", {}), parts.get("ceilings.json")
-    suites = [parts[name] for name in SUITES if name in parts]
-    benchmarks = [item for suite in suites if isinstance(suite.get("benchmarks"), list) for item in suite["benchmarks"]]
-    for item in benchmarks:
-        if not isinstance(item, dict) or not all(item.get(name) for name in ("group", "stats", "extra_info")):
-            raise InputError(f"{folder}: an entry without group, stats or extra_info, expected all three")
+    parts = {name: read(folder / name) for name in (*schema.FILES, *OTHERS) if (folder / name).exists()}
     for name in schema.FILES.keys() & parts.keys():
         schema.check(schema.FILES[name], parts[name], folder / name)
-    extras = [item["extra_info"] for item in benchmarks]
-    for missing in (name for extra in extras for name in schema.REQUIRED if name not in extra):
-        raise InputError(
-            f"{folder}: an entry without {missing}, expected one of `make gpu` of this version: measure anew"
-        )
-    if state.get(REHEARSAL) or any(found.get("timer") == REHEARSAL for found in (ceilings or {}, *extras)):
+    suites = [load(folder / name) for name in SUITES if (folder / name).exists()]
+    entries = [entry for results in suites for entry in results.entries]
+    require(entries, folder)
+    state, ceilings = parts.get("state.json", {}), parts.get("ceilings.json")
+    about = [*([ceilings] if ceilings else []), *(entry.extra for entry in entries)]
+    if state.get(REHEARSAL) or any(found.get("timer") == REHEARSAL for found in about):
         raise InputError(f"{folder} holds a rehearsal, whose times are invented: expected measurements")
-    gpus = {found.get("gpu") for found in (*([ceilings] if ceilings else []), *extras)} - {None}
+    gpus = {found.get("gpu") for found in about} - {None}
     if len(gpus) != 1:
         given = f"results of {' and '.join(sorted(gpus))}" if gpus else "no result that names its GPU"
         raise InputError(f"{folder} holds {given}, expected those of one GPU")
-    about = ceilings or extras[0]
-    shorter, common = compacted([_slim(item) for item in benchmarks])
+    shorter, common = compacted([_slim(entry) for entry in entries])
     return {
         "format": FORMAT,
         "gpu": gpus.pop(),
         "date": _date(state, suites),
-        "commit": _commit(folder, commit, ceilings or {}, extras, suites),
-        "driver": about.get("driver"),
-        "versions": about.get("versions", {}),
-        "clocks": about.get("clocks"),
+        "commit": _commit(folder, [commit, *(found.get("commit") for found in about[:2]), *map(_committed, suites)]),
+        "driver": about[0].get("driver"),
+        "versions": about[0].get("versions", {}),
+        "clocks": about[0].get("clocks"),
         "ceilings": rounded(ceilings, DIGITS) if ceilings else None,
         "common": common,
         "benchmarks": shorter,
@@ -79,22 +83,24 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
     }
 
 
-def _slim(item: dict[str, Any]) -> dict[str, Any]:
-    extra = {name: rounded(value, DIGITS) for name, value in item["extra_info"].items() if name not in LEFT_OUT}
-    return {"group": item["group"], "stats": {"data": rounded(item["stats"]["data"], DIGITS)}, "extra_info": extra}
+def _slim(entry: Entry) -> dict[str, Any]:
+    extra = {name: rounded(value, DIGITS) for name, value in entry.extra.items() if name not in LEFT_OUT}
+    return {"group": entry.case, "stats": {"data": rounded(list(entry.seconds), DIGITS)}, "extra_info": extra}
 
 
-def _date(state: dict[str, Any], suites: list[dict[str, Any]]) -> str:
+def _date(state: dict[str, Any], suites: list[Results]) -> str:
     """When the measuring began, ISO 8601."""
     started = [stage.get("started") for stage in state.get("stages", {}).values()]
-    started += [suite.get("datetime") for suite in suites]
+    started += [results.head.get("datetime") for results in suites]
     return min(filter(None, started), default=datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
-def _commit(folder: Path, given: str, ceilings: dict, extras: list[dict], suites: list[dict]) -> str:
+def _committed(results: Results) -> str | None:
+    return (results.head.get("commit_info") or {}).get("id")
+
+
+def _commit(folder: Path, known: Iterable[str | None]) -> str:
     """The first that is known: what the caller says, the ceilings, an entry, pytest-benchmark."""
-    known = [given, ceilings.get("commit"), *(extra.get("commit") for extra in extras[:1])]
-    known += [(suite.get("commit_info") or {}).get("id") for suite in suites]
     for found in known:
         if found and found not in ("unknown", "unversioned"):
             if not re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", found):

@@ -1,8 +1,7 @@
-"""Seconds that compiling takes for a GPU that is not here: `python -m convatlas.bench.compile_times --arch 90` prints JSON.
+"""Seconds that compiling takes for a GPU that is not here: all kernels that a layer launches, on one core, without a cache.
 
-A record is {"layer", "compiler", "seconds", "codes"}: all kernels that a layer launches, compiled anew (no cache) and their
-machine code read back, on one core. Triton by its own compiler, CUDA C++ by NVRTC through cuda-core. An interpreted process has no
-compiler, so this runs in one of its own, without TRITON_INTERPRET.
+Triton by its own compiler, CUDA C++ by NVRTC through cuda-core, each with its machine code read back. An interpreted process has no
+compiler, so `python -m convatlas.bench.compile_times --arch 90` runs in one of its own, without TRITON_INTERPRET, and prints JSON.
 """
 
 from __future__ import annotations
@@ -19,64 +18,64 @@ from typing import Any
 
 import torch
 
-from convatlas.bench.cpu import LAYERS
+from convatlas.bench.cpu import LAYERS, host_race
+from convatlas.bench.standings import Race
 from convatlas.codegen.cross_compile import compile_launch
 from convatlas.codegen.inventory import launches_of
 from convatlas.codegen.nvrtc import compile_launches
 from convatlas.errors import BackendError
 
 MODE = "float16"
+COMPILERS: dict[str, tuple[str, Callable[[Any, int], object]]] = {
+    "Triton": ("triton", compile_launch),
+    "NVRTC": ("cuda", lambda launch, arch: compile_launches([launch], arch)),
+}
 
 
-def measure(arch: int) -> list[dict[str, Any]]:
-    """A record for each of LAYERS and compiler; the first compilation of each, which loads the compiler, is not counted."""
+def measure(arch: int) -> dict[str, dict[str, float | str]]:
+    """By layer of LAYERS and compiler the seconds, or why there are none. What loads a compiler is not counted."""
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"
     torch.set_num_threads(1)
-    compilers: dict[str, tuple[str, Callable[[Any], object]]] = {
-        "Triton": ("triton", lambda launch: compile_launch(launch, arch)),
-        "NVRTC": ("cuda", lambda launch: compile_launches([launch], arch)),
-    }
-    records = []
-    for compiler, (backend, compile) in compilers.items():
+    found: dict[str, dict[str, float | str]] = {name: {} for name in LAYERS()}
+    for compiler, (backend, compile) in COMPILERS.items():
         loaded = False
         for name, layer in LAYERS().items():
             launches = launches_of(layer.call, MODE, arch, backend)
-            record = {"layer": name, "compiler": compiler}
             try:
                 if not loaded:
-                    compile(launches[0])
+                    compile(launches[0], arch)
                     loaded = True
                 start = time.perf_counter()
                 for launch in launches:
-                    compile(launch)
-                records.append({**record, "seconds": time.perf_counter() - start, "codes": len(launches)})
+                    compile(launch, arch)
+                found[name][compiler] = time.perf_counter() - start
             except BackendError as error:
-                records.append({**record, "missing": str(error)})
-    return records
+                found[name][compiler] = str(error)
+    return found
 
 
-def in_a_process(arch: int, seconds: float) -> list[dict[str, Any]]:
-    """measure(arch) in a process that does not interpret, with an empty cache. Raises BackendError with what went wrong."""
+def compile_races(arch: int, limit: float) -> dict[str, Race]:
+    """The compilers on each of LAYERS, in a process of their own. Raises BackendError with what went wrong."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
         command = [sys.executable, "-m", "convatlas.bench.compile_times", "--arch", str(arch)]
         try:
             made = subprocess.run(
-                command, capture_output=True, text=True, timeout=seconds, env={**environment, "TRITON_CACHE_DIR": cache}
+                command, capture_output=True, text=True, timeout=limit, env={**environment, "TRITON_CACHE_DIR": cache}
             )
         except subprocess.TimeoutExpired:
-            raise BackendError(f"compiling for sm_{arch} took more than {seconds:g} s") from None
+            raise BackendError(f"compiling for sm_{arch} took more than {limit:g} s") from None
     if made.returncode:
         raise BackendError(f"compiling for sm_{arch}: {(made.stderr.strip().splitlines() or ['no output'])[-1]}")
-    return json.loads(made.stdout)
-
-
-def main(arguments: list[str]) -> None:
-    """--arch 90."""
-    parser = argparse.ArgumentParser(prog="python -m convatlas.bench.compile_times", description=__doc__)
-    parser.add_argument("--arch", type=int, default=90, choices=[80, 90, 100])
-    json.dump(measure(parser.parse_args(arguments).arch), sys.stdout)
+    races = {}
+    for name, by in json.loads(made.stdout).items():
+        absent = {compiler: why for compiler, why in by.items() if isinstance(why, str)}
+        seconds = {compiler: [taken] for compiler, taken in by.items() if compiler not in absent}
+        races[name] = host_race("compile", f"{name} | compiled for sm_{arch}", seconds, absent)
+    return races
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m convatlas.bench.compile_times", description=__doc__)
+    parser.add_argument("--arch", type=int, default=90, choices=[80, 90, 100])
+    json.dump(measure(parser.parse_args().arch), sys.stdout)

@@ -6,13 +6,14 @@ stores as its rounds are those samples, to the last bit: the clock starts every 
 
     @pytest.mark.benchmark(timer=CLOCK)
     def test_layer(benchmark):
-        feed(benchmark, seconds)
+        feed(benchmark, entry)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+from convatlas.results.store import Entry
 
 
 class RecordedClock:
@@ -32,9 +33,11 @@ class RecordedClock:
 CLOCK = RecordedClock()
 
 
-def feed(benchmark: Any, seconds: Sequence[float]) -> None:
-    """Makes `seconds` the rounds of pytest-benchmark's fixture, whose timer must be CLOCK."""
-    samples = iter(seconds)
+def feed(benchmark: Any, entry: Entry) -> None:
+    """Makes the entry what pytest-benchmark's fixture, whose timer must be CLOCK, stores: its seconds are the rounds."""
+    benchmark.group, benchmark.params = entry.case, {"case": entry.case, "contestant": entry.contestant}
+    benchmark.extra_info.update(entry.extra)
+    samples = iter(entry.seconds)
 
     def rewind() -> None:
         CLOCK.now = 0.0
@@ -42,4 +45,4 @@ def feed(benchmark: Any, seconds: Sequence[float]) -> None:
     def launch() -> None:
         CLOCK.now = next(samples)
 
-    benchmark.pedantic(launch, setup=rewind, rounds=len(seconds), iterations=1, warmup_rounds=0)
+    benchmark.pedantic(launch, setup=rewind, rounds=len(entry.seconds), iterations=1, warmup_rounds=0)

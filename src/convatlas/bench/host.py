@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch import Tensor
 from convatlas import nets
 from convatlas.bench.cases import Timed, counted, layers_of
 from convatlas.bench.contestants import FOLDED, with_folded
+from convatlas.bench.cpu import host_race
+from convatlas.bench.standings import Race
 from convatlas.kernels import backend
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.driver import MAP_BYTES
@@ -112,20 +114,6 @@ def stubbed(driver: Any = None) -> Iterator[Any]:
         Launch.run, CudaLaunch.run, backend.current = before
 
 
-@dataclass(frozen=True)
-class HostTime:
-    """Seconds of the host, in samples of each of WAYS, for an op or a network's forward, and how often each net runs it."""
-
-    name: str
-    backend: str
-    places: dict[str, int]
-    seconds: dict[str, list[float]]
-
-    def median(self, way: str) -> float:
-        """The median of a way's samples."""
-        return median(self.seconds[way])
-
-
 def layers(batch: int = 1) -> list[Timed]:
     """Each distinct layer of NETS with the count of its places."""
     return counted((net, layer) for net in NETS for layer in layers_of(net, batch))
@@ -140,27 +128,29 @@ def runner(layer: Layer, dtype: torch.dtype = torch.float16) -> tuple[str, Calla
     return chosen, partial(call, layer, tensors)
 
 
-def host_times(batch: int = 1, samples: int = 15) -> list[HostTime]:
-    """Times every distinct layer of NETS by both ways, by turns."""
+@cache
+def op_races(batch: int = 1, samples: int = 15) -> list[Race]:
+    """Every distinct layer of NETS by both ways, by turns."""
     found = []
     with stubbed() as state:
         for timed in layers(batch):
             chosen, run = runner(timed.layer)
             with use_backend(chosen):
-                found.append(HostTime(timed.name, chosen, timed.places, _by_turns(run, samples, CALLS)))
+                seconds = _by_turns(run, samples, CALLS)
+            case = f"{timed.name}, host's time of a launch with {chosen}"
+            found.append(host_race("host", case, seconds, places=timed.places, driver="stub"))
         assert not state.reasons, state.reasons  # every op is prepared
     return found
 
 
-def forward_times(samples: int = 9) -> dict[str, HostTime]:
-    """A forward of each of NETS on one image, half precision, on the Triton kernels: the modules' own time is in it."""
-    found = {}
-    for name in NETS:
-        size, net = nets.info(name).size, nets.create(name).eval().half()
-        x = torch.zeros(1, 3, size, size, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
-        with stubbed(), use_backend("triton"):
-            found[name] = HostTime(name, "triton", {name: 1}, _by_turns(partial(net, x), samples, 1))
-    return found
+@cache
+def forward_race(name: str, samples: int = 9) -> Race:
+    """A forward of one of NETS on one image, half precision, on the Triton kernels: the modules' own time is in it."""
+    size, net = nets.info(name).size, nets.create(name).eval().half()
+    x = torch.zeros(1, 3, size, size, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    with stubbed(), use_backend("triton"):
+        seconds = _by_turns(partial(net, x), samples, 1)
+    return host_race("forward", f"a forward of {name}", seconds, places={name: 1}, driver="stub")
 
 
 def _by_turns(run: Callable[[], Any], samples: int, calls: int) -> dict[str, list[float]]:
@@ -188,6 +178,19 @@ def _time(run: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def over_nets(times: list[HostTime], way: str, net: str | None = None) -> float:
-    """The median over all ops that the networks (or one of them) run, each at each of its places."""
-    return median(t.median(way) for t in times for name, n in t.places.items() if net in (None, name) for _ in range(n))
+def over_nets(races: Iterable[Race]) -> list[Race]:
+    """A row a network and one for all: the medians over all ops that they run, each at each of its places."""
+    rows = {f"an op of {net}, median": (net,) for net in NETS} | {"an op of both, median": NETS}
+    found = []
+    for name, chosen in rows.items():
+        medians = {
+            way: median(
+                race.entries[way].median
+                for race in races
+                for net in chosen
+                for _ in range(race.get("places").get(net, 0))
+            )
+            for way in WAYS
+        }
+        found.append(host_race("forward", name, {way: [seconds] for way, seconds in medians.items()}))
+    return found

@@ -91,13 +91,15 @@ def _once(net: str, batch: str, dtype: str, backend: str, size: str) -> None:
     import torch
 
     from convatlas import nets
+    from convatlas.bench.cases import PRECISIONS
     from convatlas.bench.contestants import on
+    from convatlas.kernels.common.precision import float32_products
 
-    kind = getattr(torch, dtype)
+    kind, products = PRECISIONS[dtype]
     model = nets.create(net, seed=0).to("cuda", kind)
     x = torch.randn(int(batch), 3, int(size), int(size), device="cuda").to(kind)
     x = x.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad(), on(backend):
+    with torch.no_grad(), on(backend), float32_products(products):
         model(x)
         torch.cuda.synchronize()
         torch.cuda.cudart().cudaProfilerStart()

@@ -13,23 +13,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import cache
-from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
 from convatlas import nets
-from convatlas.bench.accuracy import Accuracy, exact_float32
+from convatlas.bench.accuracy import Accuracy, chained, exact_float32
 from convatlas.bench.cases import layers_of
+from convatlas.bench.contestants import AUTO, on
 from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.timing import Contestant, Tensors
 from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.nets.network import smallest_size
-from convatlas.ops.backends import use_backend
 from convatlas.plan.plan import Plan, compile
-from convatlas.reference.error_bound import DRIFT, TF32_CUT
-from convatlas.reference.rounding import format_of
 from convatlas.specs import ConcatSpec, dtype_name
 from convatlas.study.tracing import Layer
 
@@ -51,19 +48,6 @@ def work(layers: Sequence[Layer], dtype: str) -> tuple[int, int]:
     return sum(layer.spec.flops for layer in layers), bytes
 
 
-def rounding(name: str, dtype: str, tf32: bool) -> float:
-    """What the roundings of a net's layers may come to, as a fraction of its output's norm.
-
-    A layer of reduction length L rounds its weights and its output with u, cuts tf32 operands, and sums with u_32 (2 for a tensor
-    core that cuts off) times sqrt(L) + DRIFT L (docs/numerics.md). He's weights keep the norm, so what came in with a fraction e of
-    it leaves the next layer with about e: the layers' fractions add up, at their worst.
-    """
-    u, single = format_of(dtype).unit_roundoff, format_of("float32").unit_roundoff
-    lengths = [getattr(layer.spec, "reduction", 1) for layer in layers_of(name, 1)]
-    cut = 2 * TF32_CUT if tf32 else 0.0
-    return sum(2 * u + cut + 2 * single * (sqrt(L) + DRIFT * L) for L in lengths)
-
-
 class NetJudge:
     """Holds a net's output to the plain net in float32, TF32 and cuDNN off. `net` is one that plain.for_peers made."""
 
@@ -71,7 +55,7 @@ class NetJudge:
         x = data["input"]
         dtype = dtype_name(x.dtype)
         tf32 = dtype == "float32" and may_be_tf32("conv2d")
-        self.bound = rounding(name, dtype, tf32)
+        self.bound = chained([getattr(layer.spec, "reduction", 1) for layer in layers_of(name, 1)], dtype, tf32)
         wide = copy.deepcopy(net).float()
         with plain(), exact_float32():
             self.expected = wide(x.float())
@@ -88,9 +72,16 @@ def rehearsal_size(name: str) -> int:
 
 
 def net_contestants(
-    name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, compiled: bool = False
+    name: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    compiled: bool = False,
+    backend: str = AUTO,
 ) -> tuple[list[Contestant], Callable[[Tensor], Accuracy], dict[str, Tensor]]:
-    """(contestants, judge, the data set) of the net called `name` on an input of `shape`."""
+    """(contestants, judge, the data set) of the net called `name` on an input of `shape`, ours on `backend`."""
+    if device.type == "cpu" and backend == AUTO:
+        backend = "triton"  # interpreted
     drawn_on = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(drawn_on),
@@ -102,18 +93,14 @@ def net_contestants(
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(shape, generator=generator, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
     data = {"input": x}
-    interpreted = device.type == "cpu"
 
     def ours(t: Tensors) -> Tensor:
-        with torch.no_grad():
-            if not interpreted:
-                return net(t["input"])
-            with use_backend("triton"):
-                return net(t["input"])
+        with torch.no_grad(), on(backend):
+            return net(t["input"])
 
     @cache
     def planned() -> Plan:
-        return compile(net, x, backend="triton" if interpreted else None)
+        return compile(net, x, backend=None if backend == AUTO else backend)
 
     def plan(t: Tensors) -> Tensor:
         return planned()(t["input"])

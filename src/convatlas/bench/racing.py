@@ -11,76 +11,84 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convatlas import nets
 from convatlas.bench import clocks
 from convatlas.bench.accuracy import Accuracy, Judge
 from convatlas.bench.cases import PRECISIONS, Case, layers_of, shrink
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import contestants, data_sets, is_ours, tuned
+from convatlas.bench.contestants import AUTO, OURS, contestants, data_sets, is_ours, tuned
 from convatlas.bench.environment import cpu_name, gpu_name, versions
-from convatlas.bench.networks import FORMS, NetJudge, net_contestants, rehearsal_size, work
+from convatlas.bench.networks import FORMS, NAMES, NetJudge, net_contestants, rehearsal_size, work
 from convatlas.bench.standings import Race
-from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Measurement, Protocol, Run, Timer, race, reason
+from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Protocol, Run, Timer, race, reason
 from convatlas.errors import BackendError, DtypeError
 from convatlas.kernels.common.precision import float32_products
+from convatlas.model.gpu import gpu
+from convatlas.ops.automatic import preferred
 from convatlas.results.kinds import sizes_of
-from convatlas.results.store import Entry
 from convatlas.specs import dtype_name
-from convatlas.study.roofline import H100
 from convatlas.study.tracing import Layer
 
 LAUNCH = 2e-6  # seconds; what a rehearsal takes for the least time of a launch
 
 
 @dataclass
-class Result:
-    """What became of a case.
+class Checked:
+    """What one run of each contestant showed.
 
     Attributes:
-        measured: of each contestant that raced, by name.
         accuracy: of each contestant that ran.
         absent: why a contestant does not race, by name.
-        wrong: what is wrong with a contestant of ours, by name; it was not timed.
-        info: what all entries of the case share.
+        wrong: what is wrong with a contestant of ours, by name; it is not timed.
     """
 
-    measured: dict[str, Measurement] = field(default_factory=dict)
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
-    info: dict[str, Any] = field(default_factory=dict)
+
+    def copy(self) -> Checked:
+        return Checked(dict(self.accuracy), dict(self.absent), dict(self.wrong))
 
 
-def check(result: Result, racing: list[Contestant], data: dict[str, Tensor], judge: Judge | NetJudge) -> None:
-    """Runs each contestant once and judges it; fills accuracy, absent and wrong."""
+def check(racing: Sequence[Contestant], data: dict[str, Tensor], judge: Judge | NetJudge) -> Checked:
+    """Runs each contestant once and judges it."""
+    found = Checked()
     judged: dict[Run, Accuracy] = {}  # two contestants may be one function in two forms
     for contestant in racing:
         name, run = contestant.name, contestant.run
         try:
-            found = judged[run] if run in judged else judged.setdefault(run, judge(run(data)))
+            accuracy = judged[run] if run in judged else judged.setdefault(run, judge(run(data)))
         except (BackendError, DtypeError) as error:
-            result.absent[name] = reason(error)
+            found.absent[name] = reason(error)
         except Exception as error:  # a library without a plan for this layer raises anything
             if is_ours(name) and not isinstance(error, torch.OutOfMemoryError):
-                result.wrong[name] = f"raised {reason(error)}"
+                found.wrong[name] = f"raised {reason(error)}"
             else:
-                result.absent[name] = reason(error)
+                found.absent[name] = reason(error)
         else:
-            result.accuracy[name] = found
-            if is_ours(name) and not found.ok:
-                result.wrong[name] = str(found)
+            found.accuracy[name] = accuracy
+            if is_ours(name) and not accuracy.ok:
+                found.wrong[name] = str(accuracy)
+    return found
 
 
 def timed(
-    result: Result, racing: list[Contestant], sets: list[dict[str, Tensor]], timer: Timer, protocol: Protocol
-) -> None:
-    """Races those that `check` found right; fills measured, and wrong or absent for one that fails only now."""
-    racing = [c for c in racing if c.name in result.accuracy and c.name not in result.wrong]
-    for name, measurement in race(racing, sets, timer, protocol).items():
-        if measurement.error:
-            (result.wrong if is_ours(name) else result.absent)[name] = measurement.error
-        else:
-            result.measured[name] = measurement
+    found: Checked, racing: Sequence[Contestant], sets: list[dict[str, Tensor]], timer: Timer, protocol: Protocol
+) -> dict[str, list[float]]:
+    """Seconds of those that `check` found right, by name; one that fails only now is wrong or absent in `found`."""
+    racing = [c for c in racing if c.name in found.accuracy and c.name not in found.wrong]
+    seconds, failed = race(racing, sets, timer, protocol)
+    for name, error in failed.items():
+        (found.wrong if is_ours(name) else found.absent)[name] = error
+    return seconds
+
+
+def _bound(rates: Ceilings, layers: Sequence[Layer], dtype: str, tf32: bool) -> dict[str, Any]:
+    """Seconds below which no kernels go on the layers, one after another, and what sets most of them."""
+    shares: dict[str, float] = {}
+    for layer in layers:
+        seconds, binds = rates.bound(layer.spec, layer.epilogue, dtype, tf32)
+        shares[binds] = shares.get(binds, 0.0) + seconds
+    return {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
 
 
 class Racer:
@@ -90,35 +98,59 @@ class Racer:
         rehearse: contestants run once, on shrunken layers; times are made up (timing.FakeTimer).
         ceilings: measured rates of this GPU, for the share of the bound; None leaves it out.
         compile: torch.compile races on the nets that are named.
+        backend: of ours that races, or "auto", the one that would be chosen; None is both.
+        nets: contestants of networks that race, of networks.NAMES.
     """
 
-    def __init__(self, rehearse: bool = False, ceilings: Ceilings | None = None, compile: tuple[str, ...] = ()) -> None:
-        self.rehearse, self.ceilings, self.compile = rehearse, ceilings, compile
+    def __init__(
+        self, rehearse: bool = False, ceilings: Ceilings | None = None, compile: tuple[str, ...] = (),
+        backend: str | None = None, nets: Sequence[str] = NAMES,
+    ) -> None:  # fmt: skip
+        self.rehearse, self.ceilings, self.compile, self.backend, self.nets = rehearse, ceilings, compile, backend, nets
         self.device = torch.device("cpu" if rehearse else "cuda")
-        self._seen: dict[tuple, tuple[dict[str, Accuracy], dict[str, str], dict[str, str]]] = {}
+        self._seen: dict[tuple, Checked] = {}
 
-    def run(self, case: Case) -> Result:
+    def run(self, case: Case) -> Race:
         """Checks, then times. Raises what the hardware raises, such as running out of memory."""
-        before, result = clocks.sample(), Result()
-        layers = (case.layer,) if case.layer else layers_of(*case.places, case.batch)
+        before = clocks.sample()
+        layers = (case.layer,) if case.layer else layers_of(*case.places, case.batch, case.pixels)
         dtype, products = PRECISIONS[case.precision]
         flops, bytes = work(layers, dtype_name(dtype))
-        seconds = H100.seconds(flops, bytes, tensor=case.layer is None or case.layer.spec.products)
-        made_up = FakeTimer(max(seconds, len(layers) * LAUNCH), zlib.crc32(case.name.encode()))
+        mode = dtype_name(dtype), products == "tf32"
+        least = _bound(Ceilings.published(gpu("h100-sxm")), layers, *mode)["bound_seconds"]
+        bound = _bound(self.ceilings, layers, *mode) if self.ceilings else {}
+        made_up = FakeTimer(max(least, len(layers) * LAUNCH), zlib.crc32(case.name.encode()))
         timer = made_up if self.rehearse else CudaTimer()
         try:
             with tuned(), float32_products(products):
-                (self._layer if case.layer else self._net)(case, result, timer)
+                found, seconds, about = self._timed(case, timer)
         finally:
             self._free()
-        result.info |= {
-            "suite": case.suite, "op": case.op, "kind": case.kind, "spec": case.spec,
+        shared = {
+            "op": case.op, "kind": case.kind, "spec": case.spec,
             **({"sizes": sizes_of(case.layer.spec)} if case.layer else {"layers": len(layers)}),
             "epilogue": case.epilogue, "dtype": case.precision, "batch": case.batch, "cache": case.protocol.cache,
-            "places": case.places, "flops": flops, "bytes": bytes, **self._bound(layers, dtype_name(dtype), products == "tf32"),
-            "timer": timer.label, "gpu": gpu_name(), "versions": versions(), "clocks_before": before, "absent": result.absent,
+            "places": case.places, "flops": flops, "bytes": bytes, **bound,
+            "timer": timer.label, "gpu": gpu_name(), "versions": versions(), "clocks_before": before, "absent": found.absent,
+            **about,
         }  # fmt: skip
-        return result
+        device = gpu_name() or cpu_name()
+        raced = Race.of(case.suite, case.name, seconds, device, shared, found.absent, found.wrong)
+        for name, entry in raced.entries.items():
+            entry.extra.update(self._own(case, entry.extra, entry.median, name, found.accuracy[name]))
+        return raced
+
+    def _own(self, case: Case, shared: dict[str, Any], seconds: float, name: str, accuracy: Accuracy) -> dict[str, Any]:
+        """What the extra_info of one contestant holds beside what all do."""
+        own = {
+            "form": FORMS.get(name, case.protocol.form), "tflops": shared["flops"] / seconds / 1e12,
+            "gbps": shared["bytes"] / seconds / 1e9, "relative_error": accuracy.error, "error_bound": accuracy.bound,
+        }  # fmt: skip
+        if "bound_seconds" in shared:
+            own["roofline_share"] = shared["bound_seconds"] / seconds
+        if case.layer is None:
+            own["images_per_s"] = case.batch / seconds
+        return own
 
     def _free(self) -> None:
         """What one case held must not be missing to the next."""
@@ -126,75 +158,39 @@ class Racer:
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _bound(self, layers: Sequence[Layer], dtype: str, tf32: bool) -> dict[str, Any]:
-        """Seconds below which no kernels go on the layers, one after another, and what sets most of them."""
-        if self.ceilings is None:
-            return {}
-        shares: dict[str, float] = {}
-        for layer in layers:
-            seconds, binds = self.ceilings.bound(layer.spec, layer.epilogue, dtype, tf32)
-            shares[binds] = shares.get(binds, 0.0) + seconds
-        return {"bound": max(shares, key=lambda b: shares[b]), "bound_seconds": sum(shares.values())}
+    def _ours(self, layer: Layer, dtype: torch.dtype) -> tuple[str, ...]:
+        if self.backend is None:
+            return OURS
+        return (preferred(replace(layer.call, dtype=dtype_name(dtype))) if self.backend == AUTO else self.backend,)
 
-    def _layer(self, case: Case, result: Result, timer: Timer) -> None:
-        dtype, products = PRECISIONS[case.precision]
-        layer = shrink(case.layer) if self.rehearse else case.layer
-        sets = data_sets(layer, dtype, self.device, timer, case.protocol.cache)
-        racing, key = contestants(layer), (layer.key, case.precision)
-        if key in self._seen:  # rehearsals meet one shrunken layer many times
-            result.accuracy, result.absent, result.wrong = (dict(part) for part in self._seen[key])
-        else:
-            check(result, racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.spec.products))
-        if self.rehearse:
-            self._seen[key] = tuple(dict(part) for part in (result.accuracy, result.absent, result.wrong))
-            result.info["rehearsed_on"] = str(layer.spec)
-        self._race(result, racing, sets, timer, case)
-        result.info["sets"] = len(sets)
-
-    def _net(self, case: Case, result: Result, timer: Timer) -> None:
-        (name,) = case.places
-        size, batch = (rehearsal_size(name), 1) if self.rehearse else (nets.info(name).size, case.batch)
-        compiled = not self.rehearse and name in self.compile
-        shape, (dtype, _) = (batch, 3, size, size), PRECISIONS[case.precision]
-        racing, judge, data = net_contestants(name, shape, dtype, self.device, compiled)
-        check(result, racing, data, judge)
-        if self.rehearse:
-            result.info["rehearsed_on"] = "x".join(map(str, shape))
-        self._race(result, racing, [data], timer, case)
-
-    def _race(
-        self, result: Result, racing: list[Contestant], sets: list[dict[str, Tensor]], timer: Timer, case: Case
-    ) -> None:
+    def _timed(self, case: Case, timer: Timer) -> tuple[Checked, dict[str, list[float]], dict[str, Any]]:
+        """(what the check showed, seconds by contestant, what is written about both)."""
+        found, racing, sets, on = (self._layer if case.layer else self._net)(case, timer)
         if self.rehearse:
             racing = [replace(c, run=lambda t: None) for c in racing]  # each ran when it was checked
-        timed(result, racing, sets, timer, case.protocol)
-        result.info["clocks"] = clocks.sample()  # at once: an idle GPU's clocks fall
+        seconds = timed(found, racing, sets, timer, case.protocol)
+        # The clocks at once: an idle GPU's fall.
+        about = {"clocks": clocks.sample(), "sets": len(sets)}
+        return found, seconds, about | ({"rehearsed_on": on} if self.rehearse else {})
 
+    def _layer(self, case: Case, timer: Timer) -> tuple[Checked, list[Contestant], list[dict[str, Tensor]], str]:
+        """(what the check showed, who races, the data sets, what on)."""
+        dtype, products = PRECISIONS[case.precision]
+        layer, ours = shrink(case.layer) if self.rehearse else case.layer, self._ours(case.layer, dtype)
+        sets = data_sets(layer, dtype, self.device, timer, case.protocol.cache)
+        racing, key = contestants(layer, ours), (layer.key, case.precision, ours)
+        if key in self._seen:  # rehearsals meet one shrunken layer many times
+            return self._seen[key].copy(), racing, sets, str(layer.spec)
+        found = check(racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.spec.products))
+        if self.rehearse:
+            self._seen[key] = found.copy()
+        return found, racing, sets, str(layer.spec)
 
-def entry(case: Case, result: Result, name: str) -> dict[str, Any]:
-    """extra_info of one contestant's entry in the store."""
-    info, seconds = result.info, result.measured[name].median
-    found = {
-        **info,
-        "contestant": name,
-        "form": FORMS.get(name, case.protocol.form),
-        "tflops": info["flops"] / seconds / 1e12,
-        "gbps": info["bytes"] / seconds / 1e9,
-        "relative_error": result.accuracy[name].error,
-        "error_bound": result.accuracy[name].bound,
-    }
-    if "bound_seconds" in info:
-        found["roofline_share"] = info["bound_seconds"] / seconds
-    if case.layer is None:
-        found["images_per_s"] = case.batch / seconds
-    return found
-
-
-def raced(case: Case, result: Result) -> Race:
-    """The case's entries as those who sum up want them."""
-    device = result.info.get("gpu") or cpu_name()
-    entries = {
-        name: Entry(case.suite, case.name, name, tuple(m.seconds), entry(case, result, name), device)
-        for name, m in result.measured.items()
-    }
-    return Race(entries)
+    def _net(self, case: Case, timer: Timer) -> tuple[Checked, list[Contestant], list[dict[str, Tensor]], str]:
+        (name,) = case.places
+        size, batch = (rehearsal_size(name), 1) if self.rehearse else (case.size, case.batch)
+        compiled = not self.rehearse and name in self.compile
+        shape, (dtype, _) = (batch, 3, size, size), PRECISIONS[case.precision]
+        racing, judge, data = net_contestants(name, shape, dtype, self.device, compiled, self.backend or AUTO)
+        racing = [contestant for contestant in racing if contestant.name in self.nets]
+        return check(racing, data, judge), racing, [data], "x".join(map(str, shape))

@@ -6,8 +6,8 @@ What the end of a benchmark run prints, `make gpu`'s summary and docs/performanc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,13 +25,29 @@ DTYPES = ("float16", "bfloat16", "tf32", "float32")
 
 @dataclass(frozen=True)
 class Race:
-    """One layer or network in one precision at one batch size, and all who were timed on it, by turns.
+    """One case, such as a layer in one precision at one batch size, and all who were timed on it, by turns.
 
     Attributes:
         entries: by contestant.
+        absent: why a contestant has no time, by name.
+        wrong: what one of ours computed wrongly, by name; it has no time either.
     """
 
     entries: dict[str, Entry]
+    absent: dict[str, str] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, suite: str, case: str, seconds: Mapping[str, Sequence[float]], device: str, shared: Mapping[str, Any],
+        absent: dict[str, str] | None = None, wrong: dict[str, str] | None = None,
+    ) -> Race:  # fmt: skip
+        """The race whose contestants took `seconds`; `shared` is what the extra_info of all entries holds."""
+        entries = {
+            name: Entry(suite, case, name, tuple(taken), {"suite": suite, "contestant": name, **shared}, device)
+            for name, taken in seconds.items()
+        }
+        return cls(entries, absent or {}, wrong or {})
 
     @property
     def any(self) -> Entry:

@@ -18,8 +18,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from dataclasses import dataclass
 from typing import Protocol as Interface
 
 import torch
@@ -61,19 +60,6 @@ class Protocol:
     cache: str = "cold"
     form: str = "graph"
     samples: int = 15
-
-
-@dataclass
-class Measurement:
-    """Seconds of one contestant, one entry a sample, or why there are none."""
-
-    name: str
-    seconds: list[float] = field(default_factory=list)
-    error: str = ""
-
-    @property
-    def median(self) -> float:
-        return median(self.seconds)
 
 
 Sampler = Callable[[], float]
@@ -135,15 +121,24 @@ class CudaTimer:
 
 
 class HostTimer:
-    """The host's clock, for work that is done when its call returns: CPU operators, the interpreter, host builds."""
+    """The host's clock, for work that is done when its call returns: CPU operators, the interpreter, host builds.
+
+    With `settle` that many seconds pass before each sample, and one more run that is not timed.
+    """
 
     label = "host clock"
     cache_bytes = 0
+
+    def __init__(self, settle: float | None = None) -> None:
+        self.settle = settle
 
     def prepare(self, run: Run, sets: Sequence[Tensors], form: str) -> Sampler:
         run(sets[0])
 
         def sample() -> float:
+            if self.settle is not None:
+                time.sleep(self.settle)
+                run(sets[0])
             start = time.perf_counter()
             run(sets[0])
             return time.perf_counter() - start
@@ -184,26 +179,24 @@ def reason(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def medians(found: Mapping[str, Measurement]) -> dict[str, float]:
-    """Seconds by name of those that were timed."""
-    return {name: measurement.median for name, measurement in found.items() if measurement.seconds}
-
-
 def race(
     contestants: Sequence[Contestant], sets: Sequence[Tensors], timer: Timer, protocol: Protocol
-) -> dict[str, Measurement]:
-    """Times the contestants by turns. One that raises while it warms up is out of the race, and its Measurement says why."""
-    found = {c.name: Measurement(c.name) for c in contestants}
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Times the contestants by turns: (seconds a launch of each sample, why there are none), each by the contestant's name.
+
+    One that raises while it warms up is out of the race.
+    """
     samplers: dict[str, Sampler] = {}
+    out: dict[str, str] = {}
     for contestant in contestants:
         try:
             samplers[contestant.name] = timer.prepare(contestant.run, sets, contestant.form or protocol.form)
         except Exception as error:  # a library without a plan for this layer raises anything
-            found[contestant.name].error = reason(error)
+            out[contestant.name] = reason(error)
+    seconds: dict[str, list[float]] = {name: [] for name in samplers}
     for turn in range(protocol.samples):
-        order = list(samplers) if turn % 2 == 0 else list(reversed(samplers))
-        for name in order:
-            found[name].seconds.append(samplers[name]())
+        for name in list(samplers) if turn % 2 == 0 else reversed(samplers):
+            seconds[name].append(samplers[name]())
     samplers.clear()
     gc.collect()  # graphs hold their memory until they are gone
-    return found
+    return seconds, out

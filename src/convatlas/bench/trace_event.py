@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from convatlas.bench.profile import OURS, LayerProfile, Profile
+from convatlas.bench.profile import Profile, Row
 
-TRACKS = ("ours", "cuDNN", "bound")
+TRACKS = {"ours": lambda row: row.ours, "cuDNN": lambda row: row.peer, "bound": lambda row: row.bound}
 
 
 def events(profile: Profile) -> dict[str, Any]:
@@ -18,38 +18,25 @@ def events(profile: Profile) -> dict[str, Any]:
     They are the times of layers that ran alone, laid in a row: no recording of one run.
     """
     title = f"{profile.net} batch {profile.batch} {profile.dtype}, {profile.timer}: layers timed alone, laid end to end"
-    found: list[dict[str, Any]] = [_name("process_name", title, 0)]
-    found += [_name("thread_name", track, number) for number, track in enumerate(TRACKS)]
-    for number, track in enumerate(TRACKS):
+    found = [_name("process_name", title, 0), *(_name("thread_name", track, i) for i, track in enumerate(TRACKS))]
+    for thread, seconds_of in enumerate(TRACKS.values()):
         clock = 0.0
-        for layer in profile.layers:
-            seconds = _seconds(layer, track)
-            if seconds is None:
-                continue
-            for path in layer.paths:
-                duration = seconds * 1e6
-                found.append(
-                    {"name": path, "cat": layer.op, "ph": "X", "ts": round(clock, 4), "dur": round(duration, 4),
-                     "pid": 0, "tid": number, "args": _arguments(layer)}
-                )  # fmt: skip
-                clock += duration
+        for row in profile.layers:
+            if (seconds := seconds_of(row)) is not None:
+                for path in row.paths:
+                    found.append(_event(row, path, clock, seconds * 1e6, thread))
+                    clock += seconds * 1e6
     return {"traceEvents": found, "displayTimeUnit": "ns"}
-
-
-def _seconds(layer: LayerProfile, track: str) -> float | None:
-    return {"ours": layer.seconds[OURS], "cuDNN": layer.peer, "bound": layer.bound}[track]
 
 
 def _name(kind: str, name: str, thread: int) -> dict[str, Any]:
     return {"name": kind, "ph": "M", "pid": 0, "tid": thread, "args": {"name": name}}
 
 
-def _arguments(layer: LayerProfile) -> dict[str, Any]:
+def _event(row: Row, path: str, start: float, duration: float, thread: int) -> dict[str, Any]:
+    said = row.as_dict()
+    arguments = {name: said[name] for name in ("spec", "epilogue", "binds", "share_of_bound", "flops", "bytes")}
     return {
-        "spec": layer.spec,
-        "epilogue": layer.epilogue,
-        "binds": layer.binds,
-        "share_of_bound": round(layer.share, 4),
-        "flops": layer.flops,
-        "compulsory_bytes": layer.bytes,
-    }
+        "name": path, "cat": said["op"], "ph": "X", "ts": round(start, 4), "dur": round(duration, 4), "pid": 0, "tid": thread,
+        "args": arguments,
+    }  # fmt: skip

@@ -66,8 +66,7 @@ def command(
         raise typer.BadParameter("give either two files, or one file and --contestants X,Y")
     fails, chosen = _words(fail_on, FAIL_ON, "--fail-on"), _words(only, ORDER, "--only")
     from convatlas.bench.comparison import compare_contestants, compare_runs
-    from convatlas.bench.suite.state import write_json
-    from convatlas.files import check_writable
+    from convatlas.files import check_writable, write_json
     from convatlas.results.store import load
 
     if json is not None and str(json) != "-":

@@ -10,19 +10,17 @@ import typer
 from convatlas.cli import output, plan_table
 from convatlas.cli.columns import Column, show
 from convatlas.cli.runtime import BACKEND_VARIABLE, one_of
-from convatlas.files import check_writable
+from convatlas.files import check_writable, write_json
 
 if TYPE_CHECKING:
-    import torch
-
-    from convatlas.bench.ceilings import Ceilings
     from convatlas.bench.ncu import Counters
     from convatlas.bench.profile import Profile
+    from convatlas.bench.racing import Racer
     from convatlas.bench.timing import Timer
 
-DTYPES = ("float16", "bfloat16", "float32")
+DTYPES = ("float16", "bfloat16", "tf32", "float32")
 BINDS = {"tensor": "tensor rate", "bandwidth": "bandwidth", "launch": "launch latency"}
-FORMS = {"graph": "in a CUDA graph", "plan": "as a plan"}
+FORMS = {"graph": "in a CUDA graph", "plan": "as a plan", "cudnn_graph": "on torch.nn.functional in a CUDA graph"}
 KERNELS = 10  # that are printed of ncu's
 
 
@@ -76,37 +74,44 @@ def command(
         found = resolve(net)
         shape = (batch, 3, *2 * (size or found.size,))
         note = "no times: torch sees no NVIDIA GPU here; `convatlas map` predicts them"
-        plan_table.run(found, shape, dtype, note=note)
+        plan_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=note)
         return
     if not torch.cuda.is_available():
         raise BackendError(
             f"profile needs an NVIDIA GPU, and torch sees none here; `convatlas summary {net}` counts FLOPs and bytes without one"
         )
     from convatlas.bench.ceilings import measure
+    from convatlas.bench.racing import Racer
     from convatlas.bench.timing import CudaTimer
 
-    timer, device = CudaTimer(), torch.device("cuda")
+    timer = CudaTimer()
     with output.progress("measuring ceilings"):
-        ceilings = measure(timer, device)
-    run(net, batch, dtype, backend, size, timer, device, ceilings, json, trace, top, ncu, plan)
+        ceilings = measure(timer, torch.device("cuda"))
+    racer = Racer(ceilings=ceilings, backend=backend, nets=contestants(plan))
+    run(net, batch, dtype, size, racer, timer, json, trace, top, ncu, plan)
+
+
+def contestants(plan: bool) -> list[str]:
+    """The forms of the whole network that are timed."""
+    from convatlas.bench.profile import FORMS
+
+    return [name for name in FORMS if plan or name != "ours_plan"]
 
 
 def run(
-    net: str, batch: int, dtype: str, backend: str, size: int | None, timer: Timer, device: torch.device,
-    ceilings: Ceilings, json: Path | None = None, trace: Path | None = None, top: int | None = None, ncu: bool = False,
-    plan: bool = False,
+    net: str, batch: int, dtype: str, size: int | None, racer: Racer, timer: Timer, json: Path | None = None,
+    trace: Path | None = None, top: int | None = None, ncu: bool = False, plan: bool = False,
 ) -> None:  # fmt: skip
-    """Runs the command on a given clock and device, as a rehearsal does on a CPU."""
+    """Runs the command with a given racer, as a rehearsal does on a CPU."""
     from convatlas.bench import ncu as hardware
     from convatlas.bench.ceilings import document
     from convatlas.bench.profile import profile
-    from convatlas.bench.suite.state import write_json
     from convatlas.bench.trace_event import events
 
     with output.progress(f"profiling {net}") as progress:
-        found = profile(net, batch, dtype, backend, size, timer, device, ceilings, progress, plan=plan)
-    about = document(ceilings, timer)
-    counted = hardware.counters(net, batch, dtype, backend, found.size) if ncu else None
+        found = profile(net, batch, dtype, racer, size, plan, progress=progress)
+    about = document(racer.ceilings, timer)
+    counted = hardware.counters(net, batch, dtype, racer.backend, found.size) if ncu else None
     if json is not None:
         write_json(json, {**about, **found.as_dict(), "ncu": _counted(counted)})
     if trace is not None:
@@ -132,13 +137,13 @@ def show_text(found: Profile, about: dict[str, Any], top: int | None) -> None:
     rows = found.layers[:top]
     columns = [
         Column("layer", [layer.paths[0] for layer in rows], text=True),
-        Column("op", [f"{layer.op} {layer.spec} {layer.epilogue}" for layer in rows], 3, text=True),
+        Column("op", [layer.race.any.what for layer in rows], 3, text=True),
         Column("runs", [str(len(layer.paths)) for layer in rows], 2),
         Column("ours\nus", [_us(layer.ours) for layer in rows]),
         Column("cuDNN\nus", [_us(layer.peer) for layer in rows]),
         Column("bound\nus", [_us(layer.bound) for layer in rows]),
         Column("of bound\n%", [f"{100 * layer.share:.0f}" for layer in rows]),
-        Column("binds", [BINDS[layer.binds] for layer in rows], 1, text=True),
+        Column("binds", [BINDS[layer.race.get("bound")] for layer in rows], 1, text=True),
         Column("above\nus", [_us(layer.lost) for layer in rows]),
     ]
     dropped = show(console, columns)

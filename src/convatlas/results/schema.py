@@ -10,17 +10,25 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from convatlas.errors import InputError
+from convatlas.results.store import REQUIRED
 
-# A launch that takes less than the time light needs for a tenth of a millimetre, or more than thirty years, is a mistake.
-Seconds = Annotated[float, Field(ge=1e-12, le=1e9)]
+
+def _seconds(value: Any) -> float:
+    """A launch that takes less than the time light needs for a tenth of a millimetre, or more than thirty years, is a mistake."""
+    if type(value) not in (int, float) or not 1e-12 <= value <= 1e9:
+        raise ValueError("expected seconds above 0")
+    return float(value)
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Reading = Annotated[float, Field(ge=-1e6, le=1e9)]
 Texts = dict[str, str]
-TIMES = "no times in stats.data, expected a file of --benchmark-json (--benchmark-save-data)"
+NAMES = ("group", "fullname", "name")  # of an entry, the first that it has
 
 
 class Model(BaseModel):
@@ -37,8 +45,7 @@ def optional(name: str, **types: Any) -> type[Model]:
 Clocks = optional(
     "Clocks", **dict.fromkeys(("sm_mhz", "mem_mhz", "temperature_c", "power_w"), Reading), throttle=list[str]
 )
-# extra_info of an entry: what was timed, how and on what; REQUIRED is what the committed form has of it once it is filled in.
-REQUIRED = ("suite", "contestant", "op", "kind", "spec", "dtype", "batch", "cache", "form")
+# extra_info of an entry: what was timed, how and on what.
 Extra = optional(
     "Extra",
     **dict.fromkeys((*REQUIRED, "epilogue", "timer", "gpu", "commit", "bound"), str)
@@ -71,8 +78,8 @@ class Benchmark(Model):
     @classmethod
     def named(cls, item: Any) -> Any:
         """Raises ValueError for an entry without a name."""
-        if isinstance(item, dict) and not any(item.get(key) for key in ("group", "fullname", "name")):
-            raise ValueError("has no group and no name")
+        if not isinstance(item, dict) or not any(item.get(key) for key in NAMES):
+            raise ValueError("expected a group or a name")
         return item
 
 
@@ -126,14 +133,8 @@ class State(Model):
     stages: dict[str, Stage] = {}
 
 
-# Files of `make gpu` that results are made of.
-FILES = {
-    "state.json": State,
-    "ceilings.json": Ceilings,
-    "tests.json": Tests,
-    "layers.json": Document,
-    "networks.json": Document,
-}
+# Files of `make gpu` that results are made of, beside those of benchmarks.
+FILES = {"state.json": State, "ceilings.json": Ceilings, "tests.json": Tests}
 
 
 def check(model: type[Model], document: Mapping[str, Any], path: Path) -> None:
@@ -146,26 +147,19 @@ def check(model: type[Model], document: Mapping[str, Any], path: Path) -> None:
 
 
 def _said(place: tuple[int | str, ...], error: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    expected = error["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
-    if place[:1] != ("benchmarks",) or len(place) < 2:
-        return f"{_dotted(place)} is {short(error['input'])}, {expected}"
-    where, rest = f"benchmark {place[1] + 1}", place[2:]
-    if not rest:
-        if error["type"] == "value_error":
-            return f"{where} {expected}"
-        return f"{where} is a {type(error['input']).__name__}, expected an object"
-    item = document["benchmarks"][place[1]]
-    if names := [item[key] for key in ("group", "fullname", "name") if isinstance(item.get(key), str)]:
-        where += f", {names[0][:100]}"
-    if rest[0] == "stats":
-        return f"{where}: " + (
-            f"a time of {short(error['input'])}, expected seconds above 0" if len(rest) == 3 else TIMES
+    """ "benchmark 2, conv2d ...: extra_info.batch is -1, expected ..."."""
+    where = ""
+    if place[:1] == ("benchmarks",) and len(place) > 1:
+        item, where, place = document["benchmarks"][place[1]], f"benchmark {place[1] + 1}", place[2:]
+        names = [item[key] for key in NAMES if isinstance(item.get(key), str)] if isinstance(item, dict) else []
+        where = ", ".join([where, *(name[:100] for name in names[:1])]) + (": " if place else "")
+    if error["type"] == "missing":
+        missing = ".".join(map(str, place))
+        return (
+            f"{where}no {missing}, expected a file of --benchmark-json (--benchmark-save-data) or of benchmarks/results"
         )
-    return f"{where}: {_dotted(rest)} is {short(error['input'])}, {expected}"
-
-
-def _dotted(place: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in place)
+    expected = error["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
+    return f"{where}{'.'.join(map(str, place))} is {short(error['input'])}, {expected}"
 
 
 def short(value: Any) -> str:

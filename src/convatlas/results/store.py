@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +26,8 @@ from convatlas.specs import Spec
 
 FORMAT = "convatlas results 1"
 REHEARSAL, HOST = "rehearsal", "host clock"
+# What extra_info of every stored entry says.
+REQUIRED = ("suite", "contestant", "op", "kind", "spec", "dtype", "batch", "cache", "form")
 
 
 @dataclass(frozen=True)
@@ -143,18 +146,24 @@ def load(path: Path) -> Results:
     schema.check(schema.Stored if format else schema.Document, document, path)
     if format:
         benchmarks = expanded(benchmarks, document.get("common") or {})
-        for number, item in enumerate(benchmarks, 1):
-            if missing := [name for name in schema.REQUIRED if name not in item["extra_info"]]:
-                raise InputError(
-                    f"{path}: benchmark {number} has no {missing[0]}, expected {', '.join(schema.REQUIRED)}"
-                )
     entries = entries_of(benchmarks, document.get("gpu") or _cpu(document))
+    if format:
+        require(entries, path)
     seen: set[tuple[str, str, str]] = set()
     for entry in entries:
         if entry.key in seen:
             raise InputError(f"{path}: two entries for {' / '.join(filter(None, entry.key))}, expected one")
         seen.add(entry.key)
     return Results(path, {name: value for name, value in document.items() if name != "benchmarks"}, entries)
+
+
+def require(entries: Iterable[Entry], path: Path) -> None:
+    """Raises InputError for an entry that lacks one of REQUIRED: results are stored only with them."""
+    for entry in entries:
+        if missing := [name for name in REQUIRED if name not in entry.extra]:
+            raise InputError(
+                f"{path}: {entry.case} {entry.contestant} has no {missing[0]}, expected {', '.join(REQUIRED)}: measure anew"
+            )
 
 
 def _cpu(document: dict[str, Any]) -> str:
@@ -210,6 +219,15 @@ def compacted(benchmarks: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], d
             own["suite"] = extra["suite"]  # with the group it says whose fields an entry inherits
         short.append({**item, "extra_info": own})
     return short, common
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """Floats at so many significant digits, in all of a document; infinity and NaN, which JSON lacks, as text."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {name: rounded(item, digits) for name, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list) else value
 
 
 def slug(gpu: str) -> str:

@@ -6,14 +6,14 @@ Exit codes: 0 what ran is right, 1 a test or a stage failed, 2 it cannot run, 13
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 
 import convatlas
-from convatlas.bench.suite.stage import Settings
-from convatlas.bench.suite.stages import NAMES, cores
+from convatlas.bench.suite.stages import NAMES, Settings
 from convatlas.errors import ConvAtlasError, InputError
 
 ALIASES = {"nets": "networks", "tune": "tuning", "test": "tests"}
@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         out = given.out.resolve()
         folder = (given.benchmarks or root() / "benchmarks").resolve()
-        settings = Settings(out, root(), folder, given.rehearse, max(1, cores() - 2))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        settings = Settings(out, root(), folder, given.rehearse, max(1, cores - 2))
         runner = Runner(settings, given.minutes, named, say)
         interrupted = False
         try:

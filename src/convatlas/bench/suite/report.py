@@ -10,15 +10,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from convatlas.bench.contestants import PEERS
+from convatlas.bench.profile import of_races
 from convatlas.bench.standings import Race, by_kind, furthest_behind, mean, races_of, verdicts
 from convatlas.bench.stats import geometric_mean
+from convatlas.bench.suite.outputs import read_json
+from convatlas.bench.suite.runner import STATE
 from convatlas.bench.suite.stages import STAGES
-from convatlas.bench.suite.state import STATE, read_json
 from convatlas.results.store import entries_of
 
 MOST = 10_000  # characters
 LINE = 300
 SUITES = ("layers", "networks")
+PROFILED = "float16", 32  # the precision and batch by which networks are profiled
 
 
 def failed(out: Path) -> bool:
@@ -42,7 +45,9 @@ def summary(out: Path) -> str:
     functions = (wrong, failures, skipped, standing, behind, geometric_mean)
     template.filters.update({function.__name__: function for function in functions})
     state = read_json(out / STATE) or {"rehearsal": False, "stages": {}}
-    text = template.get_template("summary.txt.j2").render(**found, races=races, state=state, known=STAGES)
+    profiles = of_races(races["layers"], races["networks"], *PROFILED)
+    given = dict(races=races, profiles=profiles, state=state, known=STAGES)
+    text = template.get_template("summary.txt.j2").render(**found, **given)
     return clipped(text.rstrip().splitlines())
 
 
