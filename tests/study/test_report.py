@@ -117,6 +117,34 @@ def test_times_of_another_gpu_are_refused(capsys, tmp_path):
     assert 'data-k="measured_seconds" data-v=' in (tmp_path / "p.html").read_text()
 
 
+def test_a_profile_gives_times_of_its_own_setting_only(found, tmp_path, capsys):
+    one = found.layers[0]
+    row = {
+        "op": one.layer.op,
+        "spec": str(one.layer.spec),
+        "epilogue": str(one.layer.epilogue),
+        "seconds": {"ours": 1e-4},
+    }
+    about = {"gpu": "NVIDIA H100 80GB HBM3", "timer": "CUDA events", "backend": "auto", "dtype": "float16", "batch": 32}
+    profile, out = tmp_path / "profile.json", tmp_path / "page.html"
+    asked = ["report", NET, "--out", str(out), "--no-compile", "--measured", str(profile)]
+
+    def refused(document, *more):
+        profile.write_text(json.dumps(document))
+        assert main([*asked, *more]) == 2
+        return capsys.readouterr().err
+
+    whole = {**about, "layers": [row], "network": {}}
+    assert "float16 at batch 32 by auto, expected float16 at batch 1" in refused(whole, "--batch", "1")
+    assert "invented" in refused({**whole, "timer": "rehearsal"})
+    assert "times of NVIDIA A100" in refused({**whole, "gpu": "NVIDIA A100-SXM4-80GB"})
+    assert "no profile that" in refused({**whole, "layers": [{"op": "conv2d"}]})
+    profile.write_text(json.dumps(whole))
+    assert main(asked) == 0
+    times = [row.get("measured_seconds") for row in _Read(out.read_text()).rows]
+    assert times.count(1e-4) == 1 and times[0] == 1e-4
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package chromium)")
 def test_a_browser_lays_it_out_sorts_and_filters(text, tmp_path):
     """360 and 1440 px: nothing but what scrolls by itself is wider than the window; sorting and filtering work."""
