@@ -49,6 +49,8 @@ ROOMS = {
     "max_pool2d": Room("pool"),
     "avg_pool2d": Room("pool"),
     "adaptive_avg_pool2d": Room("pool"),
+    "adaptive_max_pool2d": Room("pool"),
+    "channel_scale": Room("elementwise"),
     "residual_add": Room("elementwise", _four_runs),
     "batch_norm": Room("norm", _folded),
     "local_response_norm": Room("norm", _folded),

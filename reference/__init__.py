@@ -14,6 +14,7 @@ if __name__ != "convatlas.reference":
 # Plain imports, not lazy ones: they run after the submodules of the same names are loaded, so that the functions win.
 from convatlas.reference.activation import hardsigmoid, hardswish, leaky_relu, relu, relu6, sigmoid, silu, softmax
 from convatlas.reference.block import block_truth
+from convatlas.reference.channel_scale import channel_scale
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import conv2d
 from convatlas.reference.conv2d_grad import conv2d_input_grad, conv2d_weight_grad
@@ -23,7 +24,7 @@ from convatlas.reference.error_bound import Report, check
 from convatlas.reference.evaluate import evaluate
 from convatlas.reference.linear import linear
 from convatlas.reference.norm import batch_norm, local_response_norm
-from convatlas.reference.pool import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from convatlas.reference.pool import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from convatlas.reference.residual_add import residual_add
 from convatlas.reference.rounding import round_to
 from convatlas.reference.truth import Truth, truth
@@ -32,9 +33,11 @@ __all__ = [
     "Report",
     "Truth",
     "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "avg_pool2d",
     "batch_norm",
     "block_truth",
+    "channel_scale",
     "check",
     "concat",
     "conv2d",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convatlas.reference.activation import ACTIVATIONS, activate
 from convatlas.reference.conv2d import correlate
 from convatlas.reference.conv2d_grad import by_taps
 from convatlas.reference.conv_transpose2d import scatter
@@ -18,6 +19,7 @@ from convatlas.reference.norm import lrn_base, per_channel
 from convatlas.reference.pool import adaptive_divisors, adaptive_sum, divisors, window_sum
 from convatlas.specs import (
     AdaptivePool2dSpec,
+    ChannelScaleSpec,
     Conv2dInputGradSpec,
     Conv2dSpec,
     Conv2dWeightGradSpec,
@@ -25,6 +27,7 @@ from convatlas.specs import (
     LinearSpec,
     Pool2dSpec,
 )
+from convatlas.specs.activations import parsed
 
 Arrays = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -41,7 +44,7 @@ class Companions:
 
 
 def exact(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
-    """max_pool2d, relu, relu6, concat: the result is one of the inputs, or 0, or 6."""
+    """max_pool2d, adaptive_max_pool2d, relu, relu6, concat: the result is one of the inputs, or 0, or 6."""
     zero = np.zeros(value.shape)
     return Companions(zero, zero, 0, 0)
 
@@ -123,6 +126,21 @@ def adaptive_avg_pool2d(spec: AdaptivePool2dSpec, a: Arrays, params: Params, val
 def residual_add(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
     """One addition, rounded once."""
     return Companions(np.abs(value), np.abs(value), 0, 1)
+
+
+# Below this, in units of float32's roundoff, a gate's e^-v may have become 0 or infinite: 2^-126 / 2^-24.
+TINY = 2.0**-102
+
+
+def channel_scale(spec: ChannelScaleSpec, a: Arrays, params: Params, value: np.ndarray) -> Companions:
+    """What the gate rounds times |x|, then a product and, with a residual, a sum, each rounded once."""
+    x, v = np.abs(a["x"]), a["scale"]
+    factor = activate(v, spec.gate)
+    magnitude = x * np.abs(factor) + (np.abs(value) if "residual" in a else 0.0)
+    roundings = ACTIVATIONS[parsed(spec.gate)[0]].roundings if spec.gate else None
+    if roundings is not None:
+        magnitude = magnitude + x * (roundings(v, factor) + (1 + np.abs(v)) * TINY)
+    return Companions(magnitude, magnitude, 0, 1)
 
 
 def batch_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:

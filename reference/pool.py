@@ -1,4 +1,4 @@
-"""Max, average and adaptive average pooling. Each loops over the taps of the window and treats all outputs at once."""
+"""Max, average and adaptive pooling. Each loops over the taps of the window and treats all outputs at once."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ def adaptive_avg_pool2d(x: np.ndarray, output_size: Any, *, dtype: Any = np.floa
     x = np.asarray(x, dtype)
     spec = AdaptivePool2dSpec.of(x.shape, output_size)
     return adaptive_mean(x, spec)
+
+
+def adaptive_max_pool2d(
+    x: np.ndarray, output_size: Any, return_indices: bool = False, *, dtype: Any = np.float64
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """The maximum over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and the columns likewise, as F.adaptive_max_pool2d.
+
+    A NaN in the window wins. return_indices as max_pool2d's. Raises ShapeError.
+    """
+    x = np.asarray(x, dtype)
+    return adaptive_max(x, AdaptivePool2dSpec.of(x.shape, output_size, "max"), return_indices)
 
 
 def max_pool(x: np.ndarray, spec: Pool2dSpec, return_indices: bool) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
@@ -151,10 +162,39 @@ def adaptive_sum(x: np.ndarray, spec: AdaptivePool2dSpec) -> np.ndarray:
     return total
 
 
+def adaptive_max(
+    x: np.ndarray, spec: AdaptivePool2dSpec, return_indices: bool
+) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    """adaptive_max_pool2d for arguments that were checked; with places it goes over the taps of the largest window."""
+    (top, height), (left, width) = (adaptive_windows(spec, axis) for axis in (0, 1))
+    best = np.full(spec.output_shape, -np.inf, x.dtype)
+    where = np.empty(spec.output_shape, np.int64)
+    where[...] = top[:, None] * spec.W + left
+    if not return_indices:  # first over rows, then over columns
+        by_row = np.empty((spec.N, spec.C, spec.P, spec.W), x.dtype)
+        for p in range(spec.P):
+            by_row[:, :, p] = x[:, :, top[p] : top[p] + height[p]].max(axis=2)
+        for q in range(spec.Q):
+            best[..., q] = by_row[..., left[q] : left[q] + width[q]].max(axis=3)
+        return best
+    for r in range(spec.largest(0)):
+        rows = np.minimum(top + r, spec.H - 1)[:, None]
+        for s in range(spec.largest(1)):
+            columns = np.minimum(left + s, spec.W - 1)
+            tap = x[:, :, rows, columns]
+            wins = ((tap > best) | np.isnan(tap)) & (r < height)[:, None] & (s < width)
+            np.copyto(best, tap, where=wins)
+            np.copyto(where, rows * spec.W + columns, where=wins)
+    return best, where
+
+
+def adaptive_windows(spec: AdaptivePool2dSpec, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """(first row, rows) of each window (axis 0), or columns (axis 1)."""
+    found = [spec.window(axis, i) for i in range((spec.P, spec.Q)[axis])]
+    start, stop = np.array(found, np.int64).reshape(-1, 2).T
+    return start, stop - start
+
+
 def adaptive_divisors(spec: AdaptivePool2dSpec) -> np.ndarray:
     """The pixels of each of the P x Q windows."""
-    rows, columns = (
-        np.array([stop - start for start, stop in (spec.window(axis, i) for i in range(out))], np.int64)
-        for axis, out in ((0, spec.P), (1, spec.Q))
-    )
-    return rows[:, None] * columns
+    return adaptive_windows(spec, 0)[1][:, None] * adaptive_windows(spec, 1)[1]

@@ -10,13 +10,14 @@ import numpy as np
 
 from convatlas.reference import companions
 from convatlas.reference.activation import softmax
+from convatlas.reference.channel_scale import scaled
 from convatlas.reference.companions import Arrays, Companions, Params
 from convatlas.reference.concat import concat
 from convatlas.reference.conv2d import correlate
 from convatlas.reference.conv2d_grad import by_taps
 from convatlas.reference.conv_transpose2d import scatter
 from convatlas.reference.norm import batch_norm, local_response_norm
-from convatlas.reference.pool import adaptive_mean, average, max_pool
+from convatlas.reference.pool import adaptive_max, adaptive_mean, average, max_pool
 from convatlas.specs.activations import FLOPS
 
 
@@ -57,6 +58,11 @@ def _linear(spec: Any, a: Arrays, params: Params) -> np.ndarray:
     return y + a["bias"] if "bias" in a else y
 
 
+def _channel_scale(spec: Any, a: Arrays, params: Params) -> np.ndarray:
+    y = scaled(a["x"], a["scale"], spec)
+    return y + a["residual"] if "residual" in a else y
+
+
 def _batch_norm(spec: Any, a: Arrays, params: Params) -> np.ndarray:
     given = (a["input"], a["running_mean"], a["running_var"], a.get("weight"), a.get("bias"))
     return batch_norm(*given, params.get("eps", 1e-5), dtype=a["input"].dtype)
@@ -88,6 +94,10 @@ ROWS: dict[str, Row] = {
     ),
     "avg_pool2d": Row(lambda spec, a, params: average(a["input"], spec), companions.avg_pool2d),
     "adaptive_avg_pool2d": Row(lambda spec, a, params: adaptive_mean(a["input"], spec), companions.adaptive_avg_pool2d),
+    "adaptive_max_pool2d": Row(
+        lambda spec, a, params: adaptive_max(a["input"], spec, return_indices=False), params=("return_indices",)
+    ),
+    "channel_scale": Row(_channel_scale, companions.channel_scale),
     "residual_add": Row(lambda spec, a, params: a["x"] + a["shortcut"], companions.residual_add),
     "batch_norm": Row(_batch_norm, companions.batch_norm, ("eps",)),
     "local_response_norm": Row(_local_response_norm, companions.local_response_norm, ("alpha", "beta", "k")),

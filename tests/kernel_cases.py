@@ -140,7 +140,17 @@ POOLS = [
     Case("adaptive-6x6", (1, 32, 13, 13), {"output_size": 6}),
     Case("adaptive-larger", (1, 5, 3, 4), {"output_size": (7, 6)}),
     Case("adaptive-keeps-width", (2, 16, 9, 8), {"output_size": (2, 8)}),
+    Case("adaptivemax-global", (3, 65, 7, 7), {"output_size": 1}),
+    Case("adaptivemax-global-vectors", (2, 64, 5, 9), {"output_size": 1}),
+    Case("adaptivemax-6x6", (1, 32, 13, 13), {"output_size": 6}),
+    Case("adaptivemax-larger", (1, 5, 3, 4), {"output_size": (7, 6)}),
 ]
+POOL_OPS = {
+    "max": "max_pool2d",
+    "avg": "avg_pool2d",
+    "adaptive": "adaptive_avg_pool2d",
+    "adaptivemax": "adaptive_max_pool2d",
+}
 
 
 def random(shape: tuple, dtype: torch.dtype, device: str, data: str, seed: int) -> Tensor:
@@ -264,7 +274,11 @@ def run_transposed(
 
 
 def run_pool(case: Case, dtype: str, device: str, form: str, data: str, backend: str, out: Tensor | None = None) -> Any:
-    """The case's pooling on random data; its id says which."""
-    op = {"max": convatlas.max_pool2d, "avg": convatlas.avg_pool2d, "adaptive": convatlas.adaptive_avg_pool2d}
+    """The case's pooling on random data."""
     x = layout(random(case.input, DTYPES[dtype], device, data, 0), form)
-    return op[case.id.split("-")[0]](x, **case.arguments, out=out, backend=backend)
+    return getattr(convatlas, pool_op(case))(x, **case.arguments, out=out, backend=backend)
+
+
+def pool_op(case: Case) -> str:
+    """The op of a case of POOLS, as its id says: a public name of ours and of torch.nn.functional."""
+    return POOL_OPS[case.id.split("-")[0]]

@@ -72,7 +72,7 @@ def _name(launch: Launch | CudaLaunch) -> str:
 def _taps(call: Call) -> int:
     """Elements in the window of one output."""
     spec = call.spec
-    if call.op == "adaptive_avg_pool2d":
+    if call.op in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
         return spec.H * spec.W // (spec.P * spec.Q)
     return spec.R * spec.S if hasattr(spec, "R") else 1
 

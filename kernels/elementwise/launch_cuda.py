@@ -1,4 +1,4 @@
-"""Launchers of the activations, residual_add and concat."""
+"""Launchers of the activations, residual_add, concat and channel_scale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, aligned, chunk, dtype_name, with_activation
+from convatlas.kernels.common.cuda.launch import (
+    TYPES,
+    CudaLaunch,
+    aligned,
+    chunk,
+    dtype_name,
+    reciprocal,
+    strides,
+    vectors,
+    with_activation,
+)
 from convatlas.kernels.common.launch import cdiv, merge
 from convatlas.specs.activations import own_activation
 
@@ -14,6 +24,8 @@ if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
 
 THREADS = 256
+# Pixels of a thread of channel_scale where that leaves as many threads as the SMs hold, 2048 each: four loads are then in flight.
+PIXELS, RESIDENT = 4, 2048
 
 
 def elementwise(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None) -> CudaLaunch:
@@ -51,6 +63,28 @@ relu = relu6 = leaky_relu = sigmoid = hardsigmoid = silu = hardswish = _activati
 def residual_add(p: Problem) -> list[CudaLaunch]:
     """y = activation(x + shortcut); y may be x or shortcut."""
     return [elementwise(p["x"], p["shortcut"], p.out, p.activation)]
+
+
+def channel_scale(p: Problem) -> list[CudaLaunch]:
+    """y = activation(x * gate(scale) + residual); y may be x or residual."""
+    x, y, residual = p["x"], p.out, p.get("residual")
+    N, C, H, W = p.spec.shape
+    scale = p["scale"].expand(N, C, 1, 1)
+    VEC = chunk(y) if vectors(x, scale, residual, y) else 1
+    each = PIXELS if N * H * W * (C // VEC) >= PIXELS * RESIDENT * p.target.sms else 1
+    parts = cdiv(H * W, each)
+    source, codes = "elementwise/channel_scale.cu", {}
+    for name, activation in (("gate", p.spec.gate), ("activation", p.activation)):
+        own, codes[name] = with_activation("elementwise/channel_scale.cu", activation)
+        source = max(source, own, key=len)  # the one with every activation, where either needs it
+    count = N * parts * (C // VEC)
+    arguments = dict(
+        x=x, scale=scale, residual=residual, y=y, count=count, C=C, pixels=H * W, parts=parts, by_W=reciprocal(W), W=W,
+        **strides("x", x, "nchw"), **strides("r", residual, "nchw"), **strides("y", y, "nchw"), **strides("scale", scale, "nc"),
+        channels_last=int(y.stride(1) == 1), **codes,
+    )  # fmt: skip
+    template = (TYPES[p.dtype], str(VEC), str(each))
+    return [CudaLaunch(source, "channel_scale", template, (cdiv(count, THREADS),), THREADS, arguments)]
 
 
 def concat(p: Problem) -> list[CudaLaunch]:

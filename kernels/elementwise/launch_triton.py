@@ -1,4 +1,4 @@
-"""Launchers of the activations, residual_add and concat: one kernel with operands left out."""
+"""Launchers of the activations, residual_add and concat, one kernel with operands left out; and of channel_scale."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from convatlas.kernels.common.arguments import mode
+from convatlas.kernels.common.arguments import Block, image, mode
+from convatlas.kernels.common.blocks import block_config
 from convatlas.kernels.common.launch import Launch, cdiv, merge, power_of_two
 from convatlas.kernels.common.problem import Problem
-from convatlas.kernels.elementwise.triton import elementwise_kernel
+from convatlas.kernels.elementwise.triton import channel_scale_kernel, elementwise_kernel
 from convatlas.specs.activations import own_activation
 
 
@@ -61,6 +62,18 @@ relu = relu6 = leaky_relu = sigmoid = hardsigmoid = silu = hardswish = _activati
 def residual_add(p: Problem) -> list[Launch]:
     """y = activation(x + shortcut), a kernel of its own only where it is not fused into a convolution; y may be x or shortcut."""
     return [elementwise(p, p["x"], p["shortcut"], p.out, p.activation)]
+
+
+def channel_scale(p: Problem) -> list[Launch]:
+    """y = activation(x * gate(scale) + residual); y may be x or residual."""
+    x, y, residual = p["x"], p.out, p.get("residual")
+    N, C, H, W = p.spec.shape
+    M, scale = N * H * W, p["scale"].expand(N, C, 1, 1)
+    config, how = block_config(M, C, y.stride(1) == 1, p.target), mode(p, x, scale, residual, y)
+    arguments = dict(x=image(x), scale=image(scale), residual=image(residual), y=image(y), M=M, H=H, W=W, C=C)
+    constants = dict(block=Block(config.BM, config.BC), gate=how.activated(p.spec.gate), mode=how)
+    grid = (cdiv(M, config.BM) * cdiv(C, config.BC),)
+    return [Launch(channel_scale_kernel, grid, arguments, constants, config.num_warps)]
 
 
 def concat(p: Problem) -> list[Launch]:

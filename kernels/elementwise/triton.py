@@ -1,4 +1,5 @@
-"""y = activation(x + shortcut), element by element, any strides: residual_add, the activations and the copies of concat.
+"""y = activation(x + shortcut), element by element, any strides: residual_add, the activations and the copies of concat; and
+channel_scale, which is one factor a channel.
 
 Elements are numbered in y's memory order after neighbouring dimensions were merged (see the launcher), so dense tensors are one
 long vector (RANK 1) and a channel slice is rows of contiguous channels.
@@ -7,7 +8,7 @@ long vector (RANK 1) and a channel slice is rows of contiguous channels.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, cast, wide, widen
+from convatlas.kernels.common.device import activate, block_of, cast, row_of, store_block, wide, widen
 
 
 @triton.jit
@@ -36,3 +37,21 @@ def elementwise_kernel(x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constex
         value += widen(tl.load(shortcut.ptr + s_at, mask=mask, other=0.0), mode.INTERPRET)
     out = cast(activate(value, mode), y.ptr.dtype.element_ty, mode.INTERPRET)
     tl.store(y.ptr + y_at, out, mask=mask)
+
+
+@triton.jit(do_not_specialize=["M", "H", "W"])
+def channel_scale_kernel(x, scale, residual, y, M, H, W, C, block, gate, mode):
+    """y = activation(x * gate(scale[n, c]) + residual): a program owns BM pixels x BC channels, and finds the factors in L1.
+
+    gate: a Mode of whose elements only the activation counts.
+    """
+    n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
+    channel = wide(c, mode.WIDE)[None, :]
+    valid = m_mask[:, None] & c_mask[None, :]
+    number = tl.load(scale.ptr + (n * scale.n)[:, None] + channel * scale.c, mask=valid, other=0.0)
+    value = widen(tl.load(x.ptr + row_of(x, n, h, w)[:, None] + channel * x.c, mask=valid, other=0.0), mode.INTERPRET)
+    value *= activate(widen(number, mode.INTERPRET), gate)
+    if residual.ptr is not None:
+        more = tl.load(residual.ptr + row_of(residual, n, h, w)[:, None] + channel * residual.c, mask=valid, other=0.0)
+        value += widen(more, mode.INTERPRET)
+    store_block(y, n, h, w, c, activate(value, mode), valid, mode)

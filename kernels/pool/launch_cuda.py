@@ -1,4 +1,4 @@
-"""Launchers of max, average, adaptive average and global average pooling."""
+"""Launchers of max, average and adaptive pooling; to one pixel, which is global pooling, there is a kernel of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
 
 THREADS = 256
-MEAN_THREADS = 128
+IMAGE_THREADS = 128
 SOURCE = "pool/pool.cu"
 # (size, stride) of the windows that are written out: those that overlap, of which a tile is shared, and those that do not.
 TILED = ((3, 2), (3, 1))
@@ -79,18 +79,21 @@ def avg_pool2d(p: Problem) -> list[CudaLaunch]:
     return _windows("AVERAGE", p)
 
 
-def adaptive_avg_pool2d(p: Problem) -> list[CudaLaunch]:
-    """The mean kernel for a single output pixel, else one window for each output pixel."""
+def _adaptive(p: Problem) -> list[CudaLaunch]:
+    """The image kernel for a single output pixel, else, and where places are asked for, one window for each output pixel."""
     spec, x = p.spec, p["input"]
     arguments = _arguments(p)
     # The grid's second dimension counts images, up to 65535.
-    if not spec.P == spec.Q == 1 or spec.N > 65535:
-        return _any("ADAPTIVE", p, arguments)
+    if not spec.P == spec.Q == 1 or spec.N > 65535 or "indices" in p.operands:
+        return _any("ADAPTIVE_MAX" if spec.kind == "max" else "ADAPTIVE", p, arguments)
     VEC = chunk(x) if vectors(x, p.out) else 1
     chunks = spec.C // VEC
     # 8 vectors of channels are 128 bytes of a pixel, and 16 threads share the pixels of each.
     lanes = min(power_of_two(chunks), 8)
     arguments |= dict(lanes=lanes, by_W=reciprocal(spec.W))
     grid = (cdiv(chunks, lanes), spec.N)
-    template, shared = (TYPES[p.dtype], str(VEC)), 4 * MEAN_THREADS * VEC
-    return [CudaLaunch(SOURCE, "pool_mean", template, grid, MEAN_THREADS, arguments, shared, True)]
+    template, shared = (TYPES[p.dtype], str(VEC), "MAX" if spec.kind == "max" else "AVERAGE"), 4 * IMAGE_THREADS * VEC
+    return [CudaLaunch(SOURCE, "pool_image", template, grid, IMAGE_THREADS, arguments, shared, True)]
+
+
+adaptive_avg_pool2d = adaptive_max_pool2d = _adaptive

@@ -1,4 +1,4 @@
-"""Launchers of max, average, adaptive average and global average pooling; the last has a kernel of its own."""
+"""Launchers of max, average and adaptive pooling; to one pixel, which is global pooling, there is a kernel of its own."""
 
 from __future__ import annotations
 
@@ -55,13 +55,17 @@ def avg_pool2d(p: Problem) -> list[Launch]:
     return _launch(avg_pool_kernel, p, {}, **_window(p), COUNT_INCLUDE_PAD=count, DIVISOR=divisor)
 
 
-def adaptive_avg_pool2d(p: Problem) -> list[Launch]:
-    """The global kernel for a single output pixel, else one window for each output pixel."""
-    spec = p.spec
-    if spec.P == spec.Q == 1:
+def _adaptive(p: Problem) -> list[Launch]:
+    """The global kernel for a single output pixel, else, and where places are asked for, one window for each output pixel."""
+    spec, indices, largest = p.spec, p.get("indices"), p.spec.kind == "max"
+    if spec.P == spec.Q == 1 and indices is None:
         return [_global(p)]
     long = max((spec.P + 1) * spec.H + spec.P, (spec.Q + 1) * spec.W + spec.Q) >= 2**31
-    return _launch(adaptive_pool_kernel, p, {}, window=Window(spec.largest(0), spec.largest(1)), LONG=long)
+    window = Window(spec.largest(0), spec.largest(1))
+    return _launch(adaptive_pool_kernel, p, dict(indices=indices), window=window, LONG=long, MAX=largest)
+
+
+adaptive_avg_pool2d = adaptive_max_pool2d = _adaptive
 
 
 def _global(p: Problem) -> Launch:
@@ -72,5 +76,5 @@ def _global(p: Problem) -> Launch:
     BM = min(pixels, 2048 if unbounded else max(2048 // BC, 1))
     y = image(p.out)._replace(h=0, w=0)
     arguments = dict(x=image(x), y=y, W=spec.W, C=spec.C)
-    constants = dict(block=Block(BM, BC), mode=mode(p, x, p.out), PIXELS=spec.H * spec.W)
+    constants = dict(block=Block(BM, BC), mode=mode(p, x, p.out), PIXELS=spec.H * spec.W, MAX=spec.kind == "max")
     return Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)

@@ -1,4 +1,4 @@
-// Max and average pooling over R x S windows, average pooling to a given size, and the mean over a whole image.
+// Max and average pooling over R x S windows, both to a given size, and both over a whole image.
 //
 // One comparison or addition for each element read: memory bandwidth is the bound, so data move as in the depthwise kernel.
 #include "../common/cuda/tile.cuh"
@@ -17,12 +17,12 @@ struct PoolParams {
     i64 by_lanes, by_groups, by_P, by_Q, by_W;
 };
 
-constexpr int MAX = 0, AVERAGE = 1, ADAPTIVE = 2;
+constexpr int MAX = 0, AVERAGE = 1, ADAPTIVE = 2, ADAPTIVE_MAX = 3;
 #define LOWEST (-INFINITY)
 
 template <int KIND, int VEC> __device__ __forceinline__ void take(float (&best)[VEC], const float (&value)[VEC]) {
 #pragma unroll
-    for (int e = 0; e < VEC; ++e) best[e] = KIND == MAX ? max_nan(best[e], value[e]) : best[e] + value[e];
+    for (int e = 0; e < VEC; ++e) best[e] = KIND == MAX || KIND == ADAPTIVE_MAX ? max_nan(best[e], value[e]) : best[e] + value[e];
 }
 
 // The sum becomes the mean. In ceil mode a window may reach past the padding; what lies there never counts. A window that lies wholly
@@ -127,13 +127,13 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     if (!valid) return;
     int h0 = ph * int(p.stride_h) - int(p.top), w0 = q * int(p.stride_w) - int(p.left);
     int rows = int(p.r1), columns = int(p.s1);
-    if (KIND == ADAPTIVE) {  // rows floor(p H / P) up to ceil((p + 1) H / P), columns likewise
+    if (KIND == ADAPTIVE || KIND == ADAPTIVE_MAX) {  // rows floor(p H / P) up to ceil((p + 1) H / P), columns likewise
         h0 = int(quotient64(ph * p.H, p.P)), w0 = int(quotient64(q * p.W, p.Q));
         rows = int(quotient64((ph + 1) * p.H + p.P - 1, p.P)) - h0, columns = int(quotient64((q + 1) * p.W + p.Q - 1, p.Q)) - w0;
     }
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + c * p.x_c;
     float best[VEC];
-    fill(best, KIND == MAX ? LOWEST : 0.0f);
+    fill(best, KIND == MAX || KIND == ADAPTIVE_MAX ? LOWEST : 0.0f);
     i64 where = 0;
     if (INDICES) {  // as PyTorch: before any element has won, the window's first place that is not above or left of the image
         const int d = int(p.dilation_h), e = int(p.dilation_w);
@@ -162,30 +162,32 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     if (INDICES) p.indices[place] = where;
 }
 
-// The mean over all pixels of an image. A block owns `lanes` vectors of channels of one image; its other threads share each vector's
-// pixels, MEAN_LOADS in flight at a time. The shares' sums meet in shared memory, [share][channel], where one thread a channel adds
-// them in one order, so that results repeat.
-constexpr int MEAN_THREADS = 128, MEAN_LOADS = 4;
-template <typename T, int VEC> __global__ void __launch_bounds__(MEAN_THREADS) pool_mean(const PoolParams p) {
-    const int lanes = int(p.lanes), shares = MEAN_THREADS / lanes;  // powers of two
+// The mean or the maximum over all pixels of an image. A block owns `lanes` vectors of channels of one image; its other threads share
+// each vector's pixels, IMAGE_LOADS in flight at a time. The shares' results meet in shared memory, [share][channel], where one thread
+// a channel takes them in one order, so that results repeat.
+constexpr int IMAGE_THREADS = 128, IMAGE_LOADS = 4;
+template <typename T, int VEC, int KIND> __global__ void __launch_bounds__(IMAGE_THREADS) pool_image(const PoolParams p) {
+    const int lanes = int(p.lanes), shares = IMAGE_THREADS / lanes;  // powers of two
     const int log = 31 - count_leading_zeros(p.channels_last ? lanes : shares), outer = int(threadIdx.x) >> log;
     const int inner = int(threadIdx.x) - (outer << log);
     // In NCHW neighbouring pixels are adjacent in memory, and so must be the threads that read them.
     const int lane = p.channels_last ? inner : outer, share = p.channels_last ? outer : inner;
     const int first = int(blockIdx.x) * lanes * VEC, c = first + lane * VEC, pixels = int(p.H * p.W);
     const T *x = static_cast<const T *>(p.x) + blockIdx.y * p.x_n + c * p.x_c;
-    float sum[VEC] = {};
+    const float START = KIND == MAX ? LOWEST : 0.0f;
+    float sum[VEC];
+    fill(sum, START);
     if (c < p.C) {
-        for (int i = share; i < pixels; i += MEAN_LOADS * shares) {
-            float value[MEAN_LOADS][VEC];
+        for (int i = share; i < pixels; i += IMAGE_LOADS * shares) {
+            float value[IMAGE_LOADS][VEC];
 #pragma unroll
-            for (int j = 0; j < MEAN_LOADS; ++j) {
+            for (int j = 0; j < IMAGE_LOADS; ++j) {
                 const int pixel = min(i + j * shares, pixels - 1), h = quotient(pixel, p.by_W);
                 load(value[j], x + h * p.x_h + (pixel - h * int(p.W)) * p.x_w);
             }
 #pragma unroll
-            for (int j = 0; j < MEAN_LOADS; ++j)
-                if (i + j * shares < pixels) take<AVERAGE>(sum, value[j]);
+            for (int j = 0; j < IMAGE_LOADS; ++j)
+                if (i + j * shares < pixels) take<KIND>(sum, value[j]);
         }
     }
     float *sums = reinterpret_cast<float *>(shared_memory());
@@ -195,9 +197,13 @@ template <typename T, int VEC> __global__ void __launch_bounds__(MEAN_THREADS) p
     __syncthreads();
     const int channel = threadIdx.x;
     if (channel < width && first + channel < p.C) {
-        float total = 0.0f;
+        float total[1] = {START};
 #pragma unroll 16
-        for (int i = 0; i < shares; ++i) total += sums[i * width + channel];
-        static_cast<T *>(p.y)[blockIdx.y * p.y_n + (first + channel) * p.y_c] = from_float<T>(total / float(pixels));
+        for (int i = 0; i < shares; ++i) {
+            const float more[1] = {sums[i * width + channel]};
+            take<KIND>(total, more);
+        }
+        if (KIND == AVERAGE) total[0] /= float(pixels);
+        static_cast<T *>(p.y)[blockIdx.y * p.y_n + (first + channel) * p.y_c] = from_float<T>(total[0]);
     }
 }

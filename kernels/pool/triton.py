@@ -1,4 +1,4 @@
-"""Max and average pooling over R x S windows, and average pooling to a given size.
+"""Max and average pooling over R x S windows, and both to a given size.
 
 There is one comparison or addition for every element read, so bandwidth is the bound. A program owns BM output pixels x BC
 channels; where neighbouring windows overlap, L1 serves the second read.
@@ -80,8 +80,13 @@ def avg_pool_kernel(
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
-def adaptive_pool_kernel(x, y, M, H, W, P, Q, C, window, block, mode, LONG: tl.constexpr):
-    """y = mean over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and columns likewise; window is R x S, the largest of them."""
+def adaptive_pool_kernel(
+    x, y, indices, M, H, W, P, Q, C, window, block, mode, LONG: tl.constexpr, MAX: tl.constexpr,
+):  # fmt: skip
+    """y = mean, or maximum (MAX), over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and columns likewise.
+
+    window: R x S, the largest of them. indices: as max_pool_kernel's.
+    """
     n, p, q, m_mask, c, c_mask = block_of(M, C, P, Q, block, mode.WIDE)
     # LONG: some product needs 64 bits, such as 60,000 columns times 60,001.
     p_long, q_long = wide(p, LONG), wide(q, LONG)
@@ -91,27 +96,54 @@ def adaptive_pool_kernel(x, y, M, H, W, P, Q, C, window, block, mode, LONG: tl.c
     columns = ((q_long + 1) * W + Q - 1) // Q - w0
     origin = row_of(x, n, h0, w0)[:, None] + wide(c, mode.WIDE)[None, :] * x.c
     valid = m_mask[:, None] & c_mask[None, :]
-    acc = tl.zeros((block.BM, block.BC), tl.float32)
+    acc = tl.full((block.BM, block.BC), float("-inf") if MAX else 0.0, tl.float32)
+    if indices is not None:
+        where = (h0 * W + w0)[:, None] + tl.zeros((block.BM, block.BC), tl.int64 if mode.WIDE else tl.int32)
     for r in range(window.R):
         for s in range(window.S):
             inside = ((r < rows) & (s < columns))[:, None]
-            acc += widen(tl.load(x.ptr + origin + r * x.h + s * x.w, mask=valid & inside, other=0.0), mode.INTERPRET)
-    acc = acc / (rows * columns).to(tl.float32)[:, None]
+            other = float("-inf") if MAX else 0.0
+            value = tl.load(x.ptr + origin + r * x.h + s * x.w, mask=valid & inside, other=other)
+            value = widen(value, mode.INTERPRET)
+            if indices is not None:
+                wins = inside & ((value > acc) | (value != value))  # a later NaN replaces an earlier one
+                where = tl.where(wins, ((h0 + r) * W + w0 + s)[:, None], where)
+            if MAX:
+                acc = tl.maximum(acc, value, propagate_nan=tl.PropagateNan.ALL)
+            else:
+                acc += value
+    if not MAX:
+        acc = acc / (rows * columns).to(tl.float32)[:, None]
     store_block(y, n, p, q, c, acc, valid, mode)
+    if indices is not None:
+        offset = row_of(y, n, p, q)[:, None] + wide(c, mode.WIDE)[None, :] * y.c
+        tl.store(indices + offset, where.to(tl.int64), mask=valid)
 
 
 @triton.jit(do_not_specialize=["W"])
-def global_pool_kernel(x, y, W, C, block, mode, PIXELS: tl.constexpr):
-    """The mean over PIXELS = H*W pixels: a program owns BC channels of one image, reads BM pixels a step, and sums as a tree."""
+def global_pool_kernel(x, y, W, C, block, mode, PIXELS: tl.constexpr, MAX: tl.constexpr):
+    """The mean or the maximum over PIXELS = H*W pixels: a program owns BC channels of one image, reads BM pixels a step, and ends
+    with a tree.
+    """
     tiles_c = tl.cdiv(C, block.BC)
     pid = tl.program_id(0)
     n = wide(pid // tiles_c, mode.WIDE)
     c = pid % tiles_c * block.BC + tl.arange(0, block.BC)
     channel = wide(c, mode.WIDE)
-    acc = tl.zeros((block.BM, block.BC), tl.float32)
+    acc = tl.full((block.BM, block.BC), float("-inf") if MAX else 0.0, tl.float32)
     for first in range(0, PIXELS, block.BM):
         i = first + tl.arange(0, block.BM)
         place = row_of(x, n, wide(i // W, mode.WIDE), i % W)[:, None] + (channel * x.c)[None, :]
-        acc += widen(tl.load(x.ptr + place, mask=(i < PIXELS)[:, None] & (c < C)[None, :], other=0.0), mode.INTERPRET)
-    mean = tl.sum(acc, axis=0) / PIXELS
-    tl.store(y.ptr + n * y.n + channel * y.c, cast(mean, y.ptr.dtype.element_ty, mode.INTERPRET), mask=c < C)
+        other = float("-inf") if MAX else 0.0
+        value = tl.load(x.ptr + place, mask=(i < PIXELS)[:, None] & (c < C)[None, :], other=other)
+        value = widen(value, mode.INTERPRET)
+        if MAX:
+            acc = tl.maximum(acc, value, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            acc += value
+    if MAX:  # tl.max drops a NaN
+        nans = tl.sum((acc != acc).to(tl.int32), axis=0)
+        result = tl.where(nans > 0, float("nan"), tl.max(tl.where(acc != acc, float("-inf"), acc), axis=0))
+    else:
+        result = tl.sum(acc, axis=0) / PIXELS
+    tl.store(y.ptr + n * y.n + channel * y.c, cast(result, y.ptr.dtype.element_ty, mode.INTERPRET), mask=c < C)

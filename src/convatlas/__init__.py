@@ -26,8 +26,10 @@ _LAZY = {
     **dict.fromkeys(
         (
             "adaptive_avg_pool2d",
+            "adaptive_max_pool2d",
             "avg_pool2d",
             "batch_norm",
+            "channel_scale",
             "concat",
             "conv2d",
             "conv2d_input_grad",

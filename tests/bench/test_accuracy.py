@@ -13,6 +13,7 @@ from convatlas.specs import (
     INPUT,
     AdaptivePool2dSpec,
     BlockSpec,
+    ChannelScaleSpec,
     Conv2dSpec,
     Epilogue,
     LinearSpec,
@@ -45,6 +46,10 @@ LAYERS = {
     "max": Layer("", Call("max_pool2d", Pool2dSpec.of("max", x, 3, 2, 1))),
     "avg": Layer("", Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 1, 1))),
     "adaptive": Layer("", Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(x, 1))),
+    "adaptive max": Layer("", Call("adaptive_max_pool2d", AdaptivePool2dSpec.of(x, 2, "max"))),
+    "scale": Layer(
+        "", Call("channel_scale", ChannelScaleSpec.of(x, (2, 32, 1, 1), "sigmoid"), Epilogue(False, "relu", True))
+    ),
     "add": Layer("", Call("residual_add", ResidualAddSpec.of(x, x), Epilogue(activation="relu"))),
     "norm": Layer("", Call("batch_norm", NormSpec.of(x), Epilogue(activation="relu"), {"eps": 1e-5})),
     "lrn": Layer(
@@ -66,7 +71,7 @@ def test_what_is_right_passes(name: str, dtype: torch.dtype) -> None:
     tensors = operands(layer, dtype, CPU, 0)
     found = Judge(layer, tensors)(computed(layer, tensors, dtype))
     assert found.ok, str(found)
-    assert found.bound == 0 if name == "max" else found.error < found.bound / 2
+    assert found.bound == 0 if "max" in name else found.error < found.bound / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

@@ -16,7 +16,9 @@ FAST = ("--backend", "numpy", "--dtype", "float32")
 
 
 def test_no_op_is_missing():
-    assert {row[0] for row in COMMANDS.values()} | {"max_pool2d_with_indices"} == {op.name for op in OPS}
+    without = {f"{op}_with_indices" for op in ("max_pool2d", "adaptive_max_pool2d")}
+    without |= {"conv2d_input_grad", "conv2d_weight_grad", "conv2d_weight_grad_with_bias"}
+    assert {row[0] for row in COMMANDS.values()} | without == {op.name for op in OPS}
     assert all(called(text) == name for text, name in ALIASES.items())
     assert called("Batch-Norm") == "batch_norm" and called("resnet18") is None
 
@@ -42,6 +44,8 @@ def test_help_is_readable_and_its_example_runs(ask, name, monkeypatch):
         ("max-pool2d --input 1x4x9x9 --kernel-size 3 --stride 2 --padding 1 --ceil-mode", "max_pool2d 1x4x9x9 -> 4x5x5"),
         ("avg_pool2d --input 1x4x9x9 --kernel-size 3x2 --divisor-override 5 --no-count-include-pad", "avg_pool2d"),
         ("adaptive_avg_pool2d --input 1x4x9x7 --output-size 2x3", "-> 4x2x3"),
+        ("adaptive_max_pool2d --input 1x4x9x7 --output-size 2x3", "-> 4x2x3, adaptive maximum"),
+        ("channel_scale --input 2x4x9x7 --gate sigmoid --residual", "2x4x9x7 * sigmoid(2x4x1x1); residual"),
         ("batch_norm --input 2x4x3x3 --activation relu", "batch_norm 2x4x3x3; relu"),
         ("lrn --input 1x6x4x4 --size 3 --alpha 0.1 --beta 0.5 --k 2", "local_response_norm 1x6x4x4"),
         ("softmax --input 4x6 --dim 0", "softmax 4x6"),

@@ -160,6 +160,23 @@ def _adaptive_avg_pool2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     return {"input": d.tensor(_shape(d), dtype, data), "output_size": size}
 
 
+def _adaptive_max_pool2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
+    args = _adaptive_avg_pool2d(d, dtype, d.often(data, "integers", "minus infinity", "nan"))
+    return args | {"return_indices": d.random() < 0.5}
+
+
+def _channel_scale(d: Draw, dtype: str, data: str) -> dict[str, Any]:
+    N, C, H, W = d.image()
+    single = d.random() < 0.1
+    x = d.tensor((C, H, W) if single else (N, C, H, W), dtype, data)
+    scale = (C, 1, 1) if single else d.often((N, C, 1, 1), (1, C, 1, 1), (C, 1, 1))
+    args: dict[str, Any] = {"x": x, "scale": d.tensor(scale, dtype, data, d.often(1.0, 3.0))}
+    for name in ("gate", "activation"):
+        if d.random() < 0.4:
+            args[name] = d.choice(ACTIVATIONS)
+    return args | ({"residual": d.tensor(x.shape, dtype, data)} if d.random() < 0.3 else {})
+
+
 def _any_shape(d: Draw) -> tuple[int, ...]:
     return d.often(d.image(), (), (1,), (37,), (3, 5), (2, 3, 4), (2, 3, 1, 2, 3), (0, 4), (2, 1, 3, 1, 2, 2))
 
@@ -223,6 +240,8 @@ OPS: dict[str, Callable[[Draw, str, str], dict[str, Any]]] = {
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "adaptive_max_pool2d": _adaptive_max_pool2d,
+    "channel_scale": _channel_scale,
     "residual_add": _residual_add,
     "batch_norm": _batch_norm,
     "local_response_norm": _local_response_norm,

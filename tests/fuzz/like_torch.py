@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # What torch says where it lacks memory or 32-bit counters rather than finding an argument wrong.
-OPERANDS = ("input", "weight", "bias", "residual", "x", "shortcut", "running_mean", "running_var")
+OPERANDS = ("input", "weight", "bias", "residual", "x", "shortcut", "scale", "running_mean", "running_var")
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "sigmoid", "hardsigmoid", "silu", "hardswish")
 UNABLE = (
     "memory",
@@ -65,6 +65,15 @@ def _residual_add(x, shortcut, activation=None):
     return _finish(x, activation, shortcut)
 
 
+def _channel_scale(x, scale, gate=None, activation=None, residual=None):
+    factors = _finish(scale, gate)
+    if x.dim() not in (3, 4) or (x * factors).shape != x.shape or scale.dim() < 3 or scale.shape[-2:] != (1, 1):
+        raise ValueError("no number a channel")
+    if scale.shape[-3] != x.shape[-3]:
+        raise ValueError("a number for several channels")
+    return _finish(x * factors, activation, residual)
+
+
 def _batch_norm(
     input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, activation=None
 ):  # fmt: skip
@@ -79,6 +88,8 @@ OPS: dict[str, Callable[..., Any]] = {
     "max_pool2d": F.max_pool2d,
     "avg_pool2d": F.avg_pool2d,
     "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d,
+    "channel_scale": _channel_scale,
     "residual_add": _residual_add,
     "batch_norm": _batch_norm,
     "local_response_norm": F.local_response_norm,

@@ -12,7 +12,12 @@ from torch import Tensor
 from fuzz.cases import LAYOUTS
 from fuzz.like_torch import ACTIVATIONS
 
-IN_PLACE = ("residual_add", *ACTIVATIONS, "batch_norm")  # ops whose `out` may be an input, element for element
+IN_PLACE = (
+    "residual_add",
+    "channel_scale",
+    *ACTIVATIONS,
+    "batch_norm",
+)  # ops whose `out` may be an input, element for element
 SENTINEL = 77.0
 
 

@@ -14,7 +14,7 @@ from fuzz.draw import DTYPES, OPS, Draw
 from fuzz.outs import OUTS
 
 EDGES = (2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**40, 2**62, 2**63 - 1, 2**63, -(2**31), -(2**63))
-WINDOWS = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+WINDOWS = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 ODD_NUMBERS: tuple[Any, ...] = (
     -1,
     0,
@@ -82,12 +82,12 @@ def _odd(d: Draw, case: Case) -> Case:
     args = dict(case.args)
     numpy = case.backend == "reference"
     if (
-        case.op in ("conv2d", "conv_transpose2d", "linear", "residual_add", "batch_norm")
+        case.op in ("conv2d", "conv_transpose2d", "linear", "residual_add", "channel_scale", "batch_norm")
         and d.random() < 0.3
         and not numpy
     ):
         return replace(case, args={**args, "activation": d.choice(WORDS)})
-    name = d.choice([n for n in args if n != "activation"])
+    name = d.choice([n for n in args if n not in ("activation", "gate")])
     value = args[name]
     if not isinstance(value, T):
         return replace(case, args={**args, name: d.choice(ODD_NUMBERS if numpy else ODD)})

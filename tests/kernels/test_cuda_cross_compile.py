@@ -83,13 +83,13 @@ def test_vector_paths_move_16_bytes(arch: int) -> None:
     asynchronous = [r for r in dense if template(r)[7] in ("VECTORS", "PACKED", "ELEMENTS_B")]
     bad = [r for r in asynchronous if not access(r, "LDGSTS")] + [r for r in dense if not access(r, "STG")]
     assert asynchronous and not bad, describe(bad)
-    names = ("depthwise", "pool", "elementwise", "batch_norm")
+    names = ("depthwise", "pool", "elementwise", "channel_scale", "batch_norm")
     vectors = [r for r in records if r["kernel"].startswith(names) and template(r)[1] in ("4", "8")]
-    # A tile comes by cp.async; a mean's one output in 49 inputs is stored element by element.
+    # A tile comes by cp.async; an image's one output in 49 inputs is stored element by element.
     bad = [
         r for r in vectors
         if not (access(r, "LDGSTS" if "_tile" in r["kernel"] else "LDG"))
-        or not (access(r, "STG") or "mean" in r["kernel"])
+        or not (access(r, "STG") or "pool_image" in r["kernel"])
     ]  # fmt: skip
     assert len(vectors) > 8 and not bad, describe(bad)
     streams = [r for r in records if r["kernel"].startswith("gemv") and template(r)[1] in ("4", "8")]

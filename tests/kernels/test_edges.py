@@ -77,6 +77,9 @@ OPS: dict[str, Callable] = {
     "max_pool2d": lambda r, **o: convatlas.max_pool2d(*r((2, 8, 7, 7)), 3, 2, 1, **o),
     "avg_pool2d": lambda r, **o: convatlas.avg_pool2d(*r((2, 8, 7, 7)), 3, 2, 1, **o),
     "adaptive_avg_pool2d": lambda r, **o: convatlas.adaptive_avg_pool2d(*r((2, 8, 7, 7)), 4, **o),
+    "adaptive_max_pool2d": lambda r, **o: convatlas.adaptive_max_pool2d(*r((2, 8, 7, 7)), 4, **o),
+    "channel_scale": lambda r, **o: convatlas.channel_scale(*r((2, 8, 7, 7), (2, 8, 1, 1)), gate="sigmoid", **o),
+    "global maximum": lambda r, **o: convatlas.adaptive_max_pool2d(*r((2, 8, 7, 7)), 1, **o),
     "global": lambda r, **o: convatlas.adaptive_avg_pool2d(*r((2, 8, 7, 7)), 1, **o),
 }
 

@@ -1,4 +1,4 @@
-"""residual_add, the activations, concat, linear, batch_norm, local_response_norm and softmax against the reference."""
+"""The ops that are neither convolution nor pooling against the reference: element-wise ones, linear, the norms, softmax."""
 
 from __future__ import annotations
 
@@ -25,7 +25,18 @@ def batch_norm(x: torch.Tensor, affine: bool = True, **options) -> torch.Tensor:
     return convatlas.batch_norm(x, mean, var, *((weight, bias) if affine else ()), **options)
 
 
+def channel_scale(x: torch.Tensor, images: int | None = None, residual: bool = False, **options) -> torch.Tensor:
+    """One number a channel of each image, or of `images` images."""
+    N, C = x.shape[:2]
+    scale = random((N if images is None else images, C, 1, 1), x.dtype, x.device, "normal", 11) * 2
+    return convatlas.channel_scale(x, scale, residual=x.flip(0).contiguous() if residual else None, **options)
+
+
 OPS: dict[str, Callable] = {
+    "channel_scale": channel_scale,
+    "channel_scale-one-for-all": lambda x, **o: channel_scale(x, 1, activation="relu6", **o),
+    "channel_scale-sigmoid": lambda x, **o: channel_scale(x, None, True, gate="sigmoid", activation="relu", **o),
+    "channel_scale-hardsigmoid": lambda x, **o: channel_scale(x, gate="hardsigmoid", activation="silu", **o),
     "residual_add": residual,
     "residual_add-relu": lambda x, **o: residual(x, activation="relu", **o),
     "residual_add-relu6": lambda x, **o: residual(x, activation="relu6", **o),
@@ -72,7 +83,7 @@ def test_out_slices(op: str, kind: str, backend: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", ["relu", "relu6", "silu", "residual_add", "batch_norm"])
+@pytest.mark.parametrize("op", ["relu", "relu6", "silu", "residual_add", "channel_scale-sigmoid", "batch_norm"])
 def test_out_may_be_the_input(op: str, backend: str, device: str) -> None:
     x = random((2, 16, 5, 5), torch.float32, device, "normal", 0)
     expected = OPS[op](x, backend=backend)
@@ -125,6 +136,8 @@ def test_linear(lead: tuple, C: int, K: int, dtype: str, backend: str, device: s
         "silu",
         "hardswish",
         "residual_add-relu",
+        "channel_scale",
+        "channel_scale-sigmoid",
         "batch_norm-plain",
         "local_response_norm",
         "softmax-channels",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_cases import DTYPES, POOLS, Case, guarded, hold, run_pool
+from kernel_cases import DTYPES, POOLS, Case, guarded, hold, pool_op, run_pool
 
 import convatlas
 
 BACKENDS = ["triton", "cuda"]
-MAX = [case for case in POOLS if case.id.startswith("max")]
+MAX = [case for case in POOLS if "max" in pool_op(case)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -43,8 +43,9 @@ def test_indices_are_torchs(case: Case, data: str, backend: str, device: str, po
         x[torch.rand(x.shape, generator=generator) < 0.2] = float("nan")
     elif data == "infinite":
         x[torch.rand(x.shape, generator=generator) < 0.7] = float("-inf")
-    expected, where = F.max_pool2d(x, **case.arguments, return_indices=True)
-    got, at = convatlas.max_pool2d(x.to(device), **case.arguments, return_indices=True, backend=backend)
+    expected, where = getattr(F, pool_op(case))(x, **case.arguments, return_indices=True)
+    op = getattr(convatlas, pool_op(case))
+    got, at = op(x.to(device), **case.arguments, return_indices=True, backend=backend)
     assert torch.equal(at.cpu(), where)
     assert torch.equal(got.cpu().nan_to_num(nan=99.0), expected.nan_to_num(nan=99.0))
 
@@ -53,10 +54,8 @@ def test_indices_are_torchs(case: Case, data: str, backend: str, device: str, po
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("case", [c for c in POOLS if c.input[0]], ids=str)
 def test_nan_and_infinity_go_where_torch_sends_them(case: Case, value: float, backend: str, device: str) -> None:
-    op = {"max": F.max_pool2d, "avg": F.avg_pool2d, "adaptive": F.adaptive_avg_pool2d}[case.id.split("-")[0]]
-    ours = {"max": convatlas.max_pool2d, "avg": convatlas.avg_pool2d, "adaptive": convatlas.adaptive_avg_pool2d}
     x = torch.randn(case.input, generator=torch.Generator().manual_seed(5))
     x[0, 0, case.input[2] // 2, case.input[3] // 2] = value
-    expected = op(x, **case.arguments)
-    got = ours[case.id.split("-")[0]](x.to(device), **case.arguments, backend=backend).cpu()
+    expected = getattr(F, pool_op(case))(x, **case.arguments)
+    got = getattr(convatlas, pool_op(case))(x.to(device), **case.arguments, backend=backend).cpu()
     assert torch.allclose(got, expected, rtol=1e-5, atol=1e-6, equal_nan=True)

@@ -43,6 +43,10 @@ CALLS: dict[str, dict[str, Any]] = {
         backend=None,
     ),
     "adaptive_avg_pool2d": dict(input=X, output_size=2, out=None, backend=None),
+    "adaptive_max_pool2d": dict(input=X, output_size=2, return_indices=False, out=None, backend=None),
+    "channel_scale": dict(
+        x=X, scale=C.view(1, 4, 1, 1), gate="sigmoid", activation=None, residual=X, out=torch.zeros(1, 4, 6, 6), backend=None
+    ),
     "residual_add": dict(x=X, shortcut=X, activation=None, out=None, backend=None),
     "batch_norm": dict(
         input=X, running_mean=C, running_var=C, weight=C, bias=C, training=False, momentum=0.1, eps=1e-5, activation=None,

@@ -25,6 +25,7 @@ LIKE = {
     "linear": lambda lib: lib.linear(X, FC),
     "max_pool2d": lambda lib: lib.max_pool2d(X, 2),
     "with indices": lambda lib: lib.max_pool2d(X, 2, return_indices=True),
+    "adaptive_max_pool2d": lambda lib: lib.adaptive_max_pool2d(X, 2),
     "batch_norm": lambda lib: lib.batch_norm(X, X[0, :, 0, 0], torch.ones(4)),
     "softmax": lambda lib: lib.softmax(X, 1),
     "relu": lambda lib: lib.relu(X),

@@ -28,6 +28,8 @@ OPS: dict[str, Callable[[Tensor], Any]] = {
     "max_pool2d with indices": lambda x: convatlas.max_pool2d(x, 2, return_indices=True)[0],
     "avg_pool2d": lambda x: convatlas.avg_pool2d(x, 2),
     "adaptive_avg_pool2d": lambda x: convatlas.adaptive_avg_pool2d(x, 2),
+    "adaptive_max_pool2d": lambda x: convatlas.adaptive_max_pool2d(x, 2),
+    "channel_scale": lambda x: convatlas.channel_scale(x, VECTOR.view(4, 1, 1)),
     "residual_add": lambda x: convatlas.residual_add(x, X),
     "batch_norm": lambda x: convatlas.batch_norm(x, VECTOR, VECTOR),
     "local_response_norm": lambda x: convatlas.local_response_norm(x, 3),

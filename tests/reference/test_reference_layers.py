@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from convatlas import ShapeError
 from convatlas.reference import (
     batch_norm,
+    channel_scale,
     concat,
     linear,
     local_response_norm,
@@ -67,6 +68,17 @@ def test_residual_add(shape: tuple, activation: str | None) -> None:
     x, shortcut = sprinkle(normal(*shape)), sprinkle(normal(*shape, seed=1), 1)
     act = {None: lambda y: y, "relu": torch.relu, "relu6": F.relu6}[activation]
     np.testing.assert_array_equal(residual_add(x, shortcut, activation=activation), act(t(x) + t(shortcut)).numpy())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [(2, 3, 1, 1), (1, 3, 1, 1), (3, 1, 1)], ids=str)
+@pytest.mark.parametrize("gate", [None, "sigmoid", "hardsigmoid", "relu"])
+def test_channel_scale(gate: str | None, scale: tuple) -> None:
+    x, s, residual = sprinkle(normal(2, 3, 4, 5)), normal(*scale, seed=1), normal(2, 3, 4, 5, seed=2)
+    product = t(x) * (t(s) if gate is None else getattr(F, gate)(t(s)))
+    np.testing.assert_allclose(channel_scale(x, s, gate=gate), product.numpy(), rtol=1e-14, atol=1e-15)
+    got = channel_scale(x, s, gate=gate, activation="relu", residual=residual)
+    np.testing.assert_allclose(got, (product + t(residual)).relu().numpy(), rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.filterwarnings("error")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from convatlas import ShapeError
-from convatlas.reference import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from convatlas.reference import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 
 inf, nan = np.inf, np.nan
 
@@ -85,6 +85,12 @@ def test_adaptive_as_torch(shape: tuple, size: Any) -> None:
     y = adaptive_avg_pool2d(x, size)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, rtol=1e-13, atol=1e-14)
+    if shape[1]:  # torch has no maxima without channels
+        expected, places = F.adaptive_max_pool2d(torch.from_numpy(x), size, return_indices=True)
+        y, where = adaptive_max_pool2d(x, size, return_indices=True)
+        np.testing.assert_array_equal(y, expected.numpy())
+        np.testing.assert_array_equal(where, places.numpy())
+        np.testing.assert_array_equal(adaptive_max_pool2d(x, size), y)
 
 
 SPECIALS = {
@@ -112,6 +118,11 @@ def test_nan_and_infinity(case: str, special: str) -> None:
         np.testing.assert_allclose(avg_pool2d(x, **args), expected, rtol=1e-12, atol=1e-12)
     expected = F.adaptive_avg_pool2d(torch.from_numpy(x), (2, 3)).numpy()
     np.testing.assert_allclose(adaptive_avg_pool2d(x, (2, 3)), expected, rtol=1e-12, atol=1e-12)
+    expected, places = F.adaptive_max_pool2d(torch.from_numpy(x), (2, 3), return_indices=True)
+    y, where = adaptive_max_pool2d(x, (2, 3), return_indices=True)
+    np.testing.assert_array_equal(y, expected.numpy())
+    np.testing.assert_array_equal(adaptive_max_pool2d(x, (2, 3)), y)
+    np.testing.assert_array_equal(where, places.numpy())
 
 
 @pytest.mark.parametrize(

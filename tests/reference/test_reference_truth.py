@@ -14,6 +14,7 @@ from convatlas import ArgumentError
 from convatlas.reference import check, conv2d, evaluate, round_to, truth
 from convatlas.specs import (
     AdaptivePool2dSpec,
+    ChannelScaleSpec,
     ConcatSpec,
     Conv2dSpec,
     ElementwiseSpec,
@@ -54,6 +55,20 @@ def op_cases() -> dict[str, tuple[str, Any, dict, dict, Callable[..., torch.Tens
             {"input": s},
             {},
             lambda x: F.adaptive_avg_pool2d(x, (1, 3)),
+        ),
+        "adaptive max": (
+            "adaptive_max_pool2d",
+            AdaptivePool2dSpec.of(s, (1, 3), "max"),
+            {"input": s},
+            {},
+            lambda x: F.adaptive_max_pool2d(x, (1, 3)),
+        ),
+        "channel_scale": (
+            "channel_scale",
+            ChannelScaleSpec.of(s, (*s[:2], 1, 1), "sigmoid"),
+            {"x": s, "scale": (*s[:2], 1, 1)},
+            {},
+            lambda x, scale: x * torch.sigmoid(scale),
         ),
         "residual_add": ("residual_add", ResidualAddSpec.of(s, s), {"x": s, "shortcut": s}, {}, torch.add),
         "batch_norm": ("batch_norm", NormSpec.of(s), norm, {"eps": 1e-3}, lambda x, *a: F.batch_norm(x, *a, eps=1e-3)),
@@ -119,7 +134,7 @@ def test_value_is_evaluates_and_companions_have_its_shape(case: str) -> None:
         assert expected.value.shape == expected.magnitude.shape == expected.spread.shape == spec.output_shape
         assert expected.value.dtype == np.float64
     assert evaluate(op, spec, None, arrays, params, dtype=np.float32).dtype == np.float32
-    assert expected.exact is (op in ("max_pool2d", "relu", "relu6", "concat"))
+    assert expected.exact is (op in ("max_pool2d", "adaptive_max_pool2d", "relu", "relu6", "concat"))
 
 
 def test_companions_of_a_convolution() -> None:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convatlas import DtypeError, ShapeError
 from convatlas.specs import (
+    ChannelScaleSpec,
     ConcatSpec,
     ElementwiseSpec,
     Epilogue,
@@ -42,6 +43,10 @@ def test_element_counts_by_hand() -> None:
     shape = (2, 3, 4, 5)
     assert ResidualAddSpec.of(shape, shape).bytes("float16") == 2 * 3 * 120
     assert ResidualAddSpec.of(shape, shape).flops == 120
+    scaled = ChannelScaleSpec.of(shape, (2, 3, 1, 1), "sigmoid")
+    assert (scaled.bytes("float16"), scaled.flops) == (2 * (120 + 6 + 120), 120 + 4 * 6)
+    assert scaled.bytes("float16", Epilogue(residual=True)) == 2 * (120 + 6 + 120 + 120)
+    assert ChannelScaleSpec.of(shape, (3, 1, 1)).flops == 120
     assert NormSpec.of(shape, running_mean=(3,), weight=None).bytes("float32") == 4 * (240 + 6)
     assert NormSpec.of(shape).flops == 240
     assert LocalResponseNormSpec.of(shape, 5).flops == 120 * 14
@@ -78,6 +83,11 @@ def test_dtype_that_no_spec_counts() -> None:
         (lambda: ConcatSpec.of([(2, 3)], 2), r"dim=2, expected an int from -2 to 1"),
         (lambda: ConcatSpec.of([(2, 3)], True), r"dim=True, expected an int"),
         (lambda: ConcatSpec.of([(2, 3), (2, 3, 1)], 0), r"\(2, 3\), \(2, 3, 1\), expected equal sizes except on dim 0"),
+        (
+            lambda: ChannelScaleSpec.of((2, 3, 4, 4), (3, 3, 1, 1)),
+            r"scale of shape \(3, 3, 1, 1\), expected \(2, 3, 1, 1\) or \(1, 3, 1, 1\) or \(3, 1, 1\), a number a channel",
+        ),
+        (lambda: ChannelScaleSpec.of((3, 4), (3, 4)), r"x of shape \(3, 4\), expected \(N, C, H, W\)"),
         (lambda: ConcatSpec.of([()], 0), r"a tensor of shape \(\), expected one dimension or more"),
     ],
 )

@@ -80,7 +80,7 @@ class Mixture(nn.Module):
         x = F.relu6(self.ours(x))
         x = self.se(self.bn(self.theirs(x)).relu_())
         x = F.max_pool2d(self.lrn(x) + x, 3, 1, 1)
-        x = torch.cat([F.avg_pool2d(x, 2), F.avg_pool2d(x, 2).clamp(0, 6)], 1)
+        x = torch.cat([F.avg_pool2d(x, 2), F.avg_pool2d(x, 2).erf().clamp(0, 6)], 1)
         return torch.softmax(self.last(self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))), -1)
 
 
@@ -95,6 +95,7 @@ MIXTURE = [
     ("se", "silu", "torch"),
     ("se.expand", "conv2d", "torch"),
     ("se", "sigmoid", "torch"),
+    ("se", "channel_scale", "torch"),
     ("lrn", "local_response_norm", "torch"),
     ("", "residual_add", "torch"),
     ("", "max_pool2d", "torch"),
@@ -111,13 +112,13 @@ MIXTURE = [
 
 def test_a_mixture():
     net = Mixture().eval()
-    with pytest.warns(UncountedWarning, match=r"convatlas has no spec for it: mul \(1\)"):
+    with pytest.warns(UncountedWarning, match=r"convatlas has no spec for it: erf \(1\)"):
         layers = trace(net, (2, 3, 16, 16))
     assert [(layer.path, layer.op, layer.run_by) for layer in layers] == MIXTURE
-    assert layers[10].params == {"alpha": 1e-4, "beta": 0.75, "k": 2.0} and layers[3].params == {"eps": 1e-5}
+    assert layers[11].params == {"alpha": 1e-4, "beta": 0.75, "k": 2.0} and layers[3].params == {"eps": 1e-5}
     found = summarise_net(net, (2, 3, 16, 16), "float32")
-    assert [(u.path, u.op, u.output_shape) for u in found.uncounted] == [("se", "mul", (2, 8, 8, 8))]
-    assert "NOT counted" in found.warning and "mul (1)" in found.warning
+    assert [(u.path, u.op, u.output_shape) for u in found.uncounted] == [("", "erf", (2, 8, 4, 4))]
+    assert "NOT counted" in found.warning and "erf (1)" in found.warning
     assert found.idle_parameters == 0 and found.rows[2].parameters == 80 and found.rows[3].parameters == 16
 
 

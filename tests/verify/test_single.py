@@ -37,6 +37,9 @@ class EveryOp(nn.Module):
         y = convatlas.local_response_norm(y, 3, alpha=0.1, beta=0.5, k=2.0)
         y = convatlas.max_pool2d(y, (3, 2), 2, 1, 1, True)
         y = convatlas.avg_pool2d(y, 2, 1, 1, False, False, 3)
+        y = convatlas.channel_scale(
+            y, convatlas.adaptive_max_pool2d(y, 1), gate="sigmoid", activation="relu", residual=y
+        )
         y = convatlas.relu6(convatlas.relu(convatlas.residual_add(y, y, activation="relu")))
         y = convatlas.adaptive_avg_pool2d(convatlas.concat([y, y]), 1).flatten(1)
         return convatlas.softmax(convatlas.linear(y, self.matrix, None, activation="relu"), dim=0)
@@ -49,9 +52,8 @@ IDS = [f"{i}-{layer.op}" for i, layer in enumerate(LAYERS)]
 def test_no_op_is_missing_here():
     from convatlas.ops.library import OPS
 
-    assert {layer.op for layer in LAYERS} | {"max_pool2d_with_indices", "conv2d_weight_grad_with_bias"} == {
-        op.name for op in OPS
-    }
+    others = {"max_pool2d_with_indices", "adaptive_max_pool2d_with_indices", "conv2d_weight_grad_with_bias"}
+    assert {layer.op for layer in LAYERS} | others == {op.name for op in OPS}
 
 
 @pytest.mark.parametrize("backend, dtype", [("numpy", torch.float64), ("triton", torch.float32)])

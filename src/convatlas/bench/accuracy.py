@@ -32,7 +32,8 @@ from convatlas.specs.activations import FLOPS, exact, parsed
 from convatlas.study.tracing import Layer
 
 Tensors = Mapping[str, Tensor]
-EXACT = ("max_pool2d", "relu", "relu6", "concat")  # the result is one of the inputs, or 0, or 6
+RELATIVE = ("residual_add", "channel_scale", "batch_norm")  # the bound is made of the value before the activation
+EXACT = ("max_pool2d", "adaptive_max_pool2d", "relu", "relu6", "concat")  # the result is one of the inputs, or 0, or 6
 
 
 @contextmanager
@@ -100,6 +101,14 @@ def _companions(layer: Layer, t: Tensors, value: Tensor) -> tuple[Tensor, Tensor
         return sqrt(2) * A, A, layer.spec.reduction, 2
     if layer.op == "residual_add":
         return value.abs(), value.abs(), 0, 1
+    if layer.op == "channel_scale":
+        scale, gate = t["scale"], layer.spec.gate
+        factor = scale if gate is None else backend_cudnn.activated(scale.clone(), gate)
+        A = t["x"].abs() * factor.abs()
+        A = A + value.abs() if "residual" in t else A
+        if not exact(gate):
+            A = A + t["x"].abs() * 2 * ACTIVATIONS[parsed(gate)[0]].roundings(scale, factor)  # ours and the peer's
+        return A, A, 0, 1
     if layer.op == "batch_norm":
         scale = t["weight"].abs() / torch.sqrt(t["running_var"] + layer.params.get("eps", 1e-5))
         shift = t["running_mean"].abs() * scale + t["bias"].abs()
@@ -143,7 +152,7 @@ class Judge:
         elif layer.op not in EXACT:
             value = self.expected
             activation = activation_after(layer.op, layer.epilogue, layer.params)
-            if layer.epilogue and activation and (layer.op in ("residual_add", "batch_norm") or not exact(activation)):
+            if layer.epilogue and activation and (layer.op in RELATIVE or not exact(activation)):
                 value = _computed(layer, wide, replace(layer.epilogue, activation=None))
             elif layer.op in FLOPS:
                 value = wide["input"]

@@ -230,7 +230,7 @@ def published_cases(choice: Choice) -> list[Case]:
     """The published layers, at the batch sizes that they were published with; a layer in two lists once, with both named."""
     found = counted(published())
     return [
-        Case("published", precision, timed.layer.spec.N, choice.protocol, timed.layer, timed.places)
+        Case("published", precision, timed.layer.spec.output_shape[0], choice.protocol, timed.layer, timed.places)
         for precision in sorted(choice.precisions, key=list(PRECISIONS).index)
         for timed in found
         if choice.wants(timed.layer.spec.layer_kind)
@@ -275,10 +275,14 @@ def shrink(layer: Layer) -> Layer:
         return layer.of(replace(spec, N=1, C=C, K=K, H=min(spec.H, 8), W=min(spec.W, 8), groups=groups))
     if layer.op in ("max_pool2d", "avg_pool2d"):
         return layer.of(replace(spec, N=1, C=min(spec.C, 16), H=min(spec.H, 8), W=min(spec.W, 8)))
-    if layer.op == "adaptive_avg_pool2d":
+    if layer.op in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
         return layer.of(replace(spec, N=1, C=min(spec.C, 16)))
     if layer.op == "linear":
         return layer.of(replace(spec, lead=(1,), C=min(spec.C, 64), K=min(spec.K, 16)))
+    if layer.op == "channel_scale":
+        _, C, H, W = spec.shape
+        C = min(C, 16)
+        return layer.of(replace(spec, shape=(1, C, min(H, 8), min(W, 8)), scale=(1, C, 1, 1)))
     if layer.op in ("residual_add", "batch_norm", "local_response_norm") and len(spec.shape) == 4:
         _, C, H, W = spec.shape
         return layer.of(replace(spec, shape=(1, min(C, 16), min(H, 8), min(W, 8))))

@@ -67,7 +67,8 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     **{
         name: _fused(getattr(F, name))
         for name in (
-            "linear", "batch_norm", *FLOPS, "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "local_response_norm",
+            "linear", "batch_norm", *FLOPS, "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
+            "local_response_norm",
             "softmax",
         )
     },

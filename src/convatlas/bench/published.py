@@ -7,6 +7,8 @@ convnet          Chintala, https://github.com/soumith/convnet-benchmarks, README
                  commit 1ca1fe8 (2014-2015): layers L1 to L5, 128 images, no padding.
 DCGAN            the generator of Radford, Metz, Chintala 2015 (arXiv 1511.06434) as PyTorch's example has it,
                  https://github.com/pytorch/examples, dcgan/main.py: five transposed convolutions, 64 images.
+EfficientNet-B0  the products of squeeze and excitation (Tan, Le 2019, arXiv 1905.11946, table 1), 32 images: no network here has
+                 any, and nobody has published times of them alone.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from convatlas.call import Call
-from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, Epilogue
+from convatlas.specs import ChannelScaleSpec, Conv2dSpec, ConvTranspose2dSpec, Epilogue
 from convatlas.study.tracing import Layer
 
 # (W, H, C, K, S, R, pad W, pad H, stride W, stride H), in DeepBench's order; what it calls each group's use.
@@ -89,6 +91,13 @@ DCGAN = ((100, 512, 1, 1, 0), (512, 256, 4, 2, 1), (256, 128, 8, 2, 1), (128, 64
 DCGAN_BATCH = 64
 
 
+# (channels, pixels) of the expanded maps of EfficientNet-B0's blocks behind their depthwise convolutions.
+SCALED = (
+    (32, 112), (96, 56), (144, 56), (144, 28), (240, 28), (240, 14), (480, 14), (672, 14), (672, 7), (1152, 7),
+)  # fmt: skip
+SCALED_BATCH = 32
+
+
 class Published(NamedTuple):
     """One layer of a published list: which list, and the layer with no epilogue, as they time it."""
 
@@ -106,13 +115,18 @@ def _deepbench(batch: int, geometry: tuple[int, ...]) -> Layer:
 
 
 def published() -> Iterator[Published]:
-    """convnet-benchmarks' five layers, DCGAN's five, DeepBench's for training and for inference; each layer of a list once."""
+    """convnet-benchmarks' five layers, DCGAN's five, EfficientNet-B0's ten products, DeepBench's for training and for inference;
+    each layer of a list once.
+    """
     for C, K, size, kernel in CONVNET:
         spec = Conv2dSpec.of((CONVNET_BATCH, C, size, size), (K, C, kernel, kernel))
         yield Published("convnet-benchmarks", _layer(spec))
     for C, K, size, stride, padding in DCGAN:
         spec = ConvTranspose2dSpec.of((DCGAN_BATCH, C, size, size), (C, K, 4, 4), stride, padding)
         yield Published("DCGAN", Layer("", Call("conv_transpose2d", spec, Epilogue())))
+    for C, size in SCALED:
+        spec = ChannelScaleSpec.of((SCALED_BATCH, C, size, size), (SCALED_BATCH, C, 1, 1))
+        yield Published("EfficientNet-B0", Layer("", Call("channel_scale", spec, Epilogue())))
     for source, place in (("DeepBench training", 1), ("DeepBench inference", 2)):
         for group in DEEPBENCH:
             for batch in group[place]:

@@ -21,6 +21,8 @@ NAMES = {
     "max_pool2d": "max",
     "avg_pool2d": "average",
     "adaptive_avg_pool2d": "adaptive average",
+    "adaptive_max_pool2d": "adaptive max",
+    "channel_scale": "scale",
     "local_response_norm": "response norm",
     "residual_add": "add",
 }

@@ -164,6 +164,23 @@ COMMANDS: dict[str, tuple[str, str, str, dict[str, tuple[Any, Any]]]] = {
         "--input 1x512x7x7 --output-size 1",
         {"input": INPUT, "output_size": _given(str, "Of the output.", callback=_pair, metavar="N or HxW")},
     ),
+    "adaptive_max_pool2d": (
+        "adaptive_max_pool2d",
+        "maxima over windows that divide the input",
+        "--input 1x512x7x7 --output-size 1",
+        {"input": INPUT, "output_size": _given(str, "Of the output.", callback=_pair, metavar="N or HxW")},
+    ),
+    "channel_scale": (
+        "channel_scale",
+        "activation(x * gate(scale) + residual), a scale a channel of each image",
+        "--input 1x96x28x28 --gate sigmoid",
+        {
+            "input": INPUT,
+            "gate": _given(str | None, "Of the scales; as an activation.", None, callback=_activation, metavar="NAME"),
+            "activation": ACTIVATION,
+            "residual": _flag("--residual", "Add a tensor of the input's shape, before the activation."),
+        },
+    ),
     "residual_add": (
         "residual_add",
         "activation(x + shortcut)",

@@ -32,6 +32,7 @@ from convatlas.kernels.common.target import TARGETS, Target
 from convatlas.layout import allocate_extra, taps_first
 from convatlas.specs import (
     AdaptivePool2dSpec,
+    ChannelScaleSpec,
     ConcatSpec,
     Conv2dSpec,
     ConvTranspose2dSpec,
@@ -77,6 +78,11 @@ def extra_calls() -> list[Call]:
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, count_include_pad=False)),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, divisor_override=3)),
         Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(x, 6)),
+        Call("adaptive_max_pool2d", AdaptivePool2dSpec.of(x, 6, "max")),
+        Call("adaptive_max_pool2d", AdaptivePool2dSpec.of(x, 1, "max")),
+        Call("adaptive_max_pool2d", AdaptivePool2dSpec.of(x, 1, "max"), params={"return_indices": True}),
+        *(Call("channel_scale", ChannelScaleSpec.of((N, *x[1:]), (N, 64, 1, 1)), Epilogue()) for N in (1, 256)),
+        Call("channel_scale", ChannelScaleSpec.of(x, (32, 64, 1, 1), "sigmoid"), Epilogue(False, "relu", True)),
         Call("residual_add", ResidualAddSpec.of(x, x), Epilogue(activation="relu")),
         Call("batch_norm", NormSpec.of(x), Epilogue(activation="relu"), {"eps": 1e-5}),
         Call("local_response_norm", LocalResponseNormSpec.of(x, 5), None, {"alpha": 1e-4, "beta": 0.75, "k": 2.0}),
@@ -147,7 +153,7 @@ def launches_of(
 
 
 # The constants that make a config; the others (window, padding, activation) fill it in.
-TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION", "WINDOW", "RESIDENT")
+TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION", "WINDOW", "RESIDENT", "MAX")
 
 
 def config_key(launch: Launch, mode: str) -> tuple:

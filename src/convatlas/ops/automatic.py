@@ -15,7 +15,7 @@ from convatlas.kernels.gemm.configs import GEMV_ROWS
 if TYPE_CHECKING:
     from convatlas.call import Call
 
-# Output elements from which cuda's kernel for global averages fills an H100: below, Triton's smaller programs end sooner.
+# Output elements from which cuda's kernel for global pooling fills an H100: below, Triton's smaller programs end sooner.
 MEANS = 1 << 16
 # Taps and output pixels of a first layer from which cuda's stem kernel is the quicker one.
 STEM_TAPS, STEM_PIXELS = 49, 1 << 17
@@ -39,7 +39,7 @@ def preferred(call: Call) -> str:
 
     layer                                              backend   why
     max and average pooling, depthwise convolution     cuda      every copy of a window is on its way at once
-    global average of 65,536 outputs and more          cuda      only then do its blocks fill the GPU
+    global pooling of 65,536 outputs and more          cuda      only then do its blocks fill the GPU
     linear, up to 8 rows                               cuda      it only streams its weights, by a kernel written for that
     linear, half precision, up to 64 rows and          cuda      its GEMM splits the reduction finer
       1024 filters, 2048 channels and more
@@ -55,7 +55,7 @@ def preferred(call: Call) -> str:
         return "cuda"
     if call.op in ("max_pool2d", "avg_pool2d"):
         return "cuda"
-    if call.op == "adaptive_avg_pool2d":
+    if call.op in ("adaptive_avg_pool2d", "adaptive_max_pool2d"):
         return "cuda" if prod(spec.output_shape) >= MEANS else "triton"
     if call.op == "linear":
         rows, filters, reduction = spec.gemm

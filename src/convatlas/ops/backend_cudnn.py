@@ -73,11 +73,17 @@ def _block(call: Call, t: Tensors) -> Tensor:
     return made[part.name]
 
 
+def _channel_scale(call: Call, t: Tensors) -> Tensor:
+    scale = t["scale"]
+    return t["x"] * (scale if call.spec.gate is None else activated(scale.clone(), call.spec.gate))
+
+
 # Ops that torch.nn.functional has not, or with arguments of which it lacks some.
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d": _conv2d,
     "conv2d_input_grad": lambda call, t: _conv2d_gradients(call, t, True, False, False),
     "conv2d_weight_grad": lambda call, t: _conv2d_gradients(call, t, False, True, bool(call.extra)),
+    "channel_scale": _channel_scale,
     "residual_add": lambda call, t: t["x"] + t["shortcut"],
     "sigmoid": lambda call, t: torch.sigmoid(t["input"]),  # torch deprecated the functional one
     "block": _block,

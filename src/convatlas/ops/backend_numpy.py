@@ -11,7 +11,7 @@ from torch import Tensor
 from convatlas.layout import allocate, allocate_extra
 from convatlas.reference.conv2d_grad import sum_of_pixels
 from convatlas.reference.evaluate import evaluate
-from convatlas.reference.pool import max_pool2d
+from convatlas.reference.pool import adaptive_max, max_pool
 from convatlas.reference.rounding import round_to
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     if out is None:
         out = allocate(call.spec.output_shape, first)
     if call.params.get("return_indices"):
-        s = call.spec
-        window = (s.R, s.S), s.stride, s.padding, s.dilation, s.ceil_mode
-        value, where = max_pool2d(arrays["input"], *window, return_indices=True)
-        indices = allocate(s.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
+        find = max_pool if call.op == "max_pool2d" else adaptive_max
+        value, where = find(arrays["input"], call.spec, return_indices=True)
+        indices = allocate(call.spec.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
         return out.copy_(torch.from_numpy(value)), indices
     _store(out, evaluate(call.op, call.spec, call.epilogue, arrays, call.params), call.dtype)
     extra = allocate_extra(call, first)

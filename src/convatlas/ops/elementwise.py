@@ -1,11 +1,11 @@
-"""The public ops that work element by element: addition, activations, concatenation."""
+"""The public ops that work element by element: addition, scaled channels, activations, concatenation."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from convatlas.errors import ShapeError
-from convatlas.ops.calling import Activation, dispatch, overridable, require_dense
+from convatlas.ops.calling import Activation, batched, dispatch, dispatch_unbatched, overridable, require_dense
 from convatlas.specs.activations import SLOPE, activation_of
 from convatlas.specs.activations import leaky_relu as leaky_relu_of
 from convatlas.specs.arguments import integer, number, shown
@@ -27,6 +27,35 @@ def residual_add(
     require_dense("residual_add", x=x, shortcut=shortcut, out=out)
     activation = activation_of(activation, "residual_add")
     return dispatch("residual_add", (x, shortcut, activation), backend, out)
+
+
+@overridable
+def channel_scale(
+    x: Tensor,
+    scale: Tensor,
+    *,
+    gate: Activation = None,
+    activation: Activation = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """activation(x * gate(scale) + residual), one factor a channel: squeeze and excitation's last step (Hu, Shen, Sun 2017).
+
+    Args:
+        x: (N, C, H, W) or (C, H, W).
+        scale: (N, C, 1, 1), or (1, C, 1, 1) or (C, 1, 1) for all images alike.
+        gate: what makes factors of `scale`, such as "sigmoid" or "hardsigmoid"; as `activation` one is given.
+        activation: as conv2d's.
+        residual: of x's shape, added before the activation.
+
+    `out` may be x or the residual itself. Raises ArgumentError, ShapeError, DtypeError, BackendError.
+    """
+    op = "channel_scale"
+    require_dense(op, x=x, scale=scale, residual=residual, out=out)
+    gate, activation = activation_of(gate, op), activation_of(activation, op)
+    single, (x, scale, residual) = batched(x, scale, residual)
+    return dispatch_unbatched(op, single, (x, scale, gate, activation, residual), backend, out)
 
 
 @overridable

@@ -8,6 +8,7 @@ or ArgumentError where an argument is no number, flag or known activation and on
 
 from convatlas.ops.convolutions import conv2d, conv_transpose2d, linear
 from convatlas.ops.elementwise import (
+    channel_scale,
     concat,
     hardsigmoid,
     hardswish,
@@ -20,12 +21,14 @@ from convatlas.ops.elementwise import (
 )
 from convatlas.ops.gradients import conv2d_input_grad, conv2d_weight_grad
 from convatlas.ops.norms import batch_norm, local_response_norm, softmax
-from convatlas.ops.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from convatlas.ops.pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "channel_scale",
     "concat",
     "conv2d",
     "conv2d_input_grad",

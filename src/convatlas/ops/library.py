@@ -24,6 +24,7 @@ from convatlas.ops.observe import notify, observed
 from convatlas.ops.transforms import derivative_rule, vmap_rule
 from convatlas.specs import (
     AdaptivePool2dSpec,
+    ChannelScaleSpec,
     ConcatSpec,
     Conv2dInputGradSpec,
     Conv2dSpec,
@@ -129,8 +130,13 @@ def _max_pool2d(a: Args) -> Call:
     return Call("max_pool2d", Pool2dSpec.of("max", _shape(a["input"]), *map(tuple, window), a["ceil_mode"]))
 
 
-def _max_pool2d_indices(a: Args) -> Call:
-    return replace(_max_pool2d(a), params={"return_indices": True})
+def _adaptive_pool2d(kind: str, a: Args) -> Call:
+    spec = AdaptivePool2dSpec.of(_shape(a["input"]), tuple(a["output_size"]), kind)
+    return Call(f"adaptive_{kind}_pool2d", spec)
+
+
+def _with_indices(describe: Callable[[Args], Call]) -> Callable[[Args], Call]:
+    return lambda a: replace(describe(a), params={"return_indices": True})
 
 
 def _avg_pool2d(a: Args) -> Call:
@@ -168,6 +174,7 @@ GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"
 WEIGHT_GRAD = f"Tensor grad_output, Tensor input, SymInt[] weight_size, {GEOMETRY}"
 POOL = "Tensor input, int[] kernel_size, int[] stride, int[] padding"
 MAX_POOL = f"{POOL}, int[] dilation, bool ceil_mode"
+ADAPTIVE_POOL = "Tensor input, SymInt[] output_size"
 OPS = (
     Op(
         "conv2d",
@@ -194,12 +201,21 @@ OPS = (
         lambda a: _fused("linear", LinearSpec.of(_shape(a["input"]), _shape(a["weight"])), a),
     ),
     Op("max_pool2d", MAX_POOL, _max_pool2d),
-    Op("max_pool2d_with_indices", MAX_POOL, _max_pool2d_indices, "(Tensor, Tensor)"),
+    Op("max_pool2d_with_indices", MAX_POOL, _with_indices(_max_pool2d), "(Tensor, Tensor)"),
     Op("avg_pool2d", f"{POOL}, bool ceil_mode, bool count_include_pad, int? divisor_override", _avg_pool2d),
+    Op("adaptive_avg_pool2d", ADAPTIVE_POOL, partial(_adaptive_pool2d, "avg")),
+    Op("adaptive_max_pool2d", ADAPTIVE_POOL, partial(_adaptive_pool2d, "max")),
     Op(
-        "adaptive_avg_pool2d",
-        "Tensor input, SymInt[] output_size",
-        lambda a: Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(_shape(a["input"]), tuple(a["output_size"]))),
+        "adaptive_max_pool2d_with_indices",
+        ADAPTIVE_POOL,
+        _with_indices(partial(_adaptive_pool2d, "max")),
+        "(Tensor, Tensor)",
+    ),
+    Op(
+        "channel_scale",
+        "Tensor x, Tensor scale, str? gate, str? activation, Tensor? residual",
+        lambda a: _fused("channel_scale", ChannelScaleSpec.of(_shape(a["x"]), _shape(a["scale"]), a["gate"]), a),
+        overwritten=("x", "residual"),
     ),
     Op(
         "residual_add",

@@ -34,6 +34,12 @@ def max_pool2d(
     kernel, strides, pads = _window(op, kernel_size, stride, padding)
     single, (input,) = batched(input)
     args = (input, kernel, strides, pads, list(pair(dilation, "dilation", op)), flag(ceil_mode, "ceil_mode", op))
+    return _perhaps_with_indices(op, single, args, return_indices, backend, out)
+
+
+def _perhaps_with_indices(
+    op: str, single: bool, args: tuple, return_indices: bool, backend: str | None, out: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]:
     if not flag(return_indices, "return_indices", op):
         return dispatch_unbatched(op, single, args, backend, out)
     if out is not None:
@@ -82,6 +88,31 @@ def adaptive_avg_pool2d(
     """
     op = "adaptive_avg_pool2d"
     require_dense(op, input=input, out=out)
+    return dispatch_unbatched(op, *_adaptive(op, input, output_size), backend, out)
+
+
+@overridable
+def adaptive_max_pool2d(
+    input: Tensor,
+    output_size: Any,
+    return_indices: bool = False,
+    *,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Maximum over windows that divide the input into P x Q, as torch.nn.functional.adaptive_max_pool2d: NaN wins.
+
+    output_size: an int or a pair; None keeps that size. return_indices as max_pool2d's.
+    Raises ArgumentError, ShapeError, DtypeError, BackendError.
+    """
+    op = "adaptive_max_pool2d"
+    require_dense(op, input=input, out=out)
+    return _perhaps_with_indices(op, *_adaptive(op, input, output_size), return_indices, backend, out)
+
+
+def _adaptive(op: str, input: Tensor, output_size: Any) -> tuple[bool, tuple]:
     single, (input,) = batched(input)
-    sizes = [size if given is None else given for given, size in zip(output_sizes(output_size, op), input.shape[-2:])]
-    return dispatch_unbatched(op, single, (input, sizes), backend, out)
+    return single, (
+        input,
+        [size if given is None else given for given, size in zip(output_sizes(output_size, op), input.shape[-2:])],
+    )

@@ -118,23 +118,39 @@ def _pool(op: str) -> Callable[[Args], Converted | None]:
     return row
 
 
-def _adaptive(a: Args) -> Converted | None:
-    x, size = a["self"], _pair(a["output_size"])
-    return ("adaptive_avg_pool2d", {"input": x, "output_size": size}) if len(x.shape) == 4 else None
+def _adaptive(kind: str) -> Callable[[Args], Converted | None]:
+    def row(a: Args) -> Converted | None:
+        x, size = a["self"], _pair(a["output_size"])
+        return (f"adaptive_{kind}_pool2d", {"input": x, "output_size": size}) if len(x.shape) == 4 else None
+
+    return row
 
 
-def _mean(a: Args) -> Converted | None:
-    """The mean over H and W; the plan sees a result without those two dimensions as a view of the pooled one."""
-    x = a["self"]
-    if len(x.shape) != 4 or {d % 4 for d in a.get("dim") or ()} != {2, 3} or a.get("dtype") not in (None, x.dtype):
-        return None
-    return "adaptive_avg_pool2d", {"input": x, "output_size": [1, 1]}
+def _over_pixels(kind: str) -> Callable[[Args], Converted | None]:
+    """The mean or maximum over H and W; the plan sees a result without those two dimensions as a view of the pooled one."""
+
+    def row(a: Args) -> Converted | None:
+        x = a["self"]
+        if len(x.shape) != 4 or {d % 4 for d in a.get("dim") or ()} != {2, 3} or a.get("dtype") not in (None, x.dtype):
+            return None
+        return f"adaptive_{kind}_pool2d", {"input": x, "output_size": [1, 1]}
+
+    return row
 
 
 def _add(a: Args) -> Converted | None:
     if a.get("alpha", 1) != 1 or not hasattr(a["other"], "dtype"):
         return None
     return "residual_add", {"x": a["self"], "shortcut": a["other"], "activation": None}
+
+
+def _mul(a: Args) -> Converted | None:
+    """An image times a number a channel, in either order."""
+    for x, scale in ((a["self"], a["other"]), (a["other"], a["self"])):
+        shapes = tuple(getattr(x, "shape", ())), tuple(getattr(scale, "shape", ()))
+        if len(shapes[0]) == 4 and shapes[0] != shapes[1] and shapes[1][-2:] == (1, 1):
+            return "channel_scale", {"x": x, "scale": scale, "gate": None, "activation": None, "residual": None}
+    return None
 
 
 def _clamp(low: str, high: str) -> Callable[[Args], Converted | None]:
@@ -164,10 +180,13 @@ TABLE: dict[str, Callable[[Args], Converted | None]] = {
     "linear": lambda a: ("linear", {**a, "activation": None}),
     "max_pool2d": _pool("max_pool2d"),
     "avg_pool2d": _pool("avg_pool2d"),
-    "adaptive_avg_pool2d": _adaptive,
-    "_adaptive_avg_pool2d": _adaptive,
-    "mean": _mean,
+    "adaptive_avg_pool2d": _adaptive("avg"),
+    "_adaptive_avg_pool2d": _adaptive("avg"),
+    "adaptive_max_pool2d": _adaptive("max"),
+    "mean": _over_pixels("avg"),
+    "amax": _over_pixels("max"),
     "add": _add,
+    "mul": _mul,
     "cat": lambda a: ("concat", a),
     "softmax": _softmax,
     "_softmax": _softmax,

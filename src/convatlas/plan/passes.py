@@ -17,7 +17,12 @@ from convatlas.specs import Epilogue
 from convatlas.specs.activations import own_activation
 
 CONVOLUTIONS = ("conv2d", "conv_transpose2d", "linear")
-ACTIVATED = (*CONVOLUTIONS, "batch_norm", "residual_add")  # ops whose kernels have an activation in their epilogue
+ACTIVATED = (
+    *CONVOLUTIONS,
+    "batch_norm",
+    "residual_add",
+    "channel_scale",
+)  # ops whose kernels have an activation in their epilogue
 INCREASING = ("relu", "relu6")  # exactly: roundings of the others could turn the order of neighbours
 
 
@@ -28,7 +33,7 @@ def fused(graph: Graph) -> Graph:
     dead(graph)
     found = True
     while found:
-        found = sum(one(graph) for one in (norms, activations, residuals, swapped)) > 0
+        found = sum(one(graph) for one in (norms, activations, residuals, gates, swapped)) > 0
     return graph
 
 
@@ -142,7 +147,7 @@ def activations(graph: Graph) -> bool:
 
 
 def residuals(graph: Graph) -> bool:
-    """An addition into the epilogue of the convolution that makes one of its terms, the one that is computed last.
+    """An addition into the epilogue of the convolution or scaling that makes one of its terms, the one that is computed last.
 
     The fused step stands where the addition stood, behind both terms.
     """
@@ -158,7 +163,7 @@ def residuals(graph: Graph) -> bool:
             term, other = terms[k], terms[1 - k]
             at = producers.get(term.name) if isinstance(term, Ref) else None
             first = steps[at] if at is not None else None
-            if first is None or first.op != "conv2d" or users[term.name] != 1:
+            if first is None or first.op not in ("conv2d", "channel_scale") or users[term.name] != 1:
                 continue
             epilogue = first.call.epilogue
             if epilogue.activation or epilogue.residual:
@@ -169,6 +174,24 @@ def residuals(graph: Graph) -> bool:
             break
     graph.steps = [step for step in steps if step is not None]
     return found
+
+
+def gates(graph: Graph) -> bool:
+    """An activation that no epilogue took, and that only makes factors for channels, into the step that scales them."""
+    users, producers = graph.users, graph.producers
+    for i, step in enumerate(graph.steps):
+        scale = step.operands.get("scale")
+        at = producers.get(scale.name) if isinstance(scale, Ref) and step.call.spec.gate is None else None
+        first = graph.steps[at] if at is not None and users[scale.name] == 1 else None
+        gate = own_activation(first.op, first.call.params) if first is not None and first.call else None
+        if gate is None:
+            continue
+        call = replace(step.call, spec=replace(step.call.spec, gate=gate))
+        operands = {**step.operands, "scale": first.operands["input"]}
+        graph.steps[i] = replace(step, call=call, operands=operands, merged=(*first.merged, first.path, *step.merged))
+        del graph.steps[at]
+        return True
+    return False
 
 
 def swapped(graph: Graph) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from convatlas.errors import InputError
 from convatlas.specs import (
     AdaptivePool2dSpec,
+    ChannelScaleSpec,
     Conv2dSpec,
     ConvTranspose2dSpec,
     LinearSpec,
@@ -19,8 +20,8 @@ from convatlas.specs import (
 )
 
 KINDS = (
-    "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "other",
-    "transposed", "network",
+    "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "channel scale",
+    "other", "transposed", "network",
 )  # fmt: skip
 SPECS: dict[str, type[Spec]] = {
     "conv2d": Conv2dSpec,
@@ -29,6 +30,8 @@ SPECS: dict[str, type[Spec]] = {
     "max_pool2d": Pool2dSpec,
     "avg_pool2d": Pool2dSpec,
     "adaptive_avg_pool2d": AdaptivePool2dSpec,
+    "adaptive_max_pool2d": AdaptivePool2dSpec,
+    "channel_scale": ChannelScaleSpec,
     "residual_add": ResidualAddSpec,
 }
 

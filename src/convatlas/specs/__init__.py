@@ -11,6 +11,7 @@ from convatlas.specs.conv import Conv2dSpec
 from convatlas.specs.conv_grad import Conv2dInputGradSpec, Conv2dWeightGradSpec
 from convatlas.specs.conv_transpose import ConvTranspose2dSpec
 from convatlas.specs.other import (
+    ChannelScaleSpec,
     ConcatSpec,
     ElementwiseSpec,
     LinearSpec,
@@ -24,6 +25,7 @@ __all__ = [
     "INPUT",
     "AdaptivePool2dSpec",
     "BlockSpec",
+    "ChannelScaleSpec",
     "ConcatSpec",
     "Conv2dInputGradSpec",
     "Conv2dSpec",

@@ -7,8 +7,8 @@ from math import prod
 from typing import Any, ClassVar
 
 from convatlas.errors import ShapeError
-from convatlas.specs.activations import FLOPS, LARGEST_FLOAT32
-from convatlas.specs.arguments import at_most, integer, known, number, shape_of, shown
+from convatlas.specs.activations import FLOPS, LARGEST_FLOAT32, activation_of, parsed
+from convatlas.specs.arguments import at_most, image, integer, known, number, shape_of, shown
 from convatlas.specs.common import Shapes, Spec
 
 
@@ -118,6 +118,73 @@ class ResidualAddSpec(Spec):
     def flops(self) -> int:
         """One addition an element."""
         return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ChannelScaleSpec(Spec):
+    """y = activation(x * gate(scale) + residual), one number a channel of each image (Hu, Shen, Sun 2017: squeeze and excitation).
+
+    Attributes:
+        shape: the image's, (N, C, H, W).
+        scale: the numbers' shape, (N, C, 1, 1), or (1, C, 1, 1) or (C, 1, 1) where all images have the same ones.
+        gate: the activation that makes the factors of them, or None.
+    """
+
+    shape: tuple[int, ...]
+    scale: tuple[int, ...]
+    gate: str | None = None
+    optional: ClassVar[tuple[str, ...]] = ("residual",)
+
+    @classmethod
+    def of(cls, x: tuple, scale: tuple, gate: Any = None) -> ChannelScaleSpec:
+        """From the shapes of image and numbers. Raises ShapeError, ArgumentError for an unknown gate."""
+        op = "channel_scale"
+        x, scale = shape_of(x, "x", op), shape_of(scale, "scale", op)
+        if len(x) != 4:
+            raise ShapeError(f"{op}: x of shape {tuple(x)}, expected (N, C, H, W) or (C, H, W)")
+        N, C, H, W = x
+        expected = (N, C, 1, 1), (1, C, 1, 1), (C, 1, 1)
+        if scale not in expected:
+            shapes = " or ".join(dict.fromkeys(map(str, expected)))
+            raise ShapeError(
+                f"{op}: scale of shape {tuple(scale)}, expected {shapes}, a number a channel of x {tuple(x)}"
+            )
+        at_most((C,), "C", op)
+        image((H, W), "an image", op)
+        return cls(x, scale, activation_of(gate, op))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape
+
+    @property
+    def inputs(self) -> Shapes:
+        return {"x": self.shape, "scale": self.scale}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"gate": self.gate}
+
+    @property
+    def layer_kind(self) -> str:
+        return "channel scale"
+
+    @property
+    def reduction(self) -> int:
+        return 1
+
+    @property
+    def elements(self) -> dict[str, int]:
+        return {"x": prod(self.shape), "scale": prod(self.scale), "output": prod(self.shape)}
+
+    @property
+    def flops(self) -> int:
+        """One multiplication an element, and the gate's of each number."""
+        return prod(self.shape) + prod(self.scale) * (FLOPS[parsed(self.gate)[0]] if self.gate else 0)
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, self.shape)), "x".join(map(str, self.scale))
+        return f"{sizes[0]} * {self.gate or ''}({sizes[1]})"
 
 
 @dataclass(frozen=True)

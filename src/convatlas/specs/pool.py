@@ -22,6 +22,8 @@ from convatlas.specs.arguments import (
 )
 from convatlas.specs.common import ImageSpec, reads
 
+NAMES = {"avg": "average", "max": "maximum"}
+
 
 def pooled(size: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> int:
     """Outputs along one axis. In ceil mode a last window that would start beyond the input and its left padding is dropped."""
@@ -182,10 +184,10 @@ class Pool2dSpec(PoolSpec):
 
 @dataclass(frozen=True)
 class AdaptivePool2dSpec(PoolSpec):
-    """Average pooling to a given P x Q, as torch.nn.functional.adaptive_avg_pool2d computes it.
+    """Pooling to a given P x Q, as torch.nn.functional.adaptive_avg_pool2d and adaptive_max_pool2d compute it.
 
-    Output (p, q) is the mean over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and the columns likewise; neighbouring windows overlap
-    where P does not divide H. P = Q = 1 is global average pooling (Lin et al. 2013, section 3.2).
+    Output (p, q) is the mean or the maximum over rows floor(p*H/P) .. ceil((p+1)*H/P) - 1 and the columns likewise; neighbouring
+    windows overlap where P does not divide H. P = Q = 1 is global pooling (its average: Lin et al. 2013, section 3.2).
     """
 
     N: int
@@ -194,26 +196,28 @@ class AdaptivePool2dSpec(PoolSpec):
     W: int
     P: int
     Q: int
+    kind: str = "avg"
 
     @classmethod
-    def of(cls, input: tuple, output_size: Any) -> AdaptivePool2dSpec:
-        """From an input shape (N, C, H, W) and an int or a pair, where None keeps that size. Raises ShapeError."""
-        op = "adaptive_avg_pool2d"
+    def of(cls, input: tuple, output_size: Any, kind: str = "avg") -> AdaptivePool2dSpec:
+        """From an input shape (N, C, H, W), an int or a pair, where None keeps that size, and "avg" or "max". Raises ShapeError."""
+        op = f"adaptive_{known(kind, ('max', 'avg'), 'kind of pooling')}_pool2d"
         input = shape_of(input, "input", op)
         if len(input) != 4:
             raise ShapeError(f"{op}: input of shape {tuple(input)}, expected (N, C, H, W) or (C, H, W)")
         N, C, H, W = input
-        if H < 1 or W < 1:
-            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected H and W of at least 1")
+        if H < 1 or W < 1 or (kind == "max" and C < 1):
+            least = "C, H and W" if kind == "max" else "H and W"
+            raise ShapeError(f"{op}: input of shape {tuple(input)}, expected {least} of at least 1")
         P, Q = (size if given is None else given for given, size in zip(output_sizes(output_size, op), (H, W)))
         at_least((P, Q), 0, "output_size", op)
         image((H, W), "an image", op)
         image((P, Q), "an output", op)
         at_most((C, H, W, P, Q), "(C, H, W, P, Q)", op)
-        return cls(N, C, H, W, P, Q)
+        return cls(N, C, H, W, P, Q, kind)
 
     def window(self, axis: int, i: int) -> Pair:
-        """The input rows (axis 0) or columns (axis 1) [start, stop) that output i averages."""
+        """The input rows (axis 0) or columns (axis 1) [start, stop) that output i pools."""
         size, out = (self.H, self.P) if axis == 0 else (self.W, self.Q)
         return i * size // out, -(-(i + 1) * size // out)
 
@@ -245,11 +249,11 @@ class AdaptivePool2dSpec(PoolSpec):
 
     @property
     def flops(self) -> int:
-        """One addition per window element, the windows summed as they overlap."""
+        """One addition or comparison per window element, the windows counted as they overlap."""
         # Neighbours share a row wherever the border between them, p*H/P, is no whole number.
         rows = self.H + self.P - gcd(self.H, self.P) if self.P else 0
         columns = self.W + self.Q - gcd(self.W, self.Q) if self.Q else 0
         return self.N * self.C * rows * columns
 
     def __str__(self) -> str:
-        return f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.C}x{self.P}x{self.Q}, adaptive average"
+        return f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.C}x{self.P}x{self.Q}, adaptive {NAMES[self.kind]}"

@@ -6,6 +6,7 @@ The ops are read where torch's dispatcher hands them to the device: F.linear, nn
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from convatlas.call import Call
 from convatlas.errors import ShapeError
 from convatlas.specs import (
     AdaptivePool2dSpec,
+    ChannelScaleSpec,
     ConcatSpec,
     Conv2dSpec,
     ConvTranspose2dSpec,
@@ -187,6 +189,20 @@ def _adaptive_avg_pool(a: Args, depends: Depends) -> Call:
     return Call("adaptive_avg_pool2d", AdaptivePool2dSpec.of(_batched(a["self"]), tuple(a["output_size"])))
 
 
+def _adaptive_max_pool(a: Args, depends: Depends) -> Call:
+    return Call("adaptive_max_pool2d", AdaptivePool2dSpec.of(_batched(a["self"]), tuple(a["output_size"]), "max"))
+
+
+def _mul(a: Args, depends: Depends) -> Call | None:
+    """An image times a number a channel, in either order."""
+    for x, scale in ((a["self"], a["other"]), (a["other"], a["self"])):
+        if isinstance(x, Tensor) and isinstance(scale, Tensor) and x.dim() == 4 and depends(x):
+            with suppress(ShapeError):
+                if tuple(scale.shape) != tuple(x.shape):
+                    return Call("channel_scale", ChannelScaleSpec.of(tuple(x.shape), tuple(scale.shape)), Epilogue())
+    return None
+
+
 def _mean(a: Args, depends: Depends) -> Call | None:
     """The mean over H and W is global average pooling; adaptive_avg_pool2d(x, 1) arrives as one."""
     x = a["self"]
@@ -240,6 +256,8 @@ _TABLE: dict[str, Callable[[Args, Depends], Call | None]] = {
     "max_pool2d_with_indices": _max_pool,
     "avg_pool2d": _avg_pool,
     "_adaptive_avg_pool2d": _adaptive_avg_pool,
+    "adaptive_max_pool2d": _adaptive_max_pool,
+    "mul": _mul,
     "mean": _mean,
     # One op with many names: which one a batch norm arrives as depends on the device and on torch's version.
     "native_batch_norm": _batch_norm,

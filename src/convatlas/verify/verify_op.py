@@ -39,9 +39,10 @@ def verify_op(
 
     Args:
         op: a public op's name, such as "conv2d".
-        input: the input's shape; for concat a list with one shape a tensor. residual_add and batch_norm take the rest from it.
+        input: the input's shape; for concat a list with one shape a tensor. Operands of its size, and those of one number a
+            channel, follow from it.
         weight: the weight's shape, for conv2d and linear.
-        bias, residual: whether conv2d and linear add one.
+        bias, residual: whether the op adds one, where it can.
         dtype, backend: as the op takes them.
         channels_last: four-dimensional operands are channels_last in memory; else contiguous.
         seed: seed of the numbers.
@@ -73,6 +74,8 @@ def described(
         given = [[meta(shape) for shape in input]]
     elif op == "residual_add":
         given = [meta(input), meta(input)]
+    elif op == "channel_scale":
+        given = [meta(input), meta((*input[:-2], 1, 1))]
     elif op == "batch_norm":
         given = [meta(input), *(meta(input[1:2]) for _ in range(4))]
     else:
