@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from convatlas.call import Call
+from convatlas.errors import BackendError
 from convatlas.kernels.common.launch import require_countable
 from convatlas.kernels.common.prepared import requested
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import Target, current
-from convatlas.layout import allocate, allocate_extra
+from convatlas.layout import allocate_extra, allocate_result
 from convatlas.specs.activations import FLOPS
 
 
@@ -57,6 +58,12 @@ ROOMS = {
     "softmax": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),
     **dict.fromkeys(FLOPS, Room("elementwise", _four_runs)),  # the activations
     "concat": Room("elementwise", _four_runs),
+    # The backward pass.
+    "activation_grad": Room("elementwise", _four_runs),
+    **dict.fromkeys(("max_pool2d_grad", "avg_pool2d_grad", "adaptive_avg_pool2d_grad"), Room("pool")),
+    **dict.fromkeys(("local_response_norm_grad", "batch_norm_input_grad"), Room("norm", _folded)),
+    **dict.fromkeys(("batch_norm_stats", "batch_norm_sums"), Room("norm")),
+    "softmax_grad": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),
     # Several ops as one, by the pattern (specs.BlockSpec).
     "inverted_residual": Room("inverted_residual"),
     "depthwise_separable": Room("inverted_residual"),
@@ -78,8 +85,16 @@ def _name(call: Call) -> str:
 
 @cache
 def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
-    """The function that lists the launches of an op's problems; its module is imported when first asked for."""
-    return getattr(import_module(f"convatlas.kernels.{ROOMS[op].folder}.launch_{backend}"), op)
+    """The function that lists the launches of an op's problems; its module is imported when first asked for.
+
+    Raises BackendError for an op of the backward pass that has no kernel in that language.
+    """
+    found = getattr(import_module(f"convatlas.kernels.{ROOMS[op].folder}.launch_{backend}"), op, None)
+    if found is None:
+        raise BackendError(
+            f'{op}: backend "{backend}" has no kernel for it yet (roadmap R7), expected "triton", "cudnn" or "numpy"'
+        )
+    return found
 
 
 def viewable(op: str, out: Tensor) -> bool:
@@ -111,7 +126,7 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     """
     require_countable(call)
     first = next(iter(tensors.values()))
-    result = allocate(call.spec.output_shape, first) if out is None else out
+    result = allocate_result(call.spec, first) if out is None else out
     y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
     extra = allocate_extra(call, first)
     target = current(first, call.backend)

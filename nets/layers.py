@@ -112,13 +112,14 @@ class Conv2d(nn.Conv2d):
         """activation(bn(conv(x)) + residual).
 
         At inference the batch norm is folded into the weights (nets.folding) and all of it is one kernel. While bn.training, it
-        normalises by the batch, which no kernel can know beforehand: then torch.nn.functional computes all but the convolution.
+        normalises by the batch, which the convolution's kernel cannot know beforehand: then norm and residual are ops of their own.
 
         Raises ShapeError, DtypeError, BackendError as convatlas.conv2d.
         """
         if bn is not None and (bn.training or bn.running_var is None):
-            y = bn(self._convolve(x, self.weight, self.bias))
-            y = _activate(y if residual is None else y + residual, activation)
+            y = batch_norm(self._convolve(x, self.weight, self.bias), bn, activation if residual is None else None)
+            if residual is not None:
+                y = ops.residual_add(y, residual, activation=activation)
             return y if out is None else out.copy_(y)
         if bn is not None and _unfolded.get():
             y = self._convolve(x, self.weight, self.bias)
@@ -168,11 +169,18 @@ class Conv2d(nn.Conv2d):
         return {**self.__dict__, "_folded": FoldCache()}
 
 
-def _activate(y: Tensor, activation: str | None) -> Tensor:
-    """torch's own activation, which has a backward."""
-    if activation is None:
-        return y
-    return torch.relu(y) if activation == "relu" else nn.functional.relu6(y)
+def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None) -> Tensor:
+    """activation(bn(x)) by convatlas.batch_norm, with torch.nn.BatchNorm2d's rules for its statistics."""
+    momentum = 0.0 if bn.momentum is None else bn.momentum
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:  # the plain average of all batches
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    training = bn.training or bn.running_mean is None
+    statistics = (bn.running_mean, bn.running_var) if not training or bn.track_running_stats else (None, None)
+    return ops.batch_norm(
+        x, *statistics, bn.weight, bn.bias, training, momentum, bn.eps, activation=activation
+    )  # fmt: skip
 
 
 class Linear(nn.Linear):
@@ -227,14 +235,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     """torch.nn.BatchNorm2d as a kernel of its own, with a fused activation, for a batch norm that follows no convolution."""
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """activation(bn(x)). While training, or without statistics, torch.nn.functional computes it, by the batch's statistics.
+        """activation(bn(x)), while training or without statistics of its own by the batch's.
 
         Raises ShapeError, DtypeError, BackendError.
         """
-        if self.training or self.running_var is None:
-            return _activate(super().forward(x), activation)
-        statistics = self.running_mean, self.running_var
-        return ops.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps, activation=activation)
+        return batch_norm(x, self, activation)
 
 
 class ResidualAdd(nn.Module):

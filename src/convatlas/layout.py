@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,12 @@ def allocate_extra(call: Call, like: Tensor) -> dict[str, Tensor]:
         name: allocate(shape, like, None if dtype is None else getattr(torch, dtype))
         for name, (shape, dtype) in call.extra.items()
     }
+
+
+def allocate_result(spec: Any, like: Tensor) -> Tensor:
+    """An uninitialised output of a spec's shape, in the memory format of `like`: in its dtype, or float32 for sums of halves."""
+    halves = like.element_size() == 2
+    return allocate(spec.output_shape, like, torch.float32 if spec.sums and halves else None)
 
 
 def taps_first(weight: Tensor) -> Tensor:

@@ -82,6 +82,8 @@ def _call(case: Case) -> str | None:
         return f"accepted, though {wrong_out}"
     if expected.refused and not difference(case, expected, None):
         return f"accepted, while torch refuses: {_named(expected.error)}"
+    if case.op == "batch_norm" and case.args.get("training"):
+        return None  # two ops and a write to its statistics, which tests/ops/test_gradients.py holds
     if len(seen) != 1:
         return f"{len(seen)} calls were observed, expected 1"
     return _compare(case, got, expected, seen[0]) or _memory(before, [*inputs.values()], args.get("out"), got)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convatlas.layout import allocate, is_channels_last
+from convatlas.ops import backend_cudnn_grad
 from convatlas.specs.activations import parsed
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "sigmoid": lambda call, t: torch.sigmoid(t["input"]),  # torch deprecated the functional one
     "block": _block,
     "concat": lambda call, t: torch.cat(list(t.values()), call.spec.dim),
+    **backend_cudnn_grad.OPS,
 }
 
 

@@ -8,20 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convatlas.layout import allocate, allocate_extra
+from convatlas.layout import allocate, allocate_extra, allocate_result
 from convatlas.reference.conv2d_grad import sum_of_pixels
 from convatlas.reference.evaluate import evaluate
 from convatlas.reference.pool import adaptive_max, max_pool
 from convatlas.reference.rounding import round_to
+from convatlas.specs import dtype_name
 
 if TYPE_CHECKING:
     from convatlas.call import Call
 
 
 def as_array(x: Tensor) -> np.ndarray:
-    """A NumPy array that holds x's values exactly, in float64 or float32 (NumPy has no bfloat16)."""
+    """A NumPy array that holds x's values exactly: half types in float32 (NumPy has no bfloat16), any other in its own."""
     x = x.detach()
-    return (x if x.dtype == torch.float64 else x.float()).cpu().numpy()
+    return (x.float() if x.is_floating_point() and x.dtype != torch.float64 else x).cpu().numpy()
 
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -29,18 +30,18 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     first = next(iter(tensors.values()))
     arrays = {name: as_array(x) for name, x in tensors.items()}
     if out is None:
-        out = allocate(call.spec.output_shape, first)
+        out = allocate_result(call.spec, first)
     if call.params.get("return_indices"):
         find = max_pool if call.op == "max_pool2d" else adaptive_max
         value, where = find(arrays["input"], call.spec, return_indices=True)
         indices = allocate(call.spec.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
         return out.copy_(torch.from_numpy(value)), indices
-    _store(out, evaluate(call.op, call.spec, call.epilogue, arrays, call.params), call.dtype)
+    _store(out, evaluate(call.op, call.spec, call.epilogue, arrays, call.params))
     extra = allocate_extra(call, first)
     if "bias_grad" in extra:
-        _store(extra["bias_grad"], sum_of_pixels(arrays["grad_output"].astype(np.float64)), call.dtype)
+        _store(extra["bias_grad"], sum_of_pixels(arrays["grad_output"].astype(np.float64)))
     return (out, *extra.values()) if extra else out
 
 
-def _store(out: Tensor, value: np.ndarray, dtype: str) -> None:
-    out.copy_(torch.from_numpy(np.array(round_to(value, dtype), order="C")))
+def _store(out: Tensor, value: np.ndarray) -> None:
+    out.copy_(torch.from_numpy(np.array(round_to(value, dtype_name(out.dtype)), order="C")))

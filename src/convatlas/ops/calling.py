@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from convatlas.errors import BackendError, DtypeError
-from convatlas.ops import hot, library
+from convatlas.ops import backward, hot, library  # noqa: F401 (backward registers the ops of the backward pass)
 from convatlas.ops.backends import BACKENDS
 from convatlas.ops.transforms import is_wrapped, require_batch, tensors_and_proxies, tensors_in
 from convatlas.specs.arguments import shown

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convatlas.call import Call
 from convatlas.errors import DtypeError, ShapeError
-from convatlas.layout import address, allocate, allocate_extra, is_static, overlap, overlaps_itself
+from convatlas.layout import address, allocate_extra, allocate_result, is_static, overlap, overlaps_itself
 from convatlas.ops import backends, flop_counter
 from convatlas.ops.observe import notify, observed
 from convatlas.ops.transforms import derivative_rule, vmap_rule
@@ -254,7 +254,7 @@ def checked(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
     """One dtype, one device, an `out` that fits; returns the Call with its dtype. Raises DtypeError or ShapeError."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
-        if x.dtype != first.dtype:
+        if x.dtype != first.dtype and not _may_differ(call.spec, name, x.dtype):
             raise DtypeError(f"{call.op}: {first_name} is {first.dtype} and {name} is {x.dtype}, expected one dtype")
         if x.device != first.device:
             raise ShapeError(
@@ -270,6 +270,13 @@ def checked(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Call:
     if out is not None:
         require_fit(call.op, out, call.spec.output_shape, first)
     return call
+
+
+def _may_differ(spec: Spec, name: str, dtype: torch.dtype) -> bool:
+    """Whether an operand may have this dtype beside another one of the rest."""
+    if name in spec.places:
+        return not (dtype.is_floating_point or dtype.is_complex)
+    return name in spec.wide and dtype == torch.float32
 
 
 def require_fit(op: str, out: Tensor, shape: tuple, like: Tensor) -> None:
@@ -327,7 +334,7 @@ def _fake(op: Op, args: Args, out: Tensor | None) -> Tensor | tuple[Tensor, Tens
     first = next(iter(tensors.values()))
     if out is not None and all(map(is_static, (out, *tensors.values()))):
         _check_overlap(op, tensors, out)
-    result = allocate(call.spec.output_shape, first) if out is None else out
+    result = allocate_result(call.spec, first) if out is None else out
     notify(call, tensors, result)
     extra = allocate_extra(call, first)
     return (result, *extra.values()) if extra else result
@@ -358,7 +365,7 @@ def register(op: Op) -> None:
     for device in ("CPU", "CUDA"):
         _library.impl(op.name, implementation, device)
     torch.library.register_fake(f"convatlas::{op.name}", fake, lib=_library)
-    _library.impl(op.name, derivative_rule(op.name), "Autograd", with_keyset=True)
+    _library.impl(op.name, derivative_rule(op.name, names), "Autograd", with_keyset=True)
     torch.library.register_vmap(f"convatlas::{op.name}", vmap_rule(op.name), lib=_library)
     flop_counter.register(op.name, call_of)
     if op.returns != "Tensor":
@@ -375,8 +382,20 @@ def register(op: Op) -> None:
     for device in ("CPU", "CUDA"):
         _library.impl(f"{op.name}_out", implementation_out, device)
     flop_counter.register(f"{op.name}_out", call_of)
-    _library.impl(f"{op.name}_out", derivative_rule(f"{op.name}_out"), "Autograd", with_keyset=True)
+    _library.impl(f"{op.name}_out", derivative_rule(f"{op.name}_out", names), "Autograd", with_keyset=True)
     torch.library.register_fake(f"convatlas::{op.name}_out", fake_out, lib=_library)
+
+
+def register_composite(schema: str, compute: Callable[..., Any]) -> None:
+    """Makes a function of several ops one, so that its gradient is computed of the whole; it chooses no backend itself."""
+    name, arguments = schema.split("(", 1)
+    names = [part.split()[-1].split("=")[0] for part in arguments.split(")", 1)[0].split(", ")]
+    _library.define(schema)
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, compute, device)
+    torch.library.register_fake(f"convatlas::{name}", compute, lib=_library)
+    _library.impl(name, derivative_rule(name, names), "Autograd", with_keyset=True)
+    torch.library.register_vmap(f"convatlas::{name}", vmap_rule(name), lib=_library)
 
 
 for _op in OPS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from convatlas.errors import ShapeError
@@ -13,8 +14,8 @@ from convatlas.specs.arguments import flag, integer, number
 @overridable
 def batch_norm(
     input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
@@ -25,20 +26,40 @@ def batch_norm(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """activation((input - running_mean) / sqrt(running_var + eps) * weight + bias) per channel: batch_norm at inference.
+    """activation((input - mean) / sqrt(var + eps) * weight + bias) per channel, as torch.nn.functional.batch_norm.
 
-    Arguments as torch.nn.functional.batch_norm; `momentum` has no effect, `training=True` raises ShapeError (it needs a backward,
-    which is not here yet). Raises ArgumentError, ShapeError, DtypeError, BackendError.
+    At inference mean and var are running_mean and running_var. With `training` they are the batch's own, the biased variance,
+    summed in float32 about the mean; running statistics that are given then become (1 - momentum) * running + momentum * batch's,
+    with the unbiased variance. Statistics, weight and bias may be float32 beside half-precision inputs.
+
+    `out` cannot be given together with training. Raises ArgumentError, ShapeError (also for a single value a channel while
+    training), DtypeError, BackendError.
     """
     op = "batch_norm"
+    training = flag(training, "training", op)
+    optional = (*OPTIONAL, "weight", *("running_mean", "running_var") * training)
     statistics = dict(running_mean=running_mean, running_var=running_var)
-    require_dense(op, (*OPTIONAL, "weight"), input=input, **statistics, weight=weight, bias=bias, out=out)
-    number(momentum, "momentum", op)
-    if flag(training, "training", op):
-        raise ShapeError(f"{op}: training=True, expected False: convatlas normalises with running statistics only")
+    require_dense(op, optional, input=input, **statistics, weight=weight, bias=bias, out=out)
+    momentum, eps = number(momentum, "momentum", op), number(eps, "eps", op)
     activation = activation_of(activation, op)
-    args = (input, running_mean, running_var, weight, bias, number(eps, "eps", op), activation)
-    return dispatch(op, args, backend, out)
+    if not training:
+        return dispatch(op, (input, running_mean, running_var, weight, bias, eps, activation), backend, out)
+    if out is not None:
+        raise ShapeError(f"{op}: out= together with training=True, expected one of them")
+    y, of_batch = dispatch("batch_norm_train", (input, weight, bias, eps, activation), backend, None)
+    count = input.numel() // max(input.shape[1], 1)
+    if count:  # an empty batch has no statistics, and changes none
+        with torch.no_grad():
+            of_batch = of_batch.detach()
+            _move(running_mean, of_batch[0], momentum)
+            _move(running_var, of_batch[1] * (count / (count - 1)), momentum)
+    return y
+
+
+def _move(running: Tensor | None, to: Tensor, momentum: float) -> None:
+    """A running statistic, moved towards the batch's."""
+    if running is not None:
+        running.mul_(1 - momentum).add_(to.to(running.dtype), alpha=momentum)
 
 
 @overridable

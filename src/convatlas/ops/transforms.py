@@ -1,28 +1,116 @@
-"""How torch's transforms treat an op: asking for a derivative raises, as there is none yet; torch.vmap runs example by example."""
+"""How torch's transforms treat an op: which derivatives it has and which it refuses, and torch.vmap's way, example by example."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
+from torch.autograd.function import _SingleLevelFunction
 
 from convatlas.errors import ConvAtlasError, ShapeError
+from convatlas.ops.backends import current_backend
+from convatlas.specs.activations import parsed, tells_nothing
+
+Gradients = dict[str, Tensor]
 
 
 class BackwardError(ConvAtlasError, NotImplementedError):
-    """A derivative of an op that has none yet."""
+    """A derivative that an op does not have."""
 
 
-class _NoBackward(torch.autograd.Function):
+@dataclass
+class Saved:
+    """What is known of a call in its backward pass.
+
+    Attributes:
+        op: its name in torch.ops.convatlas.
+        args: its arguments by name, those that are tensors left out.
+        shapes, dtypes: of each tensor among its arguments, a tensor list's under "0", "1", ...
+        wanted: the tensors whose gradients somebody wants.
+        backend: of the call, for the ops of its backward pass. On a GPU that pass runs in a thread of its own, where use_backend
+            does not hold.
+        tensors: those that its formula keeps, by name; an absent operand is None.
+    """
+
+    op: str
+    args: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, torch.dtype]
+    wanted: frozenset[str]
+    backend: str | None
+    tensors: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+class Formula(NamedTuple):
+    """How the gradients of an op come about; ops/gradients.py has one for each.
+
+    Attributes:
+        keep: names of the arguments and results that `backward` needs. They live until it ran.
+        backward: from the Saved and the gradient of the (first) result to the gradients of the tensors that want one.
+        forward: the name of the op to run instead while a gradient is wanted, which takes the same arguments; "" is the op itself.
+        results: names of what that op returns. All but the first are constants to autograd.
+        constants: arguments that get no gradient; asking for one is refused.
+    """
+
+    keep: Callable[[Saved], tuple[str, ...]]
+    backward: Callable[[Saved, Tensor], Gradients]
+    forward: str = ""
+    results: tuple[str, ...] = ("output",)
+    constants: tuple[str, ...] = ()
+
+
+FORMULAS: dict[str, Formula] = {}
+
+
+def _with_outer_derivatives(run: Callable[[], Any]) -> Any:
+    """run(), with those derivatives on that torch.func's outer transforms take: autograd.Function turns all of them off."""
+    if not torch._C._are_functorch_transforms_active():
+        return run()
+    with torch.enable_grad(), _set_fwd_grad_enabled(True):
+        return run()
+
+
+class _Differentiable(_SingleLevelFunction):
+    """An op with a formula, for one level of autograd or of torch.func.grad."""
+
+    @staticmethod
+    def forward(ctx: Any, saved: Saved, formula: Formula, run: Callable[[], Any], *tensors: Tensor) -> Any:
+        result = _with_outer_derivatives(run)
+        results = result if isinstance(result, tuple) else (result,)
+        known = {**dict(zip(saved.shapes, tensors)), **dict(zip(formula.results, results))}
+        ctx.saved, ctx.formula, ctx.names = saved, formula, formula.keep(saved)
+        ctx.save_for_backward(*(known.get(name) for name in ctx.names))
+        if formula.forward:
+            return results[0]
+        if len(results) > 1:
+            ctx.mark_non_differentiable(*results[1:])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *constants: Any) -> tuple[Tensor | None, ...]:
+        names = tuple(ctx.saved.shapes)
+        wanted = frozenset(name for name, needed in zip(names, ctx.needs_input_grad[3:]) if needed)
+        tensors = dict(zip(ctx.names, ctx.saved_tensors))
+        found = ctx.formula.backward(replace(ctx.saved, wanted=wanted, tensors=tensors), gradient)
+        return (None, None, None, *(found[name] if name in wanted else None for name in names))
+
+
+class _NoBackward(_SingleLevelFunction):
     """Links an op's result to its tensors, so that a backward through it is refused where it arrives."""
 
     @staticmethod
     def forward(ctx: Any, name: str, run: Callable[[], Any], *tensors: Tensor) -> Any:
         ctx.name = name
-        return run()
+        return _with_outer_derivatives(run)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> None:
@@ -30,6 +118,13 @@ class _NoBackward(torch.autograd.Function):
 
 
 def _no_backward(name: str) -> BackwardError:
+    if name.endswith(
+        ("_grad", "_sums", "_stats")
+    ):  # a part of a backward pass: what is asked for is a second derivative
+        return BackwardError(
+            f"convatlas.{name} has no derivative, so that nothing has a second one through it: expected a backward "
+            "through the first alone, or torch.nn.functional"
+        )
     return BackwardError(
         f"convatlas.{name} has no backward yet: run it under torch.no_grad(), or train with torch.nn.functional"
     )
@@ -53,14 +148,39 @@ def tensors_and_proxies(values: Any) -> Iterator[Any]:
             yield value
 
 
-def derivative_rule(name: str) -> Callable[..., Any]:
-    """The kernel of torch.ops.convatlas.<name> for the dispatch key Autograd.
+def _saved(op: str, args: dict[str, Any]) -> Saved:
+    """What a call's backward pass will know of it, but for the tensors."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in args.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif name == "tensors":
+            tensors.update((str(i), x) for i, x in enumerate(value))
+    others = {name: value for name, value in args.items() if name not in tensors and name != "tensors"}
+    backend = args["backend"]
+    if backend is None and not torch.compiler.is_compiling():  # a graph is traced once, and chooses each time it runs
+        backend = current_backend()
+    shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+    wanted = frozenset(name for name, x in tensors.items() if x.requires_grad)
+    return Saved(op, others, shapes, {name: x.dtype for name, x in tensors.items()}, wanted, backend)
 
-    It raises BackwardError: at the call for forward-mode derivatives (dual numbers, torch.func.jvp and jacfwd) and for torch.func's
-    reverse ones (grad, vjp, hessian), and for backward() when that reaches the op. It raises ShapeError where an `out` would lose a
-    gradient.
+
+def _activated(x: Tensor, activation: str, backend: str | None) -> Tensor:
+    name, slope = parsed(activation)
+    return getattr(torch.ops.convatlas, name)(x, *(slope,) * (name == "leaky_relu"), backend)
+
+
+def derivative_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
+    """The kernel of torch.ops.convatlas.<name> for the dispatch key Autograd; `arguments` are the names in its schema.
+
+    Where a gradient is wanted it links the result to the tensors by the op's formula (FORMULAS). An op with an activation whose
+    value does not tell its derivative (silu) then runs as two, so that the argument is there. It raises BackwardError for
+    forward-mode derivatives (dual numbers, torch.func.jvp and jacfwd) and, when backward() arrives, for an op without a formula;
+    ShapeError where an `out` would lose a gradient.
     """
-    public = name.removesuffix("_out").removesuffix("_with_indices").removesuffix("_with_bias")
+    public = name
+    for suffix in ("_out", "_with_indices", "_with_bias", "_train"):
+        public = public.removesuffix(suffix)
 
     def rule(keyset: Any, *values: Any, **keywords: Any) -> Any:
         tensors = list(tensors_in((*values, *keywords.values())))
@@ -70,9 +190,9 @@ def derivative_rule(name: str) -> Callable[..., Any]:
                 "or torch.nn.functional"
             )
 
-        def run() -> Any:
+        def run(op: str = name) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                overload = getattr(torch.ops.convatlas, name).default
+                overload = getattr(torch.ops.convatlas, op).default
                 return overload.redispatch(keyset & torch._C._after_autograd_keyset, *values, **keywords)
 
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
@@ -82,9 +202,20 @@ def derivative_rule(name: str) -> Callable[..., Any]:
                 f"{public}: out= does not support automatic differentiation, but an argument requires a gradient; "
                 "run it under torch.no_grad()"
             )
-        if torch._C._are_functorch_transforms_active():
-            raise _no_backward(public)
-        return _NoBackward.apply(public, run, *tensors)
+        with enable_single_level_autograd_function():
+            formula = FORMULAS.get(name)
+            if formula is None:
+                return _NoBackward.apply(public, run, *tensors)
+            args = {"backend": None, **dict(zip(arguments, values)), **keywords}
+            if tells_nothing(activation := args.get("activation")):
+                before = getattr(torch.ops.convatlas, name)(**{**args, "activation": None})
+                value, *rest = before if isinstance(before, tuple) else (before,)
+                value = _activated(value, activation, args["backend"])
+                return (value, *rest) if rest else value
+            saved = _saved(name, args)
+            if refused := saved.wanted.intersection(formula.constants):
+                raise BackwardError(f"convatlas.{public} has no backward for {', '.join(sorted(refused))} yet")
+            return _Differentiable.apply(saved, formula, partial(run, formula.forward or name), *tensors)
 
     return rule
 

@@ -10,6 +10,7 @@ from convatlas.specs.common import Epilogue, Spec, dtype_name, itemsize, tf_same
 from convatlas.specs.conv import Conv2dSpec
 from convatlas.specs.conv_grad import Conv2dInputGradSpec, Conv2dWeightGradSpec
 from convatlas.specs.conv_transpose import ConvTranspose2dSpec
+from convatlas.specs.grad import GradSpec
 from convatlas.specs.other import (
     ChannelScaleSpec,
     ConcatSpec,
@@ -33,6 +34,7 @@ __all__ = [
     "ConvTranspose2dSpec",
     "ElementwiseSpec",
     "Epilogue",
+    "GradSpec",
     "LinearSpec",
     "LocalResponseNormSpec",
     "NormSpec",

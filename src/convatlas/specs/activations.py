@@ -76,3 +76,14 @@ def own_activation(op: str, params: dict[str, Any] | None) -> str | None:
 def exact(activation: str | None) -> bool:
     """Whether it rounds nothing: what it returns is its argument, 0 or 6."""
     return activation in (None, "relu", "relu6")
+
+
+def tells_nothing(activation: str | None) -> bool:
+    """Whether an activation's value does not tell its derivative, which is then computed of its argument.
+
+    silu and hardswish take a value twice; hardsigmoid rounds values near its ends to them; a leaky_relu of negative slope folds.
+    """
+    if activation is None:
+        return False
+    name, slope = parsed(activation)
+    return name in ("hardsigmoid", "silu", "hardswish") or slope < 0

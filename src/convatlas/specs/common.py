@@ -92,10 +92,16 @@ class Spec:
     Attributes:
         optional: names of operands that a call may leave out.
         products: its work is products with weights: what tensor cores multiply, and what TF32 rounds the factors of.
+        wide: operands that may be float32 where the others are half precision, as batch norm's numbers are under autocast.
+        places: operands that are whole numbers, of any integer dtype.
+        sums: the result is float32 although the operands are half precision.
     """
 
     optional: ClassVar[tuple[str, ...]] = ()
     products: ClassVar[bool] = False
+    wide: ClassVar[tuple[str, ...]] = ()
+    places: ClassVar[tuple[str, ...]] = ()
+    sums: ClassVar[bool] = False
 
     @property
     def output_shape(self) -> tuple[int, ...]:

@@ -193,6 +193,7 @@ class NormSpec(Spec):
 
     shape: tuple[int, ...]
     optional: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    wide: ClassVar[tuple[str, ...]] = ("running_mean", "running_var", "weight", "bias")
 
     @classmethod
     def of(cls, input: tuple, eps: float = 1e-5, **parameters: tuple | None) -> NormSpec:

@@ -19,6 +19,7 @@ from convatlas.ops.observe import observe
 from convatlas.reference import error_bound
 from convatlas.reference.error_bound import Report
 from convatlas.reference.truth import truth
+from convatlas.specs import dtype_name
 from convatlas.study.layer import Layer
 from convatlas.verify.probes import rounds_once
 from convatlas.verify.single import Tensors, run
@@ -96,7 +97,7 @@ class Checker:
         expected = truth(call.op, call.spec, call.epilogue, arrays, call.params)
         exact = self.probing and rounds_once(call)
         how = precision(call, output.device)
-        report = error_bound.check(as_array(output), expected, dtype=call.dtype, exact=exact, **how)
+        report = error_bound.check(as_array(output), expected, dtype=dtype_name(output.dtype), exact=exact, **how)
         self.checks.append(LayerCheck(self.path(), call, report, perf_counter() - start))
         if self.seen is not None:
             self.seen(self.checks[-1])
