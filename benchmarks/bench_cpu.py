@@ -17,9 +17,9 @@ import torch
 from convatlas.bench.compile_times import COMPILERS, compile_races
 from convatlas.bench.cpu import CHOSEN, WAYS, bounds, convolutions, cpu_race, reference_race
 from convatlas.bench.harness import CLOCK
-from convatlas.bench.standings import Race
 from convatlas.errors import BackendError
 from convatlas.model.gpu import gpu
+from convatlas.results.standings import Race
 from convatlas.specs import Conv2dSpec
 
 ARCH = 90

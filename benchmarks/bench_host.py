@@ -14,7 +14,7 @@ import torch
 
 from convatlas.bench.harness import CLOCK
 from convatlas.bench.host import NETS, WAYS, forward_race, layers, op_races
-from convatlas.bench.standings import Race
+from convatlas.results.standings import Race
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 NAMES = [timed.name for timed in layers()]

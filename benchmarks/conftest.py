@@ -25,16 +25,16 @@ import pytest
 from convatlas.bench import tables
 from convatlas.bench.cases import PRECISIONS, Case, Choice, precision, within_reach
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import OURS, cudnn_fused
+from convatlas.bench.contestants import cudnn_fused
 from convatlas.bench.environment import cpu_name, environment
 from convatlas.bench.harness import feed
 from convatlas.bench.networks import NAMES
 from convatlas.bench.precompile import precompile
 from convatlas.bench.racing import Racer
-from convatlas.bench.standings import Race
 from convatlas.bench.timing import Protocol
 from convatlas.errors import ConvAtlasError, InputError
 from convatlas.results.kinds import KINDS
+from convatlas.results.standings import OURS, Race
 
 COMPILED = ("resnet50", "mobilenet_v2")  # nets that torch.compile is given with --compile: it takes minutes a net
 # What a rehearsal goes through unless told otherwise: every kind of layer, few of each.

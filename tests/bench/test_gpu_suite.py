@@ -367,7 +367,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 def test_a_gpu_machine_needs_no_pydantic() -> None:
     """`make gpu` installs nothing: what it runs, and the summary it prints, come without what only reading results needs."""
-    modules = "suite.__main__ suite.report suite.runner ceilings tuning precompile racing tables collect page profile"
+    modules = "suite.__main__ suite.report suite.runner ceilings tuning precompile racing tables collect profile"
     imports = ", ".join(f"convatlas.bench.{name}" for name in modules.split())
     blocked = "import sys; sys.modules['pydantic'] = sys.modules['pydantic_core'] = None"
     summary = "from pathlib import Path; convatlas.bench.suite.report.summary(Path(sys.argv[1]))"

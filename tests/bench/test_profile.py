@@ -16,12 +16,12 @@ from convatlas.bench import ncu, racing
 from convatlas.bench.ceilings import Ceilings
 from convatlas.bench.profile import Profile, Row, of_races, profile
 from convatlas.bench.racing import Racer
-from convatlas.bench.standings import Race
 from convatlas.bench.timing import Contestant, FakeTimer
 from convatlas.bench.trace_event import events
 from convatlas.cli import main
 from convatlas.cli import profile as command
 from convatlas.errors import BackendError
+from convatlas.results.standings import Race
 
 RATES = Ceilings(2e12, {"float16": 5e14, "bfloat16": 5e14, "tf32": 2.5e14, "float32": 5e13}, 2e-6)
 

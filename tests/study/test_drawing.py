@@ -12,9 +12,9 @@ pytest.importorskip("matplotlib")
 from matplotlib.colors import to_rgb
 from matplotlib.text import Annotation, Text
 
-from convatlas.bench.page import pictures as page_pictures
 from convatlas.study.lecture import pictures
 from convatlas.study.lecture.drawing import Drawing, new_figure, new_panels, point_out, save, svg
+from convatlas.study.performance import pictures as page_pictures
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -2,13 +2,11 @@
 
 cases, published          what is timed: layers of the networks, published layers, networks
 contestants, networks     who races on it: ours and PyTorch's (plain: a net on torch.nn.functional alone)
-accuracy, racing, timing  outputs are checked, then timed by one protocol
+racing, timing            outputs are checked (verify/on_device.py), then timed by one protocol
 precompile                compiling ahead of it, on all cores
 ceilings, environment, clocks   what this GPU reaches at its best, and what it is
 cpu, compile_times        what a machine without a GPU can measure
-stats                     from samples to verdicts
 profile, ncu, trace_event `convatlas profile`; tuning: configs against the model's choice
-collect                   from a run to a stored result (read by convatlas.results); comparison: `convatlas compare`
-standings                 races and their sums; tables prints them, page/ writes docs/performance.md
+tables                    what a run prints when it ends; collect: from a run to a stored result (convatlas.results)
 suite/                    `make gpu`
 """

@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", default="", help="of the code that was measured, if its files do not know it")
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository")
     given = parser.parse_args(arguments)
-    from convatlas.bench.page import update
+    from convatlas.study.performance import update
 
     try:
         if not (given.root / "benchmarks").is_dir():

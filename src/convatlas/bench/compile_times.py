@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from convatlas.bench.cpu import LAYERS, host_race
-from convatlas.bench.standings import Race
 from convatlas.codegen.cross_compile import compile_launch
 from convatlas.codegen.inventory import launches_of
 from convatlas.codegen.nvrtc import compile_launches
 from convatlas.errors import BackendError
+from convatlas.results.standings import Race
 
 MODE = "float16"
 COMPILERS: dict[str, tuple[str, Callable[[Any, int], object]]] = {

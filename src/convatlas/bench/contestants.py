@@ -20,19 +20,13 @@ from convatlas.bench.timing import Contestant, Run, Tensors, Timer, sets_for
 from convatlas.layout import taps_first
 from convatlas.ops import backend_cudnn
 from convatlas.ops.backends import use_backend
+from convatlas.results.standings import OURS
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import call, operands
 
-OURS = ("triton", "cuda")
-PEERS = ("cudnn", "cudnn_fused")
 AUTO = "auto"  # the backend that ops/automatic.py chooses
 FOLDED = "folded"  # an extra operand: a depthwise weight as nets.folding lays it out
-
-
-def is_ours(name: str) -> bool:
-    """Whether a contestant is convatlas's, whose mistakes fail a test; a peer's are noted."""
-    return name in OURS or name.startswith("ours")
 
 
 def with_folded(layer: Layer, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,19 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convatlas.bench.accuracy import Judge
 from convatlas.bench.cases import layers_of
 from convatlas.bench.contestants import contestants, with_folded
 from convatlas.bench.environment import cpu_name, versions
 from convatlas.bench.racing import check, timed
-from convatlas.bench.standings import Race
 from convatlas.bench.timing import Contestant, HostTimer, Protocol, Tensors, race
 from convatlas.model.ceilings import Ceilings
 from convatlas.model.gpu import GPU, gpu
 from convatlas.ops.backends import use_backend
 from convatlas.reference import conv2d
+from convatlas.results.standings import Race
 from convatlas.specs import Conv2dSpec
 from convatlas.study.tracing import Layer
+from convatlas.verify.on_device import Judge
 from convatlas.verify.single import call, operands
 
 GPUS = ("a100-80", "h100-sxm", "h200", "b200")

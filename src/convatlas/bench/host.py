@@ -25,7 +25,6 @@ from convatlas import nets
 from convatlas.bench.cases import Timed, counted, layers_of
 from convatlas.bench.contestants import FOLDED, with_folded
 from convatlas.bench.cpu import host_race
-from convatlas.bench.standings import Race
 from convatlas.kernels import backend
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.driver import MAP_BYTES
@@ -35,6 +34,7 @@ from convatlas.kernels.common.target import TARGETS
 from convatlas.ops import hot
 from convatlas.ops.automatic import preferred
 from convatlas.ops.backends import use_backend
+from convatlas.results.standings import Race
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import call, operands

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from convatlas import nets
-from convatlas.bench.accuracy import Accuracy, chained, exact_float32
 from convatlas.bench.cases import layers_of
 from convatlas.bench.contestants import AUTO, on
 from convatlas.bench.plain import for_peers, plain
@@ -29,6 +28,7 @@ from convatlas.nets.network import smallest_size
 from convatlas.plan.plan import Plan, compile
 from convatlas.specs import ConcatSpec, dtype_name
 from convatlas.study.tracing import Layer
+from convatlas.verify.on_device import Accuracy, chained, exact_float32
 
 # How each is launched; "ours_plan" and "compile" from Python, as their users do.
 FORMS = {

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import torch
 
 from convatlas.bench.cases import PRECISIONS, Case, distinct
-from convatlas.bench.contestants import OURS, contestants, with_folded
+from convatlas.bench.contestants import contestants, with_folded
 from convatlas.bench.timing import reason
 from convatlas.kernels.common.override import override
 from convatlas.kernels.common.precision import float32_products
+from convatlas.results.standings import OURS
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
 from convatlas.verify.single import operands

@@ -19,10 +19,10 @@ from convatlas import nets
 from convatlas.bench.cases import PRECISIONS, Case, layers_of, net_protocol
 from convatlas.bench.contestants import AUTO
 from convatlas.bench.racing import Racer
-from convatlas.bench.standings import Race
 from convatlas.bench.timing import Protocol
 from convatlas.errors import BackendError
 from convatlas.plan.plan import compile
+from convatlas.results.standings import Race
 from convatlas.study.tracing import Layer, plan_layers
 
 # The forms of a whole network, by the contestant that runs it so.

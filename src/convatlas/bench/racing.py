@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from convatlas.bench import clocks
-from convatlas.bench.accuracy import Accuracy, Judge
 from convatlas.bench.cases import PRECISIONS, Case, layers_of, shrink
 from convatlas.bench.ceilings import Ceilings
-from convatlas.bench.contestants import AUTO, OURS, contestants, data_sets, is_ours, tuned
+from convatlas.bench.contestants import AUTO, contestants, data_sets, tuned
 from convatlas.bench.environment import cpu_name, gpu_name, versions
 from convatlas.bench.networks import FORMS, NAMES, NetJudge, net_contestants, rehearsal_size, work
-from convatlas.bench.standings import Race
 from convatlas.bench.timing import Contestant, CudaTimer, FakeTimer, Protocol, Run, Timer, race, reason
 from convatlas.errors import BackendError, DtypeError
 from convatlas.kernels.common.precision import float32_products
 from convatlas.model.gpu import gpu
 from convatlas.ops.automatic import preferred
 from convatlas.results.kinds import sizes_of
+from convatlas.results.standings import OURS, Race, is_ours
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
+from convatlas.verify.on_device import Accuracy, Judge
 
 LAUNCH = 2e-6  # seconds; what a rehearsal takes for the least time of a launch
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from convatlas.bench.host import TARGET, over_nets
-from convatlas.bench.standings import Race, mean, verdicts
-from convatlas.bench.stats import VERDICTS
+from convatlas.results.standings import Race, mean, verdicts
+from convatlas.results.stats import VERDICTS
 
 MOST = 40  # rows of a race table; the store has them all
 WIDE = 100  # columns in a pipe, unless COLUMNS says otherwise

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from convatlas.bench.accuracy import Judge
 from convatlas.bench.cases import described, distinct, fused
 from convatlas.bench.contestants import by_backend, data_sets
 from convatlas.bench.environment import gpu_name
@@ -35,6 +34,7 @@ from convatlas.kernels.common.target import TARGETS, Target, of_device
 from convatlas.kernels.common.work import works
 from convatlas.study.explaining import configs
 from convatlas.study.tracing import Layer
+from convatlas.verify.on_device import Judge
 
 MODEL = "triton"  # the contestant that runs what the model chose, by the name of its backend
 FINALISTS = 4

@@ -13,7 +13,7 @@ from convatlas.cli import output
 from convatlas.cli.columns import Column, show
 
 if TYPE_CHECKING:
-    from convatlas.bench.comparison import Compared, Pair
+    from convatlas.results.comparison import Compared, Pair
     from convatlas.results.store import Entry, Results
 
 # What --fail-on takes: verdicts on B, and benchmarks that B lacks.
@@ -65,8 +65,8 @@ def command(
     if (b is None) == (not contestants):
         raise typer.BadParameter("give either two files, or one file and --contestants X,Y")
     fails, chosen = _words(fail_on, FAIL_ON, "--fail-on"), _words(only, ORDER, "--only")
-    from convatlas.bench.comparison import compare_contestants, compare_runs
     from convatlas.files import check_writable, write_json
+    from convatlas.results.comparison import compare_contestants, compare_runs
     from convatlas.results.store import load
 
     if json is not None and str(json) != "-":
@@ -104,8 +104,8 @@ def _words(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
 
 def _refuse_unprovable(compared: Compared, fails: tuple[str, ...]) -> None:
     """Refuses a --fail-on that could never be met."""
-    from convatlas.bench.comparison import CHANGES
     from convatlas.errors import InputError
+    from convatlas.results.comparison import CHANGES
 
     if not compared.provable and set(fails) & set(CHANGES):
         pair = compared.pairs[0]

@@ -9,13 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from convatlas.bench.contestants import PEERS
 from convatlas.bench.profile import of_races
-from convatlas.bench.standings import Race, by_kind, furthest_behind, mean, races_of, verdicts
-from convatlas.bench.stats import geometric_mean
 from convatlas.bench.suite.outputs import read_json
 from convatlas.bench.suite.runner import STATE
 from convatlas.bench.suite.stages import STAGES
+from convatlas.results.standings import PEERS, Race, by_kind, furthest_behind, mean, races_of, verdicts
+from convatlas.results.stats import geometric_mean
 from convatlas.results.store import entries_of
 
 MOST = 10_000  # characters

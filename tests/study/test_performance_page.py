@@ -13,16 +13,16 @@ import pytest
 from synthetic_results import entries, folder
 
 from convatlas.bench.collect import collect, main, store
-from convatlas.bench.page import reports, texts
-from convatlas.bench.page.data import FAMILIES, Report
-from convatlas.bench.page.document import NONE, block, headline, layers_csv, network_page, page
-from convatlas.bench.page.pictures import DRAWERS, draw, roofline
-from convatlas.bench.standings import Race
 from convatlas.errors import InputError
 from convatlas.ops.automatic import preferred
 from convatlas.results.kinds import sizes_of, spec_of
+from convatlas.results.standings import Race
 from convatlas.results.store import Entry, load
 from convatlas.specs import Conv2dSpec
+from convatlas.study.performance import reports, texts
+from convatlas.study.performance.data import FAMILIES, Report
+from convatlas.study.performance.document import NONE, block, headline, layers_csv, network_page, page
+from convatlas.study.performance.pictures import DRAWERS, draw, roofline
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"

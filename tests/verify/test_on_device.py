@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convatlas.bench.accuracy import Judge, exact_float32
 from convatlas.call import Call
 from convatlas.kernels.common.precision import float32_products
 from convatlas.ops import backend_cudnn
@@ -24,6 +23,7 @@ from convatlas.specs import (
     ResidualAddSpec,
 )
 from convatlas.study.tracing import Layer
+from convatlas.verify.on_device import Judge, exact_float32
 from convatlas.verify.single import operands
 
 CPU = torch.device("cpu")

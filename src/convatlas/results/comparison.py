@@ -2,7 +2,7 @@
 
 Each verdict stands for itself, at 99 %. Of hundreds some are false, so what a program acts on is a verdict that is also *proven*:
 its rank test survives Holm's correction over all pairs of the comparison (stats.holm), so that comparisons in which nothing
-changed raise an alarm at most once in 1 / FAMILY = 100. tests/bench/test_stats.py measures what that costs: with 15 samples of
+changed raise an alarm at most once in 1 / FAMILY = 100. tests/results/test_stats.py measures what that costs: with 15 samples of
 3 % noise a slowdown of 10 % in one of 200 benchmarks is proven in 87 % of comparisons, with 25 samples in all but 1 of 1000.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from math import exp, lgamma
 from typing import Any
 
-from convatlas.bench.stats import FAMILY, THRESHOLD, VERDICTS, Comparison, compare, geometric_mean, holm, rank_test
 from convatlas.errors import InputError
 from convatlas.results.kinds import KINDS
+from convatlas.results.stats import FAMILY, THRESHOLD, VERDICTS, Comparison, compare, geometric_mean, holm, rank_test
 from convatlas.results.store import Entry, Results
 
 CHANGES = ("slower", "faster")

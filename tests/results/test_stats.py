@@ -11,7 +11,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from convatlas.bench.stats import (
+from convatlas.errors import InputError
+from convatlas.results.stats import (
     DRAWS,
     FAMILY,
     LEAST_SAMPLES,
@@ -24,7 +25,6 @@ from convatlas.bench.stats import (
     rank_test,
     verdict,
 )
-from convatlas.errors import InputError
 
 SEEDS = 600
 SAMPLES = 15  # of a contestant in the layer suite
@@ -169,7 +169,7 @@ def test_the_rank_test_of_many_samples_joins_the_exact_one(monkeypatch):
     """Within 2 % where p is above 1 %; far out the normal one is the larger."""
     pairs = [(times(s, slowdown, n=40), times(s + 50, n=40)) for s in range(5) for slowdown in (0, 0.01, 0.1)]
     exact = [rank_test(a, b) for a, b in pairs]
-    monkeypatch.setattr("convatlas.bench.stats.EXACT", 0)
+    monkeypatch.setattr("convatlas.results.stats.EXACT", 0)
     for p, (a, b) in zip(exact, pairs):
         assert rank_test(a, b) == pytest.approx(p, rel=0.02) if p > 0.01 else rank_test(a, b) >= p
     assert min(exact) < 1e-6 and max(exact) > 0.1

@@ -9,16 +9,16 @@ import re
 import pytest
 from synthetic_results import entries, folder, suite, write
 
-from convatlas.bench import stats
 from convatlas.bench.collect import collect, store
-from convatlas.bench.comparison import compare_contestants, compare_runs
-from convatlas.bench.page.data import Report
-from convatlas.bench.page.document import page
 from convatlas.bench.suite.runner import states
 from convatlas.cli import main
 from convatlas.cli.compare import as_dict, differing, headline
 from convatlas.errors import InputError
+from convatlas.results import stats
+from convatlas.results.comparison import compare_contestants, compare_runs
 from convatlas.results.store import load
+from convatlas.study.performance.data import Report
+from convatlas.study.performance.document import page
 
 REMOVED = object()
 DEEP = json.loads("[" * 100 + "]" * 100)

@@ -8,7 +8,7 @@ An interval speaks of one process. Between processes clocks and memory placement
 them shows by how much; the threshold is what allows for it.
 
 Among hundreds of verdicts at 99 % some are false. Where a verdict has consequences (the exit code of `convatlas compare`), it
-must also survive Holm's correction of a rank test: `rank_test` and `holm`. tests/bench/test_stats.py measures all rates.
+must also survive Holm's correction of a rank test: `rank_test` and `holm`. tests/results/test_stats.py measures all rates.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convatlas.bench.page.data import Report
-from convatlas.bench.page.document import block, headline, layers_csv, network_page, page
 from convatlas.results.store import newest
+from convatlas.study.performance.data import Report
+from convatlas.study.performance.document import block, headline, layers_csv, network_page, page
 
 
 def reports(root: Path) -> list[Report]:
@@ -39,8 +39,8 @@ def update(root: Path) -> list[Path]:
 
     Raises InputError where the README has no markers, or a result cannot be read.
     """
-    from convatlas.bench.page.pictures import draw
     from convatlas.files import write_text
+    from convatlas.study.performance.pictures import draw
 
     found = reports(root)
     wanted, written = texts(root, found), []

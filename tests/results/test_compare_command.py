@@ -11,11 +11,11 @@ import pytest
 from synthetic_results import CEILINGS, VERSIONS, entries, folder, suite, write
 
 from convatlas.bench.collect import collect, store
-from convatlas.bench.comparison import compare_runs
-from convatlas.bench.contestants import OURS, PEERS
 from convatlas.bench.networks import NAMES
 from convatlas.cli import main
 from convatlas.cli.compare import WHO
+from convatlas.results.comparison import compare_runs
+from convatlas.results.standings import OURS, PEERS
 from convatlas.results.store import load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from convatlas.bench.page.data import FAMILIES, HEADLINE, Report
-from convatlas.bench.standings import Race
-from convatlas.bench.stats import geometric_mean
+from convatlas.results.standings import Race
+from convatlas.results.stats import geometric_mean
 from convatlas.study.lecture.drawing import (
     BLACK,
     BLUE,
@@ -31,6 +30,7 @@ from convatlas.study.lecture.drawing import (
     save,
     short_ticks,
 )  # fmt: skip
+from convatlas.study.performance.data import FAMILIES, HEADLINE, Report
 
 BATCH_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PURPLE, "D"))
 FAMILY_STYLES = dict(

@@ -1,6 +1,6 @@
 """The texts of the page: docs/performance.md, a page a network, all layers as CSV, and the README's block.
 
-The words stand in the templates beside this file (Jinja); what they are given is computed in bench/standings.py.
+The words stand in the templates beside this file (Jinja); what they are given is computed in results/standings.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from convatlas.bench import standings
-from convatlas.bench.contestants import OURS, PEERS
-from convatlas.bench.page.data import HEADLINE, Report
-from convatlas.bench.standings import Race, by_kind, furthest_behind, settings
-from convatlas.bench.stats import CONFIDENCE, THRESHOLD
 from convatlas.files import marked
+from convatlas.results import standings
+from convatlas.results.standings import OURS, PEERS, Race, by_kind, furthest_behind, settings
+from convatlas.results.stats import CONFIDENCE, THRESHOLD
 from convatlas.study.numbers import short
+from convatlas.study.performance.data import HEADLINE, Report
 
 NONE = "No GPU result exists yet: nothing here is called fast."
 WORST = 10
@@ -114,7 +113,7 @@ def forms(races: Sequence[Race]) -> list[str]:
 @cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("convatlas.bench.page", "."), undefined=StrictUndefined, autoescape=False,
+        loader=PackageLoader("convatlas.study.performance", "."), undefined=StrictUndefined, autoescape=False,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     filters = (

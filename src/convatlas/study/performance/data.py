@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from convatlas.bench.standings import Race, races_of
 from convatlas.results.kinds import KINDS
+from convatlas.results.standings import Race, races_of
 from convatlas.results.store import Results
 
 FAMILIES = KINDS[:-1]
