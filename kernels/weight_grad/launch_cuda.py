@@ -35,7 +35,7 @@ def conv2d_weight_grad(p: Problem) -> list[CudaLaunch]:
     columns = taps * blocks if by_columns else cdiv(taps * C, BN)
     tiles_c, steps = columns + (bias is not None), cdiv(spec.reduction, BK)
     tiles = cdiv(K, BM) * tiles_c
-    split = parts(spec, tiles * packs, steps, p.target)
+    split = parts(tiles * packs, steps, p.target)
     if packs > GRID_LIMIT:
         raise ShapeError(
             f'{p.op}: {packs} packs of groups on backend "cuda", expected at most {GRID_LIMIT}; "triton" takes more'

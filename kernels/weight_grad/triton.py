@@ -16,6 +16,38 @@ from convatlas.kernels.common.device import cast, operand, row_of, unravel, wide
 
 
 @triton.jit
+def place_of(columns, tiles_k, tile, BIAS: tl.constexpr):
+    """A program's tile of columns, its tile of filters, its part of the reduction, and its pack.
+
+    The tiles of one part are neighbours: programs that run together read the same pixels.
+    """
+    pid = tl.program_id(0)
+    tile_c = pid % (columns + BIAS)
+    rest = pid // (columns + BIAS)
+    return tile_c, rest % tiles_k, rest // tiles_k % tile.SPLIT, rest // tiles_k // tile.SPLIT
+
+
+@triton.jit
+def store_weights(y, partial, FILTERS, CHANNELS, split, k, c, r, s, mask, acc, window, tile, mode):
+    """One tile of dw; of a split its sums, in row (split, k, r, s) and column c of the float32 workspace."""
+    if tile.SPLIT > 1:
+        row = ((split * FILTERS + k) * (window.R * window.S)).to(tl.int64)
+        tl.store(partial + (row[:, None] + r * window.S + s) * CHANNELS + c[None, :], acc, mask=mask)
+    else:
+        place = wide(k, mode.WIDE)[:, None] * y.n + (c * y.c + r * y.h + s * y.w)[None, :]
+        tl.store(y.ptr + place, cast(acc, y.ptr.dtype.element_ty, mode.INTERPRET), mask=mask)
+
+
+@triton.jit
+def store_bias(bias, partial, FILTERS, split, k, k_mask, total, tile, mode):
+    """The sums of dy for one tile of filters."""
+    if tile.SPLIT > 1:
+        tl.store(partial + split * FILTERS + k, total, mask=k_mask)
+    else:
+        tl.store(bias + k, cast(total, bias.dtype.element_ty, mode.INTERPRET), mask=k_mask)
+
+
+@triton.jit
 def _gradients(dy, n, p, q, m_mask, k, k_mask):
     """The BK x BM gradients of these pixels and filters."""
     place = dy.ptr + row_of(dy, n, p, q)[:, None] + k[None, :]
@@ -31,10 +63,7 @@ def _bias(dy, bias, partial, M, P, Q, FILTERS, split, k, k_mask, steps, tile, mo
         m = first + step * tile.BK + tl.arange(0, tile.BK)
         n, p, q = unravel(m, P, Q, mode.WIDE)
         total += tl.sum(widen(_gradients(dy, n, p, q, m < M, k, k_mask), mode.INTERPRET), axis=0)
-    if tile.SPLIT > 1:
-        tl.store(partial + split * FILTERS + k, total, mask=k_mask)
-    else:
-        tl.store(bias + k, cast(total, bias.dtype.element_ty, mode.INTERPRET), mask=k_mask)
+    store_bias(bias, partial, FILTERS, split, k, k_mask, total, tile, mode)
 
 
 @triton.jit
@@ -83,13 +112,8 @@ def _weights(
     if GROUP_C > 0:  # a pack of several groups
         mask = mask & ((k % (GROUP_K * (C // GROUP_C)) // GROUP_K)[:, None] == (c // GROUP_C)[None, :])
         c = c % GROUP_C
-    if tile.SPLIT > 1:  # row (split, k, r, s) and column c of the workspace
-        channels = GROUP_C if GROUP_C > 0 else C
-        row = ((split * FILTERS + k) * (window.R * window.S)).to(tl.int64)
-        tl.store(partial + (row[:, None] + tap) * channels + c[None, :], acc, mask=mask)
-    else:
-        place = wide(k, mode.WIDE)[:, None] * y.n + (c * y.c + r * y.h + s * y.w)[None, :]
-        tl.store(y.ptr + place, cast(acc, y.ptr.dtype.element_ty, mode.INTERPRET), mask=mask)
+    channels = GROUP_C if GROUP_C > 0 else C
+    store_weights(y, partial, FILTERS, channels, split, k, c, r, s, mask, acc, window, tile, mode)
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q", "steps"])
@@ -99,18 +123,10 @@ def weight_grad_kernel(
     STEPS: tl.constexpr,
 ):  # fmt: skip
     # C and K count the channels and filters of one pack, GROUP_C and GROUP_K those of one group where a pack has several.
-    tiles_k = tl.cdiv(K, tile.BM)
     columns = tl.cdiv(C, tile.BN) * window.R * window.S if TAP else tl.cdiv(C * window.R * window.S, tile.BN)
-    tiles_c = columns + BIAS
-    # The tiles of one split are neighbours: programs that run together read the same pixels.
-    pid = tl.program_id(0)
-    tile_c = pid % tiles_c
-    rest = pid // tiles_c
-    k = rest % tiles_k * tile.BM + tl.arange(0, tile.BM)
+    tile_c, tile_k, split, pack = place_of(columns, tl.cdiv(K, tile.BM), tile, BIAS)
+    k = tile_k * tile.BM + tl.arange(0, tile.BM)
     k_mask = k < K
-    rest = rest // tiles_k
-    split = rest % tile.SPLIT
-    pack = rest // tile.SPLIT
     k = pack * K + k
     if BIAS:
         if tile_c == columns:

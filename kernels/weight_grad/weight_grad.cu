@@ -288,7 +288,7 @@ template <typename T> __global__ void __launch_bounds__(256) weight_reduce(const
     const i64 size = weight ? weights : p.filters;
     const float *from = p.partial + (weight ? i : p.split * weights + i - weights);
     float sum = 0.0f;
-#pragma unroll 4
+#pragma unroll 16
     for (i64 split = 0; split < p.split; ++split) sum += from[split * size];
     if (!weight) {
         static_cast<T *>(p.bias)[i - weights] = from_float<T>(sum);

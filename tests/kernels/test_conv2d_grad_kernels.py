@@ -16,6 +16,7 @@ from convatlas.call import Call
 from convatlas.codegen.inventory import launches_of
 from convatlas.kernels import backend as kernels
 from convatlas.kernels.common.target import TARGETS
+from convatlas.kernels.weight_grad import launch_triton_tma as tma
 from convatlas.ops.backend_numpy import as_array
 from convatlas.reference.error_bound import check
 from convatlas.reference.truth import truth
@@ -23,11 +24,17 @@ from convatlas.specs import Conv2dSpec, Conv2dWeightGradSpec
 
 BACKENDS = ["triton", "cuda"]
 FORMS = [("float32", "nhwc"), ("float16", "nchw"), ("bfloat16", "nhwc"), ("float16", "nhwc"), ("float32", "nchw")]
+# Sixteen images and 64 channels: what Triton's TMA kernel takes where it can run.
+COPIED = [
+    conv("tma-3x3", (17, 64, 6, 5), (72, 64, 3, 3), stride=(2, 1), padding=((1, 0), (2, 1)), dilation=(1, 2)),
+    conv("tma-pointwise", (2, 72, 5, 9), (64, 72, 1, 1)),
+    conv("tma-1x1-strided", (16, 64, 5, 4), (64, 64, 1, 1), stride=2),
+]
 # Every case in one dtype and format, by turns over the list: the arithmetic of all is the same.
 CELLS = [(case, *FORMS[i % len(FORMS)]) for i, case in enumerate(CONVOLUTIONS)]
 # Reductions long enough for a GPU's launches to split them, and channels that fill its tiles.
 SPLIT = [
-    conv("dense-split", (8, 64, 14, 14), (32, 64, 3, 3), padding=1),
+    conv("dense-split", (4, 32, 14, 14), (24, 32, 3, 3), padding=1),
     conv("pointwise-split", (8, 32, 12, 12), (72, 32, 1, 1)),
     conv("stem-split", (4, 3, 64, 40), (32, 3, 3, 3), stride=2, padding=1),
     conv("grouped-split", (4, 64, 16, 16), (64, 4, 3, 3), padding=1, groups=16),
@@ -38,6 +45,12 @@ SPLIT = [
 def spec_of(case: Case) -> Conv2dSpec:
     geometry = {k: v for k, v in case.arguments.items() if k in ("stride", "padding", "dilation", "groups")}
     return Conv2dSpec.of(case.input, case.weight, **geometry)
+
+
+def weight_call(case: Case) -> Call:
+    f = spec_of(case)
+    spec = Conv2dWeightGradSpec.of(f.output_shape, f.input_shape, f.weight_shape, **f.arguments)
+    return Call("conv2d_weight_grad", spec, params={"bias_grad": True})
 
 
 def operands(case: Case, dtype: str, device: str, form: str, data: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,8 +99,23 @@ def test_within_the_error_bound(case: Case, dtype: str, form: str, backend: str,
     hold_bias(case, dtype, device, form, "normal", found[0][1])
 
 
+@pytest.mark.interpreter
+@pytest.mark.parametrize("arch", [0, 90])
+@pytest.mark.parametrize("case", COPIED, ids=str)
+def test_by_the_copy_engine(case: Case, arch: int, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
+    """Boxes of images, also behind the last and outside of the image; with the interpreter's tiles and with a GPU's."""
+    monkeypatch.setattr(tma, "FLOPS", 0)
+    target = replace(TARGETS["sm_90" if arch else "interpreter"], interpreted=True)
+    monkeypatch.setattr(kernels, "current", lambda x, backend: target)
+    arguments = case, "float16", "cpu", "nhwc", "integers"
+    found: list[tuple[Tensor, Tensor]] = []
+    hold(lambda: found.append(weight_grad(*arguments, "triton", bias_grad=True)), exact=True)
+    hold_bias(*arguments, found[0][1], exact=True)
+    assert launches_of(weight_call(case), "float16", target)[0].kernel.__name__ == "weight_grad_tma_kernel"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CONVOLUTIONS[::3], ids=str)
+@pytest.mark.parametrize("case", [*CONVOLUTIONS[::3], *COPIED[:1]], ids=str)
 def test_exact_on_small_integers(case: Case, backend: str, device: str, poisoned: None) -> None:
     hold(lambda: input_grad(case, "float16", device, "nhwc", "integers", backend), exact=True)
     hold(lambda: weight_grad(case, "float16", device, "nhwc", "integers", backend), exact=True)
@@ -108,10 +136,7 @@ def test_a_gpus_launches_split_and_add_exactly(
     arguments = case, "float16", "cpu", "nhwc", "integers"
     hold(lambda: found.append(weight_grad(*arguments, backend, bias_grad=True)), exact=True)
     hold_bias(*arguments, found[0][1], exact=True)
-    f = spec_of(case)
-    spec = Conv2dWeightGradSpec.of(f.output_shape, f.input_shape, f.weight_shape, **f.arguments)
-    call = Call("conv2d_weight_grad", spec, params={"bias_grad": True})
-    assert len(launches_of(call, "float16", TARGETS[target], backend)) > 1, "nothing was split"
+    assert len(launches_of(weight_call(case), "float16", TARGETS[target], backend)) > 1, "nothing was split"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
