@@ -62,7 +62,7 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def run(list_of: list[Stage], minutes: float = 1.0, named: tuple[str, ...] = ()) -> dict:
         monkeypatch.setattr(runner, "STAGES", tuple(list_of))
         monkeypatch.setattr(process, "GRACE", 1.0)
-        settings = Settings(tmp_path / "out", tmp_path, tmp_path, True, 1)
+        settings = Settings(tmp_path / "out", tmp_path, True, 1)
         runner.Runner(settings, minutes, named, silent).run()
         return json.loads((tmp_path / "out/state.json").read_text())["stages"]
 
@@ -368,7 +368,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 def test_a_gpu_machine_needs_no_pydantic() -> None:
     """`make gpu` installs nothing: what it runs, and the summary it prints, come without what only reading results needs."""
     modules = "suite.__main__ suite.report suite.runner ceilings tuning precompile racing tables collect profile"
-    imports = ", ".join(f"convatlas.bench.{name}" for name in modules.split())
+    imports = ", ".join([*(f"convatlas.bench.{name}" for name in modules.split()), "convatlas.study.performance"])
     blocked = "import sys; sys.modules['pydantic'] = sys.modules['pydantic_core'] = None"
     summary = "from pathlib import Path; convatlas.bench.suite.report.summary(Path(sys.argv[1]))"
     found = subprocess.run([*python(f"{blocked}; import {imports}; {summary}"), "."], capture_output=True, text=True)
@@ -431,7 +431,7 @@ def test_plans_race_first_and_the_summary_says_against_what(tmp_path: Path) -> N
     """Right after the tests, at every batch size; then torch.compile beside them."""
     names = [stage.name for stage in stages.STAGES]
     assert names.index("networks") == names.index("tests") + 1
-    settings = Settings(tmp_path, tmp_path, tmp_path, False, 1)
+    settings = Settings(tmp_path, tmp_path, False, 1)
     steps = stages._networks(settings)
     first, second = (step.command(tmp_path / "out", 100.0) for step in steps[:2])
     assert "resnet50,mobilenet_v2" in first and "32,1,128" in first and "--compile" not in first

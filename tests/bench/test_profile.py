@@ -136,6 +136,8 @@ def test_in_a_pipe_every_column_is_there_and_a_rehearsal_is_called_one(
     assert document["timer"] == "rehearsal" and document["layers"][0]["paths"] and document["ncu"] is None
     assert {"layers_sum", "peer_sum", "bound_sum", "launch_gaps", "clocks", "versions"} <= set(document)
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert main(["compare", str(tmp_path / "p.json"), "--contestants", "cudnn,triton"]) == 0
+    assert "kind of layer" in capsys.readouterr().out  # a profile is a file of results as well
 
 
 def test_eighty_columns_hold_the_numbers(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

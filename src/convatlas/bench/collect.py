@@ -84,8 +84,8 @@ def collect(folder: Path, commit: str = "") -> dict[str, Any]:
 
 
 def _slim(entry: Entry) -> dict[str, Any]:
-    extra = {name: rounded(value, DIGITS) for name, value in entry.extra.items() if name not in LEFT_OUT}
-    return {"group": entry.case, "stats": {"data": rounded(list(entry.seconds), DIGITS)}, "extra_info": extra}
+    extra = {name: value for name, value in entry.extra.items() if name not in LEFT_OUT}
+    return rounded({**entry.as_dict(), "extra_info": extra}, DIGITS)
 
 
 def _date(state: dict[str, Any], suites: list[Results]) -> str:

@@ -136,12 +136,14 @@ class Profile:
         return found["eager"] - found["graph"] if {"eager", "graph"} <= found.keys() else None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: what was timed, the layers, the forms and the sums."""
+        """For JSON: what was timed, layers, forms, sums, and all entries, which make a profile a file of results too."""
+        races = [*(row.race for row in self.layers), *([self.whole] if self.whole else [])]
+        entries = {entry.key: entry.as_dict() for race in races for entry in race.entries.values()}
         return {
             "net": self.net, "batch": self.batch, "dtype": self.dtype, "backend": self.backend, "size": self.size,
             "timer": self.timer, "layers": [row.as_dict() for row in self.layers], "network": self.network,
             "absent": self.absent, "layers_sum": self.layers_sum, "peer_sum": self.peer_sum, "bound_sum": self.bound_sum,
-            "launch_gaps": self.launch_gaps,
+            "launch_gaps": self.launch_gaps, "benchmarks": list(entries.values()),
         }  # fmt: skip
 
 

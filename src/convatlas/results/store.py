@@ -50,6 +50,10 @@ class Entry:
     extra: dict[str, Any]
     device: str
 
+    def as_dict(self) -> dict[str, Any]:
+        """Its one form in JSON, pytest-benchmark's."""
+        return {"group": self.case, "stats": {"data": list(self.seconds)}, "extra_info": self.extra}
+
     @property
     def key(self) -> tuple[str, str, str]:
         return self.suite, self.case, self.contestant

@@ -41,7 +41,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8.0, help="of all stages together")
     parser.add_argument("--stage", default="", help=f"only these, and again if done: {','.join(NAMES)}")
     parser.add_argument("--rehearse", action="store_true", help="every stage on a CPU, with an invented clock")
-    parser.add_argument("--benchmarks", type=Path, help="the folder of bench_*.py (the repository's)")
     return parser.parse_args(arguments)
 
 
@@ -65,9 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         from convatlas.files import write_text
 
         out = given.out.resolve()
-        folder = (given.benchmarks or root() / "benchmarks").resolve()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        settings = Settings(out, root(), folder, given.rehearse, max(1, cores - 2))
+        settings = Settings(out, root(), given.rehearse, max(1, cores - 2))
         runner = Runner(settings, given.minutes, named, say)
         interrupted = False
         try:

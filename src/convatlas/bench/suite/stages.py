@@ -45,14 +45,12 @@ class Settings:
     Attributes:
         out: the output folder.
         root: of the repository; commands run there.
-        benchmarks: the folder of bench_*.py.
         rehearsal: a CPU and an invented clock.
         workers: processes that may work at once.
     """
 
     out: Path
     root: Path
-    benchmarks: Path
     rehearsal: bool
     workers: int
 
@@ -175,7 +173,7 @@ def benchmark(
     """
 
     def command(output: Path, seconds: float) -> list[str]:
-        file, ceilings = settings.benchmarks / f"bench_{suite}.py", settings.out / "ceilings.json"
+        file, ceilings = settings.root / "benchmarks" / f"bench_{suite}.py", settings.out / "ceilings.json"
         reports = [f"--benchmark-json={output}", f"--junitxml={outputs.junit_of(output)}"]
         limit = ["--seconds", f"{max(seconds - START, 1):.0f}", *settings.rehearse]
         known = ["--ceilings", str(ceilings)] if ceilings.exists() else []
