@@ -72,6 +72,10 @@ def test_stored_races_are_profiles_too(squeezenet: Profile) -> None:
     assert found.net == "squeezenet1_1" and found.network == squeezenet.network
     assert found.layers_sum == pytest.approx(squeezenet.layers_sum) and len(found.layers) == len(squeezenet.layers)
     assert of_races(races, [], "float16", 32) == []
+    shared = {**races[0].any.extra, "op": "residual_add"}
+    fused = Race.of("layers", "residual_add", {"triton": [1e-6]}, "H100", shared)
+    published = Race.of("published", "conv2d", {"triton": [1e-6]}, "H100", {**races[0].any.extra, "suite": "published"})
+    assert of_races([fused, published], [], "float16", 1) == []
 
 
 def test_top_offenders_come_first(squeezenet: Profile) -> None:

@@ -192,10 +192,14 @@ def _planned(net: str, batch: int, dtype: str, size: int, racer: Racer) -> list[
 
 
 def of_races(layers: Iterable[Race], networks: Iterable[Race], dtype: str, batch: int) -> list[Profile]:
-    """A profile of each net whose layers were raced in one precision at one batch size, each layer under its name in tables."""
+    """A profile of each net whose layers were raced in one precision at one batch size, each layer under its name in tables.
+
+    Of published layers there is none, and no network runs the residual additions that are raced: they are fused.
+    """
     rows: dict[str, list[Row]] = {}
     for race in layers:
-        if race.setting == (dtype, batch) and race.best:
+        own = race.any.suite in ("layers", "profile") and race.get("op") != "residual_add"
+        if own and race.setting == (dtype, batch) and race.best:
             for net, times in (race.get("places") or {}).items():
                 rows.setdefault(net, []).append(Row([race.layer] * times, race))
     wholes = {next(iter(r.get("places"))): r for r in networks if r.get("places") and r.setting == (dtype, batch)}
