@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convatlas.call import Call
 from convatlas.errors import BackendError
+from convatlas.kernels.common.cuda.launch import vectors
 from convatlas.kernels.common.launch import require_countable
 from convatlas.kernels.common.prepared import requested
 from convatlas.kernels.common.problem import Problem
@@ -67,6 +68,9 @@ ROOMS = {
     # Several ops as one, by the pattern (specs.BlockSpec).
     "inverted_residual": Room("inverted_residual"),
     "depthwise_separable": Room("inverted_residual"),
+    "bottleneck": Room("bottleneck"),
+    "basic_block": Room("bottleneck"),
+    "block": Room("", lambda out: out if vectors(out) else None),  # what all of them see an output as
 }
 
 # Operands that kernels read as vectors of adjacent elements.
@@ -78,7 +82,7 @@ def room(pattern: str, name: str) -> Callable[..., Any]:
     return getattr(import_module(f"convatlas.kernels.{ROOMS[pattern].folder}.launch_cuda"), name)
 
 
-def _name(call: Call) -> str:
+def room_of(call: Call) -> str:
     """The op's name in ROOMS: of a block, its pattern."""
     return call.spec.pattern if call.op == "block" else call.op
 
@@ -100,7 +104,7 @@ def launcher(backend: str, op: str) -> Callable[[Problem], list[Any]]:
 def viewable(op: str, out: Tensor) -> bool:
     """Whether the op's launcher can see `out` as it needs to; where it cannot, the result is computed elsewhere and copied."""
     try:
-        return not out.numel() or op == "block" or ROOMS[op].view(out) is not None
+        return not out.numel() or ROOMS[op].view(out) is not None
     except RuntimeError:
         return False
 
@@ -116,7 +120,7 @@ def launches(call: Call, tensors: dict[str, Tensor], out: Tensor, target: Target
         name: x.contiguous() if name.rpartition(".")[2] in VECTORS and x.dim() == 1 else x
         for name, x in tensors.items()
     }
-    return launcher(call.backend, _name(call))(Problem.of(call, operands, out, target))
+    return launcher(call.backend, room_of(call))(Problem.of(call, operands, out, target))
 
 
 def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -127,7 +131,10 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     require_countable(call)
     first = next(iter(tensors.values()))
     result = allocate_result(call.spec, first) if out is None else out
-    y = result if viewable(call.op, result) else torch.empty(result.shape, dtype=result.dtype, device=result.device)
+    y = result
+    if not viewable(call.op, result):
+        order = torch.channels_last if call.op == "block" else torch.contiguous_format
+        y = torch.empty(result.shape, dtype=result.dtype, device=result.device, memory_format=order)
     extra = allocate_extra(call, first)
     target = current(first, call.backend)
 

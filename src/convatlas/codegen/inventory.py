@@ -22,8 +22,9 @@ from torch import Tensor
 
 from convatlas import nets
 from convatlas.call import Call
+from convatlas.codegen.block_calls import block_calls
 from convatlas.codegen.cross_compile import compile_launch, key
-from convatlas.kernels.backend import launcher
+from convatlas.kernels.backend import launcher, room_of
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.precision import float32_products
@@ -149,7 +150,7 @@ def launches_of(
         tensors, out = {name: x.contiguous() for name, x in tensors.items()}, out.contiguous()
     tensors |= allocate_extra(call, out)
     with float32_products("tf32" if tf32 else "ieee"):
-        return launcher(backend, call.op)(Problem.of(call, tensors, out, target))
+        return launcher(backend, room_of(call))(Problem.of(call, tensors, out, target))
 
 
 # The constants that make a config; the others (window, padding, activation) fill it in.
@@ -217,7 +218,8 @@ def inventory(
     extra = [(call, contiguous) for call in extra_calls() for contiguous in (False, True)[: 1 + (backend == "cuda")]]
     cases = [(call, False) for call in network_calls(nets.names() if names is None else names, batches)] + extra
     for arch, mode in ((arch, mode) for arch, modes in targets.items() for mode in modes):
-        for call, contiguous in cases:
+        blocks = [(call, False) for call in block_calls(str(MODES[mode][0]).removeprefix("torch."))]
+        for call, contiguous in [*cases, *(blocks if backend == "cuda" else [])]:
             for place, launch in enumerate(launches_of(call, mode, arch, backend, contiguous)):
                 name, size = (arch, *identity(launch, mode, every_code)), _window(launch)
                 if name not in found or size > found[name][0]:

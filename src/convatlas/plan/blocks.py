@@ -63,12 +63,42 @@ def _depthwise_separable(last: Step, maker: Maker, residual: bool = False) -> Me
     return {"depthwise": depthwise, "project": last}
 
 
+def _bottleneck(last: Step, maker: Maker) -> Members | None:
+    """1x1 -> 3x3 -> 1x1 plus the input, or plus a 1x1 of it (He et al. 2016, figure 5 right; option B of section 3.3)."""
+    window = maker(last.operands["input"]) if _is(last, "pointwise") else None
+    reduce = maker(window.operands["input"]) if _is(window, "dense") else None
+    shortcut = last.operands.get("residual")
+    if (
+        not _is(reduce, "pointwise")
+        or shortcut is None
+        or window.call.epilogue.residual
+        or reduce.call.epilogue.residual
+    ):
+        return None
+    if shortcut == reduce.operands["input"]:
+        return {"reduce": reduce, "window": window, "expand": last}
+    down = maker(shortcut)
+    if not _is(down, "pointwise") or down.call.epilogue.residual:
+        return None
+    return {"reduce": reduce, "window": window, "downsample": down, "expand": last}
+
+
+def _basic_block(last: Step, maker: Maker) -> Members | None:
+    """3x3 -> 3x3 plus the input (He et al. 2016, figure 5 left)."""
+    first = maker(last.operands["input"]) if _is(last, "dense") else None
+    if not _is(first, "dense") or first.call.epilogue.residual:
+        return None
+    return {"first": first, "second": last} if last.operands.get("residual") == first.operands["input"] else None
+
+
 # In the order in which they are looked for: a larger block before one that is a part of it.
 PATTERNS = {
     pattern.name: pattern
     for pattern in (
         Pattern("inverted_residual", _inverted_residual),
         Pattern("depthwise_separable", _depthwise_separable),
+        Pattern("bottleneck", _bottleneck),
+        Pattern("basic_block", _basic_block),
     )
 }
 MODES = ("auto", "predicted", "all", "none")
