@@ -262,7 +262,7 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int STAGES, bool FILTERS
 };
 
 template <typename T, bool TENSOR_CORE, int BM, int BN, int STAGES, bool FILTERS, bool COLUMNS>
-__global__ void __launch_bounds__(THREADS, BM * BN > 64 * 64 ? 2 : FILTERS && COLUMNS ? 3 : 1) weight_grad(const WeightGradParams p) {
+__global__ void __launch_bounds__(THREADS, BM * BN > 64 * 64 || sizeof(T) == 4 ? 2 : 3) weight_grad(const WeightGradParams p) {
     using G = WeightGrad<T, TENSOR_CORE, BM, BN, STAGES, FILTERS, COLUMNS>;
     const int tile_k = quotient(blockIdx.x, p.by_columns), tile_c = int(blockIdx.x) - tile_k * int(p.columns + (p.bias != nullptr));
     const int split = int(blockIdx.y), pack = int(blockIdx.z);

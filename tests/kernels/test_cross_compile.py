@@ -30,8 +30,8 @@ from convatlas.kernels.common.target import TARGETS
 CELLS = [(arch, mode, batch) for arch in (80, 90, 100) for mode in inv.MODES for batch in inv.BATCHES]
 RUNS = {(90, "float16", 32): ["--nets", "resnet18,mobilenet_v2,resnext50_32x4d"]}
 RUNS |= {cell: [] for cell in share(CELLS)}
-COPIED = ("conv2d_tma_kernel", "conv2d_rows_kernel")  # by the tensor memory accelerator
-DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel", *COPIED)
+COPIED = ("conv2d_tma_kernel", "conv2d_rows_kernel", "weight_grad_tma_kernel")  # by the tensor memory accelerator
+DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel", "weight_grad_kernel", *COPIED)
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
 

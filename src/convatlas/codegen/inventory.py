@@ -35,7 +35,9 @@ from convatlas.specs import (
     AdaptivePool2dSpec,
     ChannelScaleSpec,
     ConcatSpec,
+    Conv2dInputGradSpec,
     Conv2dSpec,
+    Conv2dWeightGradSpec,
     ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
@@ -74,6 +76,7 @@ def extra_calls() -> list[Call]:
         Call("conv_transpose2d", ConvTranspose2dSpec.of(x, (64, 32, 4, 4), 2, 1), Epilogue(True, "relu")),
         Call("conv_transpose2d", ConvTranspose2dSpec.of(x, (64, 64, 3, 3), 2, 1, 1), Epilogue(True)),
         Call("conv_transpose2d", ConvTranspose2dSpec.of(x, (64, 2, 1, 1), 2, 0, 1, 32), Epilogue(True)),
+        *gradient_calls(),
         Call("max_pool2d", Pool2dSpec.of("max", x, 2), params={"return_indices": True}),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 2, 1)),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, count_include_pad=False)),
@@ -106,6 +109,27 @@ def extra_calls() -> list[Call]:
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 1, 1)),
         Call("max_pool2d", Pool2dSpec.of("max", x, 5, 1, 2)),
     ]
+
+
+def gradient_calls() -> Iterator[Call]:
+    """Gradients of convolutions of every kind: dense with and without vectors, 1x1, stem, of packed groups, depthwise."""
+    x = (32, 64, 56, 56)
+    for shapes in (
+        (x, (64, 64, 3, 3), 1, 1),
+        (x, (128, 64, 3, 3), 2, 1),
+        ((32, 256, 28, 28), (512, 256, 3, 3), 1, 1),
+        (x, (256, 64, 1, 1)),
+        ((4, 100, 28, 28), (72, 100, 3, 3), 1, 1),
+        (x, (128, 2, 3, 3), 1, 1, 1, 32),
+        (x, (64, 1, 3, 3), 1, 1, 1, 64),
+        (x, (64, 1, 5, 5), 2, 2, 1, 64),
+        ((32, 3, 112, 112), (64, 3, 7, 7), 2, 3),
+    ):
+        f = Conv2dSpec.of(*shapes)
+        by_input = Conv2dInputGradSpec.of(f.output_shape, f.weight_shape, f.input_shape, **f.arguments)
+        by_weight = Conv2dWeightGradSpec.of(f.output_shape, f.input_shape, f.weight_shape, **f.arguments)
+        yield Call("conv2d_input_grad", by_input)
+        yield Call("conv2d_weight_grad", by_weight, params={"bias_grad": True})
 
 
 def network_calls(names: Iterable[str], batches: Iterable[int] = BATCHES) -> Iterator[Call]:
