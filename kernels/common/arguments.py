@@ -87,13 +87,16 @@ class Block(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """How a program computes: the activation, tl.dot's input precision, 64-bit offsets, and whether it is interpreted."""
+    """How a program computes: the activation, tl.dot's input precision, 64-bit offsets, whether it is interpreted, and whether it
+    may be started before the kernel in front of it has ended (Launch.dependent).
+    """
 
     ACTIVATION: str | None
     PRECISION: str
     WIDE: bool
     INTERPRET: bool
     SLOPE: float = 0.0  # of leaky_relu
+    DEPENDENT: bool = False
 
     def activated(self, activation: str | None) -> Mode:
         """The same with this activation."""

@@ -8,6 +8,16 @@ import triton.language as tl
 
 
 @triton.jit
+def begin(mode):
+    """The first line of every kernel. Where it may start before the kernel in front of it has ended (programmatic dependent launch,
+    CUDA C++ Programming Guide), nothing is read or written before that one has ended; then the next kernel may start to wait.
+    """
+    if mode.DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def activate(v, mode):
     """The mode's activation of a float32 block, None for none; reference/activation.py has the formulas.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from threading import RLock
@@ -55,7 +55,23 @@ class Launch:
     def options(self) -> dict[str, int]:
         """Triton's launch options."""
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        return options if self.max_registers is None else {**options, "maxnreg": self.max_registers}
+        if self.max_registers is not None:
+            options["maxnreg"] = self.max_registers
+        # The same constant compiles the wait in: no kernel has the one without the other.
+        if self.flat.get("DEPENDENT"):
+            options["launch_pdl"] = True
+        return options
+
+    @property
+    def dependent(self) -> Launch:
+        """The same by programmatic dependent launch (Hopper and later): it is set up while the kernel in front of it still runs.
+
+        A kernel without a Mode, which cannot wait, stays as it is.
+        """
+        mode = self.constants.get("mode")
+        if mode is None:
+            return self
+        return replace(self, constants={**self.constants, "mode": mode._replace(DEPENDENT=True)})
 
     @property
     def flat(self) -> dict[str, Any]:

@@ -8,13 +8,14 @@ import triton.language as tl
 from torch import Tensor
 
 from convatlas.kernels.common.arguments import Tile, epilogue, image, mode
-from convatlas.kernels.common.device import row_of, store_tile, unravel
+from convatlas.kernels.common.device import begin, row_of, store_tile, unravel
 from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.problem import Problem
 
 
 @triton.jit(do_not_specialize=["M", "P", "Q"])
 def splitk_reduce_kernel(partial, epilogue, y, M, K, P, Q, tile, mode):
+    begin(mode)
     tiles_k = tl.cdiv(K, tile.BN)
     pid = tl.program_id(0)
     m = pid // tiles_k * tile.BM + tl.arange(0, tile.BM)

@@ -16,7 +16,16 @@ warps.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import operand, row_of, store_partial, store_tile, tile_order, unravel, widen
+from convatlas.kernels.common.device import (
+    begin,
+    operand,
+    row_of,
+    store_partial,
+    store_tile,
+    tile_order,
+    unravel,
+    widen,
+)
 
 
 @triton.jit
@@ -36,6 +45,7 @@ def conv2d_gather_kernel(
     BITS: tl.constexpr,
 ):  # fmt: skip
     # C and K count the channels and filters of one pack; GROUP_C and GROUP_K those of one group, where PACK > 1.
+    begin(mode)
     tiles_m = tl.cdiv(M, tile.BM)
     tiles_k = tl.cdiv(K, tile.BN)
     tiles = tiles_m * tiles_k

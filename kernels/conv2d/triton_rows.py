@@ -12,7 +12,7 @@ channels beyond C. A convolution of 7x7x3 is then 7 steps of 32 products instead
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import operand, row_of, store_tile, wide, widen
+from convatlas.kernels.common.device import begin, operand, row_of, store_tile, wide, widen
 from convatlas.kernels.conv2d.triton_tma import corner, inside, phase
 
 
@@ -59,6 +59,7 @@ def conv2d_rows_kernel(
     rows, filters, z, w, epilogue, y, N, P, Q, K, ROWS, COLUMNS, tiles_p, tiles_q, window, box, mode,
     C: tl.constexpr, CP: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
+    begin(mode)
     BM: tl.constexpr = box.TN * box.TH * box.TW
     k0, q0, p0, tile_n = corner(tl.program_id(0), tiles_p, tiles_q, K, box)
     n0 = tile_n * box.TN

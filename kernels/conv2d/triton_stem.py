@@ -8,11 +8,12 @@ an image usually comes as NCHW, and a copy would cost more than the gather.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import operand, row_of, store_tile, tile_order, unravel
+from convatlas.kernels.common.device import begin, operand, row_of, store_tile, tile_order, unravel
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def conv2d_stem_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, tile, mode, C: tl.constexpr):
+    begin(mode)
     tile_m, tile_k = tile_order(tl.program_id(0), tl.cdiv(M, tile.BM), tl.cdiv(K, tile.BN), tile.GROUP)
     m = tile_m * tile.BM + tl.arange(0, tile.BM)
     k = tile_k * tile.BN + tl.arange(0, tile.BN)

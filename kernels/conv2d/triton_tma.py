@@ -18,7 +18,7 @@ strides multiples of 16 bytes, boxes of at most 256 elements a side).
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import operand, row_of, store_partial, store_tile, wide
+from convatlas.kernels.common.device import begin, operand, row_of, store_partial, store_tile, wide
 
 # Added before a division and taken off after it: a negative offset must round down, and Triton's division truncates.
 BIAS = tl.constexpr(1 << 12)
@@ -99,6 +99,7 @@ def conv2d_tma_kernel(
     x, w, epilogue, y, N, P, Q, K, tiles_p, tiles_q, tiles, window, box, mode,
     C: tl.constexpr, RESIDENT: tl.constexpr, TILES: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
+    begin(mode)
     pid = tl.program_id(0)
     if RESIDENT > 0:
         # One loop over the steps of all tiles of this program (flatten): the next tile's loads are on their way while one is

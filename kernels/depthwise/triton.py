@@ -8,7 +8,7 @@ where the windows of neighbouring pixels overlap, L1 serves the second read.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import block_of, row_of, store_tile, wide, widen
+from convatlas.kernels.common.device import begin, block_of, row_of, store_tile, wide, widen
 
 
 @triton.jit
@@ -25,6 +25,7 @@ def product(x, w, origin, h0, w0, k, m_mask, k_mask, H, W, r, s, window, INTERPR
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
 def depthwise_kernel(x, w, epilogue, y, M, H, W, P, Q, K, window, block, mode, MULTIPLIER: tl.constexpr):
+    begin(mode)
     n, p, q, m_mask, k, k_mask = block_of(M, K, P, Q, block, mode.WIDE)
     channel = wide(k, mode.WIDE)
     if MULTIPLIER > 1:

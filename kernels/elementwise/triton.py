@@ -8,7 +8,7 @@ long vector (RANK 1) and a channel slice is rows of contiguous channels.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, block_of, cast, row_of, store_block, wide, widen
+from convatlas.kernels.common.device import activate, begin, block_of, cast, row_of, store_block, wide, widen
 
 
 @triton.jit
@@ -20,6 +20,7 @@ def at(x, i0, i1, i2, i3):
 # `count` is specialised: only where 16 divides it is the mask the same for a thread's 8 halves, and its access 16 bytes wide.
 @triton.jit(do_not_specialize=["D1", "D2"])
 def elementwise_kernel(x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constexpr, BLOCK: tl.constexpr):
+    begin(mode)
     i = wide(tl.program_id(0), mode.WIDE) * BLOCK + tl.arange(0, BLOCK)
     mask = i < count
     if RANK == 1:
@@ -45,6 +46,7 @@ def channel_scale_kernel(x, scale, residual, y, M, H, W, C, block, gate, mode):
 
     gate: a Mode of whose elements only the activation counts.
     """
+    begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     channel = wide(c, mode.WIDE)[None, :]
     valid = m_mask[:, None] & c_mask[None, :]

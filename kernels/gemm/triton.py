@@ -8,7 +8,7 @@ the same distance apart (FLAT), m is not split into n, p, q.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import operand, row_of, store_partial, store_tile, tile_order, unravel, wide
+from convatlas.kernels.common.device import begin, operand, row_of, store_partial, store_tile, tile_order, unravel, wide
 
 
 @triton.jit(do_not_specialize=["M", "P", "Q", "steps"])
@@ -16,6 +16,7 @@ def gemm_kernel(
     x, w, epilogue, y, M, K, C, P, Q, steps, w_k,
     window, tile, mode, FLAT: tl.constexpr, STEPS: tl.constexpr, EVEN_C: tl.constexpr,
 ):  # fmt: skip
+    begin(mode)
     tiles_m = tl.cdiv(M, tile.BM)
     tiles_k = tl.cdiv(K, tile.BN)
     pid = tl.program_id(0)

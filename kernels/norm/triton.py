@@ -3,12 +3,13 @@
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, block_of, row_of, store_block, wide, widen
+from convatlas.kernels.common.device import activate, begin, block_of, row_of, store_block, wide, widen
 
 
 @triton.jit(do_not_specialize=["M", "H", "W"])
 def batch_norm_kernel(x, mean, var, weight, bias, y, M, H, W, C, eps, block, mode):
     """y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]) (Ioffe, Szegedy 2015)."""
+    begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
     center = widen(tl.load(mean + c, mask=c_mask, other=0.0), mode.INTERPRET)
@@ -31,6 +32,7 @@ def local_response_norm_kernel(
     BETA ("zero", "odd", "even" or "fraction") is the kind of exponent; it says what becomes of a base that is negative or not
     finite.
     """
+    begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     row = row_of(x, n, h, w)
     channel = wide(c, mode.WIDE)

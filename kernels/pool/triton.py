@@ -7,7 +7,7 @@ channels; where neighbouring windows overlap, L1 serves the second read.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import block_of, cast, row_of, store_block, wide, widen
+from convatlas.kernels.common.device import begin, block_of, cast, row_of, store_block, wide, widen
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
@@ -17,6 +17,7 @@ def max_pool_kernel(x, y, indices, M, H, W, P, Q, C, window, live, block, mode):
     indices: gets h*W + w of each maximum, of the first where several are equal. live: the window's rows and columns that lie inside
     the image for any output at all.
     """
+    begin(mode)
     n, p, q, m_mask, c, c_mask = block_of(M, C, P, Q, block, mode.WIDE)
     h0 = p * window.STRIDE_H - window.TOP
     w0 = q * window.STRIDE_W - window.LEFT
@@ -53,6 +54,7 @@ def avg_pool_kernel(
 
     COUNT_INCLUDE_PAD: pixels of the padding are counted too.
     """
+    begin(mode)
     n, p, q, m_mask, c, c_mask = block_of(M, C, P, Q, block, mode.WIDE)
     h0 = p * window.STRIDE_H - window.TOP
     w0 = q * window.STRIDE_W - window.LEFT
@@ -87,6 +89,7 @@ def adaptive_pool_kernel(
 
     window: R x S, the largest of them. indices: as max_pool_kernel's.
     """
+    begin(mode)
     n, p, q, m_mask, c, c_mask = block_of(M, C, P, Q, block, mode.WIDE)
     # LONG: some product needs 64 bits, such as 60,000 columns times 60,001.
     p_long, q_long = wide(p, LONG), wide(q, LONG)
@@ -125,6 +128,7 @@ def global_pool_kernel(x, y, W, C, block, mode, PIXELS: tl.constexpr, MAX: tl.co
     """The mean or the maximum over PIXELS = H*W pixels: a program owns BC channels of one image, reads BM pixels a step, and ends
     with a tree.
     """
+    begin(mode)
     tiles_c = tl.cdiv(C, block.BC)
     pid = tl.program_id(0)
     n = wide(pid // tiles_c, mode.WIDE)

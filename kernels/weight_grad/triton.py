@@ -12,7 +12,7 @@ channels is not stored. With BIAS one more tile of columns sums dy alone, while 
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, operand, row_of, unravel, wide, widen
+from convatlas.kernels.common.device import begin, cast, operand, row_of, unravel, wide, widen
 
 
 @triton.jit
@@ -123,6 +123,7 @@ def weight_grad_kernel(
     STEPS: tl.constexpr,
 ):  # fmt: skip
     # C and K count the channels and filters of one pack, GROUP_C and GROUP_K those of one group where a pack has several.
+    begin(mode)
     columns = tl.cdiv(C, tile.BN) * window.R * window.S if TAP else tl.cdiv(C * window.R * window.S, tile.BN)
     tile_c, tile_k, split, pack = place_of(columns, tl.cdiv(K, tile.BM), tile, BIAS)
     k = tile_k * tile.BM + tl.arange(0, tile.BM)

@@ -9,7 +9,7 @@ pixels for every tap; only at the end are those of different threads added.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, row_of, unravel, wide, widen
+from convatlas.kernels.common.device import begin, cast, row_of, unravel, wide, widen
 
 
 @triton.jit
@@ -38,6 +38,7 @@ def depthwise_weight_grad_kernel(
     dy, x, y, partial, bias, bias_partial, M, H, W, P, Q, K, steps, window, block, mode,
     MULTIPLIER: tl.constexpr, ROWS: tl.constexpr, SPLIT: tl.constexpr, BIAS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
+    begin(mode)
     tiles = tl.cdiv(K, block.BC)
     bands: tl.constexpr = window.R // ROWS
     pid = tl.program_id(0)

@@ -7,7 +7,7 @@ take a memory latency each, keeps ROWS sums, and adds these at last.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import cast, wide
+from convatlas.kernels.common.device import begin, cast, wide
 
 
 @triton.jit
@@ -36,6 +36,7 @@ def weight_reduce_kernel(
     partial, y, bias, bias_partial, FILTERS, CHANNELS, parts, window, mode,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
+    begin(mode)
     weights = FILTERS * window.R * window.S * CHANNELS
     blocks = tl.cdiv(weights, BLOCK)
     pid = tl.program_id(0)

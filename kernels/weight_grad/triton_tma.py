@@ -13,7 +13,7 @@ wgmma reads registers").
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import operand, widen
+from convatlas.kernels.common.device import begin, operand, widen
 from convatlas.kernels.weight_grad.triton import place_of, store_bias, store_weights
 
 
@@ -70,6 +70,7 @@ def weight_grad_tma_kernel(
     dy, x, y, partial, bias, bias_partial, dy_h, dy_w, x_h, x_w, N, H, W, Q, C, K, images, total, steps, window, tile, mode,
     BIAS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
+    begin(mode)
     columns = tl.cdiv(C, tile.BN) * window.R * window.S
     tile_c, tile_k, split, _ = place_of(columns, tl.cdiv(K, tile.BM), tile, BIAS)
     k0 = tile_k * tile.BM

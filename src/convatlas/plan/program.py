@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convatlas.call import Call
 from convatlas.kernels.backend import launches, viewable
 from convatlas.kernels.common.driver import cuda_driver
-from convatlas.kernels.common.launch import require_countable
+from convatlas.kernels.common.launch import Launch, require_countable
 from convatlas.layout import taps_first
 from convatlas.nets.paths import step_of
 from convatlas.ops import backends
@@ -113,6 +114,7 @@ class Program:
         self.graph, self.device, self.backend = graph, device, backend
         self.capture = capture and device.type == "cuda"
         self.driver: Any = cuda_driver() if device.type == "cuda" else None
+        self.dependent = self.capture and _may_depend(device)
         self.index = -1 if device.index is None else device.index
         self.turns = Turns(self.index)
         self.places = places or placed(graph)
@@ -166,6 +168,8 @@ class Program:
             listed = launches(call, tensors, out) if viewable(call.op, out) else []
         if copied.found or not listed:
             return Ready(step, backend, tensors, out, run, listed)
+        if self.dependent:
+            listed = [one.dependent if isinstance(one, Launch) else one for one in listed]
 
         def launch() -> None:
             for one in listed:
@@ -258,6 +262,11 @@ class Program:
         if torch.empty_like(x, device="meta").stride() == strides:
             return x.clone
         return lambda: x.new_empty_strided(x.shape, strides).copy_(x)
+
+
+def _may_depend(device: torch.device) -> bool:
+    """Whether a graph's kernels are launched before those in front of them have ended: asked for, and on Hopper or later."""
+    return os.environ.get("CONVATLAS_DEPENDENT") == "1" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _meets(x: Tensor, out: Tensor) -> bool:
