@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from convatlas.specs import Conv2dSpec
 from fuzz.cases import T
 
 # "reference" calls the functions of convatlas.reference on NumPy arrays.
@@ -84,6 +85,38 @@ def _conv2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
     if d.random() < 0.3:
         args["residual"] = "output"  # its shape is the output's: filled in by `case`
     return args
+
+
+def _conv2d_input_grad(d: Draw, dtype: str, data: str) -> dict[str, Any]:
+    """The gradient of a convolution that _conv2d draws. Weights are finite: torch multiplies none with the zeros outside."""
+    given = _conv2d(d, dtype, "normal" if data in ("nan", "infinite") else data)
+    return _gradient(d, given, given["weight"].dtype, data, weight=given["weight"], input_size=_size(given))
+
+
+def _conv2d_weight_grad(d: Draw, dtype: str, data: str) -> dict[str, Any]:
+    given = _conv2d(d, dtype, data)
+    args = _gradient(
+        d, given, dtype, data, input=replace(given["input"], shape=_size(given)), weight_size=given["weight"].shape
+    )
+    return args | {"bias_grad": d.random() < 0.5}
+
+
+def _size(given: dict[str, Any]) -> tuple[int, ...]:
+    """A drawn input's shape, with its batch."""
+    shape = given["input"].shape
+    return shape if len(shape) == 4 else (1, *shape)
+
+
+def _gradient(d: Draw, given: dict[str, Any], dtype: str, data: str, **operands: Any) -> dict[str, Any]:
+    geometry = {name: given[name] for name in ("stride", "padding", "dilation", "groups")}
+    kinds = {x.data for x in operands.values() if isinstance(x, T)}
+    dy = d.tensor(Conv2dSpec.of(_size(given), given["weight"].shape, **geometry).output_shape, dtype, data)
+    if "integers" in kinds or dy.data == "integers":
+        dy = replace(dy, data="integers")
+        operands = {
+            name: replace(x, data="integers", scale=1.0) if isinstance(x, T) else x for name, x in operands.items()
+        }
+    return {"grad_output": dy, **operands, **geometry}
 
 
 def _conv_transpose2d(d: Draw, dtype: str, data: str) -> dict[str, Any]:
@@ -235,6 +268,8 @@ def _concat(d: Draw, dtype: str, data: str) -> dict[str, Any]:
 
 OPS: dict[str, Callable[[Draw, str, str], dict[str, Any]]] = {
     "conv2d": _conv2d,
+    "conv2d_input_grad": _conv2d_input_grad,
+    "conv2d_weight_grad": _conv2d_weight_grad,
     "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
     "max_pool2d": _max_pool2d,

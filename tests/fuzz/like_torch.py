@@ -11,7 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # What torch says where it lacks memory or 32-bit counters rather than finding an argument wrong.
-OPERANDS = ("input", "weight", "bias", "residual", "x", "shortcut", "scale", "running_mean", "running_var")
+OPERANDS = (
+    "grad_output",
+    "input",
+    "weight",
+    "bias",
+    "residual",
+    "x",
+    "shortcut",
+    "scale",
+    "running_mean",
+    "running_var",
+)
 ACTIVATIONS = ("relu", "relu6", "leaky_relu", "sigmoid", "hardsigmoid", "silu", "hardswish")
 UNABLE = (
     "memory",
@@ -57,6 +68,39 @@ def _conv_transpose2d(input, weight, bias=None, activation=None, **geometry):
     return _finish(F.conv_transpose2d(input, weight, bias, **geometry), activation)
 
 
+def _gradients(grad_output, input_size, weight_size, input=None, weight=None, **geometry):
+    """(by input, by weight, by bias) of _conv2d, by autograd; what is not given is zeros, on which a gradient does not depend."""
+    if input is not None and tuple(input.shape) != tuple(input_size):
+        raise ValueError("an input of another size")
+    with torch.enable_grad():
+        kind = {"dtype": grad_output.dtype, "device": grad_output.device}
+        x, w = (
+            torch.zeros(size, **kind) if t is None else t.detach().clone()
+            for t, size in ((input, input_size), (weight, weight_size))
+        )
+        b = torch.zeros(w.shape[0], **kind)
+        given = [t.requires_grad_() for t in (x, w, b)]
+        y = _conv2d(*given, **geometry)
+        if y.shape != grad_output.shape:
+            raise ValueError("a gradient of another shape than the output's")
+        return torch.autograd.grad(y, given, grad_output.clone())
+
+
+def _conv2d_input_grad(grad_output, weight, input_size, stride=1, padding=0, dilation=1, groups=1):
+    if len(input_size) != 4:
+        raise ValueError("an input size without a batch")
+    geometry = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return _gradients(grad_output, input_size, weight.shape, weight=weight, **geometry)[0]
+
+
+def _conv2d_weight_grad(grad_output, input, weight_size, stride=1, padding=0, dilation=1, groups=1, bias_grad=False):
+    if input.dim() != 4 or not isinstance(bias_grad, bool):
+        raise ValueError("an input without a batch, or a flag that is none")
+    geometry = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    _, by_weight, by_bias = _gradients(grad_output, input.shape, weight_size, input=input, **geometry)
+    return (by_weight, by_bias) if bias_grad else by_weight
+
+
 def _linear(input, weight, bias=None, activation=None):
     return _finish(F.linear(input, weight, bias), activation)
 
@@ -83,6 +127,8 @@ def _batch_norm(
 
 OPS: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
+    "conv2d_input_grad": _conv2d_input_grad,
+    "conv2d_weight_grad": _conv2d_weight_grad,
     "conv_transpose2d": _conv_transpose2d,
     "linear": _linear,
     "max_pool2d": F.max_pool2d,

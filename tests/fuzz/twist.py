@@ -43,6 +43,8 @@ NUMBERS = (
 )  # fmt: skip
 REALS = ("eps", "alpha", "beta", "k")
 
+SECOND = ("return_indices", "bias_grad")  # ask for a second result, which neither an `out` nor a derivative goes with
+
 # The kinds of twenty seeds in a row, so that few seeds have each of them.
 SCHEDULE = [*("right", "out", "odd", "edge") * 4, "right", "out", "derivative", "threads"]
 
@@ -72,7 +74,7 @@ def _residual(d: Draw, args: dict[str, Any]) -> T | None:
 
 def _out(d: Draw, case: Case, seed: int) -> Case:
     """Each way to give an `out` in turn, every op beginning at another."""
-    args = {name: value for name, value in case.args.items() if name != "return_indices"}
+    args = {name: value for name, value in case.args.items() if name not in SECOND}
     turn = seed // 4 + 5 * list(OPS).index(case.op)
     return replace(case, args=args, out=list(OUTS)[turn % len(OUTS)])
 
@@ -130,7 +132,7 @@ def _edge(d: Draw, case: Case) -> Case:
 
 def _mode(mode: str) -> Any:
     def make(d: Draw, case: Case) -> Case:
-        args = {name: value for name, value in case.args.items() if name != "return_indices"}
+        args = {name: value for name, value in case.args.items() if name not in SECOND}
         return replace(case, args=args, mode=mode)
 
     return make
