@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from convatlas.bench.host import Stub
+from convatlas.codegen.stub import Stub
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.driver import LaunchConfig
 from convatlas.kernels.common.parameters import Loaded, parameters, size

@@ -1,6 +1,6 @@
 """When a call takes the short way, what it leaves out, and that no setting, mode or layout ever meets another's launches.
 
-No kernel runs here: launches are an H100's, made for CPU tensors, and the driver is a stub (bench/host.py).
+No kernel runs here: launches are an H100's, made for CPU tensors, and the driver is a stub (codegen/stub.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 import convatlas
-from convatlas.bench.host import Stub, layers, runner, stubbed
+from convatlas.bench.host import layers, runner
+from convatlas.codegen.stub import Stub, stubbed
 from convatlas.errors import ConvAtlasError, ConvAtlasWarning
 from convatlas.kernels.common.override import override
 from convatlas.kernels.common.tiles import TileConfig

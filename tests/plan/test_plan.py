@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import convatlas
 from convatlas import nets
-from convatlas.bench.host import Stub
+from convatlas.codegen.stub import Stub
 from convatlas.errors import ArgumentError, BackendError, DtypeError, NetError, ShapeError
 from convatlas.plan.plan import SHAPES, Plan
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import convatlas
-from convatlas.bench.host import Stub
+from convatlas.codegen.stub import Stub
 from convatlas.plan.plan import Plan
 from convatlas.plan.program import Program
 from convatlas.plan.replay import Recording
