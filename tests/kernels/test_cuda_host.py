@@ -245,6 +245,10 @@ SANITIZED = """
 import torch
 from kernel_cases import CONVOLUTIONS, POOLS, run_convolution, run_pool
 import convatlas
+from convatlas.codegen.block_calls import basic_block, bottleneck
+from convatlas.ops.block import block
+from convatlas.study.layer import Layer
+from convatlas.verify.single import operands
 names = {names}
 ran = 0
 for form, dtype in (("nhwc", "float16"), ("sliced", "float16")):
@@ -254,6 +258,15 @@ for form, dtype in (("nhwc", "float16"), ("sliced", "float16")):
     for case in POOLS:
         if case.id in names:
             run_pool(case, dtype, "cpu", form, "normal", "cuda"); ran += 1
+for height in (9, 1):
+    blocks = {{
+        "bottleneck-64": bottleneck((1, 256, height, 17), 64, 256),
+        "bottleneck-downsample": bottleneck((1, 64, height, 17), 64, 256, True),
+        "bottleneck-128": bottleneck((1, 512, height, 15), 128, 512),
+        "basic-block": basic_block((1, 64, height, 17)),
+    }}
+    for call in (blocks[name] for name in names if name in blocks):
+        block(call.spec, operands(Layer("", call), torch.float16, torch.device("cpu"), 0), backend="cuda"); ran += 1
 B = dict(backend="cuda")
 x = torch.randn(2, 17, 5, 3).half()
 for y in (x, x.contiguous(memory_format=torch.channels_last), torch.randn(2, 16, 3, 3).half()):
@@ -269,9 +282,10 @@ for rows in (1, 3):
 print("ran", ran)
 """
 NAMES = [
-    "3x3-residual-relu", "kernel-larger-than-input", "asymmetric-padding", "stem-3x3-same", "1x1-17-to-3", "1x1-strided",
-    "depthwise-3x3", "depthwise-5x5-stride-2", "depthwise-multiplier", "grouped-32x4d", "grouped-uneven",
-    "max-3x3-stride-2", "max-ceil-padded", "avg-3x3", "adaptive-global", "adaptive-larger",
+    "3x3-residual-relu", "kernel-larger-than-input", "asymmetric-padding", "bottleneck-64", "stem-3x3-same", "1x1-17-to-3",
+    "1x1-strided", "bottleneck-downsample", "depthwise-3x3", "depthwise-5x5-stride-2", "depthwise-multiplier", "grouped-32x4d",
+    "bottleneck-128", "grouped-uneven", "max-3x3-stride-2", "max-ceil-padded", "avg-3x3", "adaptive-global", "basic-block",
+    "adaptive-larger",
 ]  # fmt: skip
 
 
