@@ -136,6 +136,20 @@ def test_no_picture_is_shown_that_is_not_drawn(tmp_path, dtype, ceilings, drawn)
     assert page([found]).count(".svg)") == drawn
 
 
+def test_layers_and_networks_may_be_of_two_measurements(tmp_path):
+    """A later measurement of networks alone leaves the older one of layers on the page, and the page says so."""
+    results = tmp_path / "benchmarks" / "results"
+    older = store(collect(folder(tmp_path / "a", LAYERS, NETS)), results)
+    document = {**collect(folder(tmp_path / "b", [], NETS)), "date": "2030-01-01T00:00:00", "commit": "b" * 12}
+    later = store(document, results)
+    (found,) = reports(tmp_path)
+    assert (found.results.path, found.whole.path) == (older, later) and found.layers and found.networks
+    assert f"another measurement than those of the layers: 2030-01-01, commit {'b' * 12}" in page([found])
+    later.unlink()
+    (found,) = reports(tmp_path)
+    assert found.whole is None and found.networks and "another measurement" not in page([found])
+
+
 def test_without_a_result_that_is_said_plainly():
     assert headline([]) == NONE and NONE in page([]) and "| family |" not in page([])
 

@@ -240,11 +240,16 @@ def slug(gpu: str) -> str:
     return words.removeprefix("nvidia-") or "unknown"
 
 
-def newest(folder: Path) -> dict[str, Results]:
-    """The newest result of each GPU by its folder's name; empty where there is none. Newest by the date in the file."""
+def newest(folder: Path, suite: str | None = None) -> dict[str, Results]:
+    """The newest result of each GPU by its folder's name; empty where there is none. Newest by the date in the file.
+
+    With a suite ("layers", "networks"), the newest that holds times of it: not every measurement has time for all.
+    """
     found: dict[str, Results] = {}
     for path in sorted(folder.glob("*/*.json")):
         results = load(path)
+        if suite is not None and not any(entry.suite == suite for entry in results.entries):
+            continue
         before = found.get(path.parent.name)
         if before is None or results.head.get("date", "") >= before.head.get("date", ""):
             found[path.parent.name] = results

@@ -196,7 +196,7 @@ def uncertainty(layers: Sequence[Timed], gpu: GPU) -> dict[str, dict[str, float]
 
 def main(arguments: list[str]) -> None:
     """[--fit] [--write]: prints the page's tables, or writes them and what stands on them; or fits anew."""
-    results = newest(Path("benchmarks/results"))["h100-80gb-hbm3"]
+    results = newest(Path("benchmarks/results"), "layers")["h100-80gb-hbm3"]
 
     def progress(what: str, done: int, total: int) -> None:
         print(f"\r{what} {done}/{total}", end="", file=sys.stderr)

@@ -10,13 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from convatlas.results.store import newest
-from convatlas.study.performance.data import Report
+from convatlas.study.performance.data import NETWORKS, Report
 from convatlas.study.performance.document import block, headline, layers_csv, network_page, page
 
 
 def reports(root: Path) -> list[Report]:
-    """The newest result of each GPU below `root`/benchmarks/results, the newest measurement first."""
-    found = [Report(name, results) for name, results in newest(root / "benchmarks" / "results").items()]
+    """The newest results of each GPU below `root`/benchmarks/results, the newest measurement first."""
+    folder = root / "benchmarks" / "results"
+    layers, networks, found = newest(folder, "layers"), newest(folder, NETWORKS), []
+    for name, results in newest(folder).items():
+        main, whole = layers.get(name) or results, networks.get(name)
+        found.append(Report(name, main, whole if whole and whole.path != main.path else None))
     return sorted(found, key=lambda report: (report.results.head["date"], report.slug), reverse=True)
 
 

@@ -16,15 +16,17 @@ NETWORKS = "networks"
 
 @dataclass(frozen=True)
 class Report:
-    """One GPU's newest result.
+    """One GPU's newest results.
 
     Attributes:
         slug: its folder.
-        results: the file.
+        results: the newest file with times of layers, or of all.
+        whole: the newest file with times of networks, which may be another one; None where it is the same.
     """
 
     slug: str
     results: Results
+    whole: Results | None = None
 
     @property
     def gpu(self) -> str:
@@ -58,7 +60,7 @@ class Report:
 
     @cached_property
     def networks(self) -> list[Race]:
-        return races_of(self.results.entries, NETWORKS)
+        return races_of((self.whole or self.results).entries, NETWORKS)
 
     @cached_property
     def drawn(self) -> list[Race]:
