@@ -36,7 +36,7 @@ LINKS := src/convatlas/kernels src/convatlas/nets src/convatlas/reference
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-core fuzz bench lint format dev gpu results performance docs clean distclean
+.PHONY: help demo train-demo test test-all test-core fuzz bench lint format dev gpu results performance docs clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ help: ## list these targets
 demo: $(VENV)/.demo ## classify two photographs with published ImageNet weights, every layer checked
 	$(BIN)/convatlas classify skimage:chelsea --check
 	$(BIN)/convatlas classify skimage:coffee --check
+
+train-demo: $(VENV)/.train ## a small ResNet learns scikit-learn's handwritten digits through our ops, without a GPU, in out/digits
+	$(BIN)/convatlas train resnet14 --data digits --epochs 12 --batch 32 --backend numpy --out out/digits
 
 # loadgroup: tests marked xdist_group share costly work (compiled kernels, a built wheel) and stay in one process.
 test: $(VENV)/.test ## run all tests, in parallel, without a GPU
@@ -120,7 +123,11 @@ $(VENV)/.demo: setup.py pyproject.toml | $(BIN)/python
 # Both extras in one go, so that pip picks a torch and a torchvision that belong together.
 $(VENV)/.test: setup.py pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[demo,test]'
-	@touch $(VENV)/.demo $(VENV)/.lint $@
+	@touch $(VENV)/.demo $(VENV)/.train $(VENV)/.lint $@
+
+$(VENV)/.train: setup.py pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[train]'
+	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	$(PIP) '$(RUFF)'

@@ -41,6 +41,28 @@ def activate(v, mode):
 
 
 @triton.jit
+def gradient(g, v, mode):
+    """g times the derivative of the mode's activation; v is its value or its argument (reference/grad.py has the formulas)."""
+    if mode.ACTIVATION == "relu":
+        g = tl.where(v <= 0.0, 0.0, g)
+    elif mode.ACTIVATION == "relu6":
+        g = tl.where((v > 0.0) & (v < 6.0), g, 0.0)
+    elif mode.ACTIVATION == "leaky_relu":
+        g = tl.where(v > 0.0, g, g * mode.SLOPE)
+    elif mode.ACTIVATION == "sigmoid":
+        g = g * (1.0 - v) * v
+    elif mode.ACTIVATION == "hardsigmoid":
+        g = tl.where((v > -3.0) & (v < 3.0), g * (1.0 / 6.0), 0.0)
+    elif mode.ACTIVATION == "hardswish":
+        g = tl.where(v <= -3.0, 0.0, tl.where(v >= 3.0, g, g * (v * (1.0 / 3.0) + 0.5)))
+    elif mode.ACTIVATION == "silu":
+        e = tl.exp(-tl.abs(v))
+        s = tl.where(v < 0.0, e, 1.0) / (1.0 + e)
+        g = g * s * (1.0 + v * (1.0 - s))
+    return g
+
+
+@triton.jit
 def _to_six(v):
     v = tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(v, 6.0, propagate_nan=tl.PropagateNan.ALL)

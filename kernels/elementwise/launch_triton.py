@@ -24,8 +24,12 @@ class Runs(NamedTuple):
     d3: int
 
 
-def elementwise(p: Problem, x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None) -> Launch:
-    """y = activation(x + shortcut) as one launch. More than four separate runs of dimensions are made fewer by a copy."""
+def elementwise(
+    p: Problem, x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None, gradient: bool = False
+) -> Launch:
+    """y = activation(x + shortcut) as one launch, or with `gradient` x times the derivative that shortcut tells.
+
+    More than four separate runs of dimensions are made fewer by a copy."""
     second = x if shortcut is None else shortcut
     sizes, runs = merge(tuple(y.shape), y.stride(), x.stride(), second.stride(), y.stride())
     if len(sizes) > 4:
@@ -46,7 +50,7 @@ def elementwise(p: Problem, x: Tensor, shortcut: Tensor | None, y: Tensor, activ
         ),
         dict(
             mode=offsets.activated(activation)._replace(WIDE=count >= 2**31 or offsets.WIDE),
-            RANK=max(4 - lead, 1), BLOCK=BLOCK,
+            RANK=max(4 - lead, 1), BLOCK=BLOCK, GRADIENT=gradient,
         ),
     )  # fmt: skip
 
@@ -57,6 +61,11 @@ def _activation(p: Problem) -> list[Launch]:
 
 
 relu = relu6 = leaky_relu = sigmoid = hardsigmoid = silu = hardswish = _activation
+
+
+def activation_grad(p: Problem) -> list[Launch]:
+    """One pass over the gradient and over what tells the derivative."""
+    return [elementwise(p, p["grad_output"], p["saved"], p.out, p.params["activation"], gradient=True)]
 
 
 def residual_add(p: Problem) -> list[Launch]:

@@ -1,5 +1,5 @@
 """y = activation(x + shortcut), element by element, any strides: residual_add, the activations and the copies of concat; and
-channel_scale, which is one factor a channel.
+channel_scale, which is one factor a channel. With GRADIENT it is y = x times the derivative that `shortcut` tells.
 
 Elements are numbered in y's memory order after neighbouring dimensions were merged (see the launcher), so dense tensors are one
 long vector (RANK 1) and a channel slice is rows of contiguous channels.
@@ -8,7 +8,7 @@ long vector (RANK 1) and a channel slice is rows of contiguous channels.
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import activate, begin, block_of, cast, row_of, store_block, wide, widen
+from convatlas.kernels.common.device import activate, begin, block_of, cast, gradient, row_of, store_block, wide, widen
 
 
 @triton.jit
@@ -19,7 +19,9 @@ def at(x, i0, i1, i2, i3):
 
 # `count` is specialised: only where 16 divides it is the mask the same for a thread's 8 halves, and its access 16 bytes wide.
 @triton.jit(do_not_specialize=["D1", "D2"])
-def elementwise_kernel(x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constexpr, BLOCK: tl.constexpr):
+def elementwise_kernel(
+    x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constexpr, BLOCK: tl.constexpr, GRADIENT: tl.constexpr
+):
     begin(mode)
     i = wide(tl.program_id(0), mode.WIDE) * BLOCK + tl.arange(0, BLOCK)
     mask = i < count
@@ -35,8 +37,11 @@ def elementwise_kernel(x, shortcut, y, count, D1, D2, D3, mode, RANK: tl.constex
         x_at, s_at, y_at = at(x, i0, i1, i2, i3), at(shortcut, i0, i1, i2, i3), at(y, i0, i1, i2, i3)
     value = widen(tl.load(x.ptr + x_at, mask=mask, other=0.0), mode.INTERPRET)
     if shortcut.ptr is not None:
-        value += widen(tl.load(shortcut.ptr + s_at, mask=mask, other=0.0), mode.INTERPRET)
-    out = cast(activate(value, mode), y.ptr.dtype.element_ty, mode.INTERPRET)
+        second = widen(tl.load(shortcut.ptr + s_at, mask=mask, other=0.0), mode.INTERPRET)
+        value = gradient(value, second, mode) if GRADIENT else value + second
+    if not GRADIENT:
+        value = activate(value, mode)
+    out = cast(value, y.ptr.dtype.element_ty, mode.INTERPRET)
     tl.store(y.ptr + y_at, out, mask=mask)
 
 

@@ -8,6 +8,12 @@ from convatlas.kernels.common.arguments import Block, image, mode
 from convatlas.kernels.common.blocks import block_config
 from convatlas.kernels.common.launch import Launch, as_image, cdiv
 from convatlas.kernels.common.problem import Problem
+from convatlas.kernels.norm.launch_triton_train import (  # noqa: F401 (a room's launchers are found in this module)
+    batch_norm_input_grad,
+    batch_norm_stats,
+    batch_norm_sums,
+    local_response_norm_grad,
+)
 from convatlas.kernels.norm.triton import batch_norm_kernel, local_response_norm_kernel
 
 

@@ -14,6 +14,9 @@ from convatlas.kernels.pool.triton import (
     global_pool_kernel,
     max_pool_kernel,
 )
+from convatlas.kernels.pool.triton_grad import adaptive_pool_grad_kernel, avg_pool_grad_kernel, max_pool_grad_kernel
+from convatlas.specs import Pool2dSpec
+from convatlas.specs.pool import meeting
 
 
 def _launch(
@@ -37,8 +40,7 @@ class Live(NamedTuple):
     S1: int
 
 
-def _window(p: Problem) -> dict[str, Any]:
-    s = p.spec
+def _window(s: Pool2dSpec) -> dict[str, Any]:
     return dict(window=Window(s.R, s.S, *s.stride, *s.dilation, *s.padding), live=Live(*s.live(0), *s.live(1)))
 
 
@@ -46,13 +48,13 @@ def max_pool2d(p: Problem) -> list[Launch]:
     """Max pooling. Where the operand "indices", of out's shape and strides, is given, it gets each maximum's position."""
     # Left to itself ptxas gives a float32 window 40 registers, and spills 8 bytes to get there.
     registers = 96 if p.out.element_size() == 4 else None
-    return _launch(max_pool_kernel, p, dict(indices=p.get("indices")), registers, **_window(p))
+    return _launch(max_pool_kernel, p, dict(indices=p.get("indices")), registers, **_window(p.spec))
 
 
 def avg_pool2d(p: Problem) -> list[Launch]:
     """One window for each output pixel."""
     count, divisor = p.spec.count_include_pad, float(p.spec.divisor_override or 0)
-    return _launch(avg_pool_kernel, p, {}, **_window(p), COUNT_INCLUDE_PAD=count, DIVISOR=divisor)
+    return _launch(avg_pool_kernel, p, {}, **_window(p.spec), COUNT_INCLUDE_PAD=count, DIVISOR=divisor)
 
 
 def _adaptive(p: Problem) -> list[Launch]:
@@ -78,3 +80,34 @@ def _global(p: Problem) -> Launch:
     arguments = dict(x=image(x), y=y, W=spec.W, C=spec.C)
     constants = dict(block=Block(BM, BC), mode=mode(p, x, p.out), PIXELS=spec.H * spec.W, MAX=spec.kind == "max")
     return Launch(global_pool_kernel, (spec.N * cdiv(spec.C, BC),), arguments, constants)
+
+
+def _gather(kernel: Any, p: Problem, extra: dict[str, Any], **constants: Any) -> list[Launch]:
+    """A launch whose programs own pixels of the input, for the gradient by it."""
+    spec, g, dx = p.spec.forward, p["grad_output"], p.out
+    M = spec.N * spec.H * spec.W
+    config = block_config(M, spec.C, dx.stride(1) == 1, p.target)
+    arguments = dict(g=image(g), dx=image(dx), M=M, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q, C=spec.C, **extra)
+    constants = dict(block=Block(config.BM, config.BC), mode=mode(p, g, dx), **constants)
+    grid = (cdiv(M, config.BM) * cdiv(spec.C, config.BC),)
+    return [Launch(kernel, grid, arguments, constants, config.num_warps)]
+
+
+def max_pool2d_grad(p: Problem) -> list[Launch]:
+    """The windows' winners are given by their place in the input."""
+    return _gather(max_pool_grad_kernel, p, dict(winners=image(p["winners"])), **_window(p.spec.forward))
+
+
+def avg_pool2d_grad(p: Problem) -> list[Launch]:
+    """One pass over the windows of each input pixel."""
+    s = p.spec.forward
+    count, divisor = s.count_include_pad, float(s.divisor_override or 0)
+    return _gather(avg_pool_grad_kernel, p, {}, **_window(s), COUNT_INCLUDE_PAD=count, DIVISOR=divisor)
+
+
+def adaptive_avg_pool2d_grad(p: Problem) -> list[Launch]:
+    """The same with windows that differ in size."""
+    s = p.spec.forward
+    long = max((s.P + 1) * (s.H + 1), (s.Q + 1) * (s.W + 1)) >= 2**31
+    met = Window(meeting(s.P, s.H), meeting(s.Q, s.W))
+    return _gather(adaptive_pool_grad_kernel, p, {}, window=met, LONG=long)

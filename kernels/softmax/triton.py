@@ -1,4 +1,7 @@
-"""y = exp(x - max) / sum(exp(x - max)) along one dimension; a program owns BM rows and reads them BLOCK elements at a time."""
+"""Softmax and its gradient: y = exp(x - max) / sum(exp(x - max)) along one dimension.
+
+A program owns BM rows and reads them BLOCK elements at a time.
+"""
 
 import triton
 import triton.language as tl
@@ -46,3 +49,29 @@ def softmax_kernel(
         place = start[:, None] + ((first + i) * INNER)[None, :]
         value = widen(tl.load(x + place, mask=mask, other=0.0), INTERPRET)
         tl.store(y + place, cast(tl.exp(value - top) * scale, y.dtype.element_ty, INTERPRET), mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def softmax_grad_kernel(
+    g, y, dx, rows, INNER, LENGTH: tl.constexpr, BM: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """dx = y * (g - the sum of g * y over the row); rows as softmax_kernel's."""
+    row = tl.minimum(tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM), rows - 1)
+    start = row // INNER * LENGTH * INNER + row % INNER
+    i = tl.arange(0, BLOCK)
+    if WIDE:
+        i = i.to(tl.int64)
+    total = tl.zeros((BM, BLOCK), tl.float32)
+    for first in range(0, LENGTH, BLOCK):
+        mask = (first + i < LENGTH)[None, :]
+        place = start[:, None] + ((first + i) * INNER)[None, :]
+        value = widen(tl.load(g + place, mask=mask, other=0.0), INTERPRET)
+        total += value * widen(tl.load(y + place, mask=mask, other=0.0), INTERPRET)
+    whole = tl.sum(total, axis=1)[:, None]
+    for first in range(0, LENGTH, BLOCK):
+        mask = (first + i < LENGTH)[None, :]
+        place = start[:, None] + ((first + i) * INNER)[None, :]
+        value = widen(tl.load(g + place, mask=mask, other=0.0), INTERPRET) - whole
+        value *= widen(tl.load(y + place, mask=mask, other=0.0), INTERPRET)
+        tl.store(dx + place, cast(value, dx.dtype.element_ty, INTERPRET), mask=mask)

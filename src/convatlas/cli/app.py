@@ -21,6 +21,7 @@ from convatlas.cli import (
     profile,
     reporting,
     summary,
+    train,
     verify,
     verify_op,
 )
@@ -42,6 +43,7 @@ app.command("explain", epilog=SEE)(explaining.command)
 app.command("inspect", epilog=SEE)(inspecting.command)
 app.command("gate", epilog=SEE)(gating.command)
 app.command("report", epilog=SEE)(reporting.command)
+app.command("train")(train.command)
 app.command("lecture")(lecture.command)
 app.command("compare")(compare.command)
 app.command("profile", epilog=SEE)(profile.command)

@@ -29,6 +29,7 @@ from convatlas.specs import (
 )
 from convatlas.specs.activations import FLOPS, own_activation, parsed, tells_nothing
 from convatlas.specs.grad import require
+from convatlas.specs.pool import meeting
 
 _ops = torch.ops.convatlas
 NUMBERS = ("running_mean", "running_var", "weight", "sums")
@@ -78,12 +79,8 @@ def _avg_pool2d_grad(a: Args) -> Call:
 def _adaptive_avg_pool2d_grad(a: Args) -> Call:
     op, g = "adaptive_avg_pool2d_grad", _shape(a["grad_output"])
     s = AdaptivePool2dSpec.of(tuple(a["input_size"]), g[-2:])
-    # The windows that hold one row: the most, unless one size divides the other, are those that begin and end within it.
-    sizes = ((s.P, s.H), (s.Q, s.W))
-    meeting = prod(
-        max(out // size, 1) if 0 in (out % size, size % max(out, 1)) else -(-out // size) + 1 for out, size in sizes
-    )
-    return Call(op, _grad(op, s, a, {"grad_output": s.output_shape}, s.input_shape, reduction=meeting))
+    most = meeting(s.P, s.H) * meeting(s.Q, s.W)
+    return Call(op, _grad(op, s, a, {"grad_output": s.output_shape}, s.input_shape, reduction=most))
 
 
 def _local_response_norm_grad(a: Args) -> Call:

@@ -257,3 +257,13 @@ class AdaptivePool2dSpec(PoolSpec):
 
     def __str__(self) -> str:
         return f"{self.N}x{self.C}x{self.H}x{self.W} -> {self.C}x{self.P}x{self.Q}, adaptive {NAMES[self.kind]}"
+
+
+def meeting(out: int, size: int) -> int:
+    """The most of `out` adaptive windows over `size` pixels of an axis that hold one pixel.
+
+    Where one size divides the other windows meet nowhere, or lie whole within a pixel; else one more begins, and ends, within it.
+    """
+    if 0 in (out % size, size % max(out, 1)):
+        return max(out // size, 1)
+    return -(-out // size) + 1
