@@ -31,6 +31,7 @@ from convatlas.model.gpu import gpu
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.ops import functional
 from convatlas.ops.observe import observe
+from convatlas.verify.on_device import Judge
 from convatlas.verify.single import operands
 
 KINDS = ("3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "pooling", "linear", "residual add")
@@ -95,6 +96,22 @@ def test_kinds_choose_in_all_suites() -> None:
     assert net_cases(dense) == [] == layer_cases(network) and len(net_cases(network)) == 1
     with pytest.raises(InputError, match="kind 'sparse', expected some of 3x3 dense, other dense, 1x1"):
         Choice(kinds=["sparse"])
+
+
+def test_gradients_race_where_they_are_named() -> None:
+    """Each convolution's by its weight, and by its input but for the image's, as often as a net runs it; against torch's own."""
+    assert not {"dgrad", "wgrad"} & {case.kind for case in layer_cases(Choice(["float16"], [1], ["resnet18"]))}
+    cases = layer_cases(Choice(["float16"], [2], ["resnet18"], kinds=["dgrad", "wgrad"]))
+    counts = {kind: sum(case.places["resnet18"] for case in cases if case.kind == kind) for kind in ("dgrad", "wgrad")}
+    assert counts == {"dgrad": 19, "wgrad": 20}
+    for case in cases[:2]:
+        small = shrink(case.layer)
+        assert small.spec.layer_kind == case.kind and small.spec.flops < 2e7
+        tensors = operands(small, torch.float32, torch.device("cpu"), 0)
+        y = {c.name: c.run(tensors) for c in contestants(small, ("numpy",))}
+        judge = Judge(small, tensors)
+        assert all(judge(found).ok for found in y.values()), case.name
+        assert not judge(y["numpy"] * 1.01).ok
 
 
 def test_what_is_within_reach_is_what_comes_first() -> None:

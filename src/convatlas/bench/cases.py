@@ -11,10 +11,18 @@ import torch
 from convatlas import nets
 from convatlas.bench.published import published
 from convatlas.bench.timing import Protocol
+from convatlas.call import Call
 from convatlas.errors import InputError
 from convatlas.nets import names
 from convatlas.results.kinds import KINDS
-from convatlas.specs import Conv2dSpec, ConvTranspose2dSpec, Epilogue, Spec
+from convatlas.specs import (
+    Conv2dInputGradSpec,
+    Conv2dSpec,
+    Conv2dWeightGradSpec,
+    ConvTranspose2dSpec,
+    Epilogue,
+    Spec,
+)
 from convatlas.study.tracing import Layer, trace
 
 # Precision by name: the tensors' dtype, and what float32 products are computed in.
@@ -31,6 +39,8 @@ MAIN = ("resnet50", "mobilenet_v2", "googlenet", "resnext50_32x4d", "vgg16", "al
 # Cases that are checked and timed in a second at the very best: 15 samples of 200 us of four contestants, with their warm-up,
 # their graphs and the float32 computation before them, take a quarter of one.
 MOST_A_SECOND = 4
+GRADIENTS = ("dgrad", "wgrad")
+UNASKED = ("other", *GRADIENTS)  # kinds that race only where they are named
 # (precision, batch), the most wanted first: a run that is cut short has these.
 WAVES = (
     ("float16", 32), ("float16", 1), ("bfloat16", 32), ("tf32", 32), ("float32", 32), ("bfloat16", 1), ("tf32", 1), ("float32", 1),
@@ -90,6 +100,31 @@ def residual_adds(names: Sequence[str], batch: int) -> list[Timed]:
     resnets = [name for name in names if nets.info(name).module == "resnet" and "plain" not in name]
     layers = ((name, layer) for name in resnets for layer in layers_of(name, batch, fuse_residual=False))
     return counted((name, layer) for name, layer in layers if layer.op == "residual_add")
+
+
+def gradients(names: Sequence[str], batch: int) -> list[Timed]:
+    """The gradients of the nets' convolutions by weight and, but for the image's, by input: what a backward pass runs."""
+    found = []
+    for timed in distinct(names, batch):
+        if timed.layer.op == "conv2d":
+            specs = gradients_of(timed.layer.spec)
+            found += [
+                (name, Layer(timed.layer.path, Call(op, spec)))
+                for op, spec in specs.items()
+                if timed.layer.spec.kind != "stem" or op == "conv2d_weight_grad"
+                for name, count in timed.places.items()
+                for _ in range(count)
+            ]
+    return counted(found)
+
+
+def gradients_of(f: Conv2dSpec) -> dict[str, Spec]:
+    """The specs of a convolution's gradients, by op."""
+    dy, x, w = f.output_shape, f.input_shape, f.weight_shape
+    return {
+        "conv2d_input_grad": Conv2dInputGradSpec.of(dy, w, x, **f.arguments),
+        "conv2d_weight_grad": Conv2dWeightGradSpec.of(dy, x, w, **f.arguments),
+    }
 
 
 def counted(layers: Iterable[tuple[str, Layer]]) -> list[Timed]:
@@ -176,7 +211,7 @@ class Choice:
     """What a user asked for. Raises InputError, NetError for names that are not known.
 
     Attributes:
-        kinds: each by its name in kinds.KINDS or a word of it ("dense"); without any, all but "other".
+        kinds: each by its name in kinds.KINDS or a word of it ("dense"); without any, all but "other" and gradients.
     """
 
     precisions: Sequence[str] = tuple(PRECISIONS)
@@ -194,7 +229,7 @@ class Choice:
 
     def wants(self, kind: str) -> bool:
         """Whether a kind was chosen."""
-        return any(_named(name, kind) for name in self.kinds) if self.kinds else kind != "other"
+        return any(_named(name, kind) for name in self.kinds) if self.kinds else kind not in UNASKED
 
     @property
     def net_names(self) -> list[str]:
@@ -218,7 +253,8 @@ def layer_cases(choice: Choice) -> list[Case]:
     found = [
         Case("layers", precision, batch, choice.protocol, timed.layer, timed.places)
         for batch in choice.batches
-        for timed in [*distinct(tuple(choice.net_names), batch), *residual_adds(choice.net_names, batch)]
+        for listed in (distinct, residual_adds, *(gradients,) * any(map(choice.wants, GRADIENTS)))
+        for timed in listed(tuple(choice.net_names), batch)
         if choice.wants(timed.layer.spec.layer_kind)
         for precision in choice.precisions
         if precision != "tf32" or timed.layer.spec.products
@@ -263,6 +299,9 @@ def within_reach(cases: Iterable[Case], seconds: float) -> set[str]:
 def shrink(layer: Layer) -> Layer:
     """A layer of the same kind, window, stride and epilogue that a CPU computes in no time: one image, few pixels and channels."""
     spec = layer.spec
+    if isinstance(spec, (Conv2dInputGradSpec, Conv2dWeightGradSpec)):
+        forward = shrink(Layer("", Call("conv2d", spec.forward))).spec
+        return layer.of(gradients_of(forward)[layer.op])
     if isinstance(spec, Conv2dSpec):
         groups = min(spec.groups, 16 if spec.kind == "depthwise" else 4)
         C, K = (groups * min(channels // spec.groups, 16) for channels in (spec.C, spec.K))

@@ -11,7 +11,9 @@ from convatlas.errors import InputError
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ChannelScaleSpec,
+    Conv2dInputGradSpec,
     Conv2dSpec,
+    Conv2dWeightGradSpec,
     ConvTranspose2dSpec,
     LinearSpec,
     Pool2dSpec,
@@ -21,10 +23,12 @@ from convatlas.specs import (
 
 KINDS = (
     "3x3 dense", "other dense", "1x1", "depthwise", "grouped", "stem", "linear", "pooling", "residual add", "channel scale",
-    "other", "transposed", "network",
+    "other", "transposed", "dgrad", "wgrad", "network",
 )  # fmt: skip
 SPECS: dict[str, type[Spec]] = {
     "conv2d": Conv2dSpec,
+    "conv2d_input_grad": Conv2dInputGradSpec,
+    "conv2d_weight_grad": Conv2dWeightGradSpec,
     "conv_transpose2d": ConvTranspose2dSpec,
     "linear": LinearSpec,
     "max_pool2d": Pool2dSpec,

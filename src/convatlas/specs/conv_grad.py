@@ -85,7 +85,7 @@ class Conv2dInputGradSpec(ConvTranspose2dSpec):
 
     @property
     def layer_kind(self) -> str:
-        return "other"
+        return "dgrad"
 
     def __str__(self) -> str:
         return f"input gradient of {self.forward}"
@@ -153,6 +153,10 @@ class Conv2dWeightGradSpec(Spec):
     @property
     def tensor_cores(self) -> bool:
         return self.forward.tensor_cores
+
+    @property
+    def layer_kind(self) -> str:
+        return "wgrad"
 
     @property
     def bias_elements(self) -> int:

@@ -81,10 +81,11 @@ def _computed(layer: Layer, tensors: Tensors, epilogue: Epilogue | None) -> Tens
 
 
 def _of_products(layer: Layer, t: Tensors) -> tuple[Tensor, Tensor, int, int]:
-    """Convolution and linear: S^2 = (sum of products)^2 + sum of (x w)^2 + bias^2 + residual^2."""
+    """Convolution, its gradients and linear: S^2 = (sum of products)^2 + sum of (x w)^2 + bias^2 + residual^2."""
     bare = Epilogue()
-    squares = _computed(layer, {name: t[name].square() for name in ("input", "weight")}, bare)
-    squares += _computed(layer, {name: t[name] for name in ("input", "weight")}, bare).square_()
+    factors = layer.spec.inputs
+    squares = _computed(layer, {name: t[name].square() for name in factors}, bare)
+    squares += _computed(layer, {name: t[name] for name in factors}, bare).square_()
     added = [t[name] for name in ("bias", "residual") if name in t]
     for term in added:
         squares += (term[:, None, None] if term.dim() == 1 and squares.dim() == 4 else term).square()
