@@ -1,4 +1,4 @@
-"""Writes the table of docs/engine.md: what a plan makes of every network of ours and every torchvision CNN that classifies.
+"""Writes the table of docs/engine.md: what a plan makes of our networks, torchvision's CNNs that classify, and ten of timm's.
 
 python docs/plan_table.py            (no GPU: shapes alone are computed, no numbers; takes some minutes)
 """
@@ -20,6 +20,12 @@ from convatlas.files import marked, write_text
 from convatlas.plan.layers import our_share
 
 PAGE = Path(__file__).with_name("engine.md")
+# Of timm's CNNs: a deep stem, squeeze and excitation, ghosts, parallel branches, inverted bottlenecks, TensorFlow's padding,
+# streams of four resolutions, aggregated trees, selected kernels, mixed kernel sizes.
+TIMM = (
+    "resnet26d", "seresnet33ts", "ghostnet_100", "repvgg_a0", "mobilenetv4_conv_small", "tf_efficientnetv2_b0", "hrnet_w18_small",
+    "dla34", "skresnet18", "mixnet_s",
+)  # fmt: skip
 TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 HEAD = """\
 | network | ops | steps | FLOPs on ours | arena | without sharing | PyTorch | stays PyTorch's |
@@ -33,7 +39,12 @@ def torchvision_names() -> list[str]:
 
 
 def network(source: str, name: str) -> nn.Module:
-    """A network without numbers, in eval mode; `source` is "ours" or "torchvision"."""
+    """A network without numbers, in eval mode; `source` is "ours", "torchvision" or "timm"."""
+    if source == "timm":
+        import timm
+
+        with torch.device("meta"):
+            return timm.create_model(name, pretrained=False).eval()
     more = {"init_weights": False} if source == "torchvision" and name in ("googlenet", "inception_v3") else {}
     # A RegNet computes its widths by tensors, which without numbers it cannot.
     with torch.device("cpu" if name.startswith("regnet") else "meta"):
@@ -43,20 +54,23 @@ def network(source: str, name: str) -> nn.Module:
 
 def row(source: str, name: str) -> str:
     """A network's line of the table, for one image of its own size."""
+    net = network(source, name)
     size = nets.info(name).size if source == "ours" else 299 if name == "inception_v3" else 224
-    plan = convatlas.compile(network(source, name), torch.empty(1, 3, size, size, device="meta"))
+    size = net.default_cfg["input_size"][-1] if source == "timm" else size
+    plan = convatlas.compile(net, torch.empty(1, 3, size, size, device="meta"))
     program = plan.program()
     layers, arena, graph = plan.layers, program.arena, program.graph
     counts = Counter(layer.op for layer in layers if not layer.ours)
     mega = (f"{1e-6 * x:,.2f}" for x in (arena.bytes, arena.activations, graph.torch_peak))
     stays = ", ".join(f"{count} {op}" for op, count in sorted(counts.items())) or "nothing"
-    shown = name if source == "ours" else f"torchvision {name}"
+    shown = name if source == "ours" else f"{source} {name}"
     return f"| {shown} | {graph.torch_layers} | {len(layers)} | {100 * our_share(layers):.2f} % | {' | '.join(mega)} | {stays} |"
 
 
 def cases() -> list[tuple[str, str]]:
     """(source, name) of every row."""
-    return [*(("ours", name) for name in nets.names()), *(("torchvision", name) for name in torchvision_names())]
+    sources = {"ours": nets.names(), "torchvision": torchvision_names(), "timm": TIMM}
+    return [(source, name) for source, names in sources.items() for name in names]
 
 
 def main() -> None:

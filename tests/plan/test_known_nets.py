@@ -1,4 +1,4 @@
-"""Plans of known networks against their modules: all of ours and torchvision's CNNs, a share of them at each run.
+"""Plans of known networks against their modules: ours, torchvision's CNNs and ten of timm's, a share of them at each run.
 
 In float64 by the reference, where only another order of the same sums can differ, and in float32 by the kernels. That batch norms,
 epilogues and concatenations are where they belong is one thing (test_plan.py); here is whether the numbers are the module's.
@@ -32,11 +32,13 @@ HUGE = "regnet_y_128gf"  # 645 million weights, twice in float64: more memory th
 def built(source: str, name: str) -> nn.Module:
     """The network with random weights, and norms whose numbers are not 0 and 1.
 
-    torchvision's have the statistics of noise, since with others the signal of a deep network may die.
+    torchvision's and timm's have the statistics of noise, since with others the signal of a deep network may die.
     """
     torch.manual_seed(0)
     if source == "ours":
         net = nets.create(name, seed=0)
+    elif source == "timm":
+        net = pytest.importorskip("timm").create_model(name, pretrained=False)
     else:
         more = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         net = torchvision.models.get_model(name, weights=None, **more)
@@ -87,10 +89,12 @@ def test_every_layer_of_a_plan_by_the_kernels_is_within_its_bound(name: str) -> 
 
 @pytest.mark.parametrize(("source", "name"), CASES if EXHAUSTIVE else share(CASES))
 def test_the_table_of_the_page_is_true(source: str, name: str) -> None:
+    if source == "timm":
+        pytest.importorskip("timm")
     rows = re.findall(r"^\| .*\|$", (DOCS / "engine.md").read_text(), re.MULTILINE)
     assert table.row(source, name) in rows
 
 
 def test_the_table_has_every_network() -> None:
-    rows = re.findall(r"^\| (?:torchvision )?(\w+) \| \d", (DOCS / "engine.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (?:torchvision |timm )?(\w+) \| \d", (DOCS / "engine.md").read_text(), re.MULTILINE)
     assert rows == [name for _, name in CASES]

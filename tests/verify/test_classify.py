@@ -1,5 +1,7 @@
 """classify on real photographs with real weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -32,6 +34,18 @@ def test_the_triton_kernels_see_it_too(image, expected):
     assert result.ok and result.first_wrong is None and len(result.checks) == 52
     assert result.difference < 1e-4
     assert result.checks[-1].call.op == "softmax" and result.checks[0].path == "_conv_stem"
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+@pytest.mark.parametrize("image", ["skimage:chelsea", "skimage:coffee"])
+def test_a_plan_in_half_precision_has_the_modules_five_classes(image, backend):
+    """In their order, where neighbours, the sixth included, differ by a twentieth at least."""
+    expected = classify(image, backend="numpy", top=6).predictions
+    probabilities = [p.probability for p in expected]
+    assert all(after < 0.95 * before for before, after in pairwise(probabilities))
+    found = classify(image, backend=backend, dtype="float16", plan=True)
+    assert [p.index for p in found.predictions] == [p.index for p in expected[:5]]
 
 
 def test_a_fault_is_named(plant):
