@@ -10,6 +10,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+# Tests run every kernel, proven on the GPU that is here or not (kernels/common/proven.py).
+os.environ.setdefault("CONVATLAS_KERNELS", "all")
+
 import progress
 import pytest
 

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from convatlas.kernels.common.interpreter import interpreting
+from convatlas.kernels.common.proven import held
 from convatlas.model.gpu import GPU, gpu, representative
 from convatlas.model.gpu import of_device as named
 
@@ -21,6 +22,7 @@ class Target:
         sms: streaming multiprocessors.
         half_fma: dense fp16 / bf16 tensor-core multiply-adds per clock and SM.
         shared: bytes of shared memory that one block may use.
+        held: kernels that it does not take unasked (proven.py); a GPU that is not here takes all.
         interpreted: the kernel runs in Triton's interpreter. Tests also run a GPU's tiles there, so arch may be that of a GPU.
     """
 
@@ -29,6 +31,7 @@ class Target:
     half_fma: int
     shared: int
     interpreted: bool = False
+    held: frozenset[str] = frozenset()
 
     @property
     def unbounded(self) -> bool:
@@ -66,7 +69,7 @@ def of_device(index: int) -> Target:
     arch = 10 * properties.major + properties.minor
     like = named(properties.name) or representative(arch)
     shared = properties.shared_memory_per_block_optin
-    return Target(arch, properties.multi_processor_count, like.half_fma, shared)
+    return Target(arch, properties.multi_processor_count, like.half_fma, shared, held=held(arch, index))
 
 
 def current(x: torch.Tensor, backend: str) -> Target:

@@ -54,7 +54,7 @@ def packing(spec: Conv2dSpec, dtype: str) -> Packing | None:
 def fits(p: Problem) -> bool:
     """Whether packing the image is possible, and pays."""
     spec, target = p.spec, p.target
-    if target.unbounded or target.arch < 90 or p.simt:
+    if target.unbounded or target.arch < 90 or p.simt or "triton/rows" in target.held:
         return False
     pays = spec.R * spec.S >= TAPS and spec.K >= 32 and spec.N * spec.P * spec.Q >= PIXELS
     return pays and packing(spec, p.dtype) is not None

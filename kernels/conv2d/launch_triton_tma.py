@@ -38,7 +38,11 @@ def fits(p: Problem, x: Tensor) -> bool:
     warpgroup's 64 rows would leave half of them idle. The interpreter runs it wherever it can run.
     """
     spec, target = p.spec, p.target
-    if spec.groups != 1 or (not target.unbounded and (target.arch < 90 or p.simt or spec.flops < FLOPS)):
+    if (
+        "triton/tma" in target.held
+        or spec.groups != 1
+        or (not target.unbounded and (target.arch < 90 or p.simt or spec.flops < FLOPS))
+    ):
         return False
     SH, SW = spec.stride
     dense = SW == 1 or x.stride(3) == spec.C

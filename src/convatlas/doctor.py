@@ -178,8 +178,23 @@ def _prepared() -> str:
     return f"yes: {', '.join(backends)}"
 
 
+def _proven() -> str:
+    """Which GPUs take every kernel; Missing names the kernels that one does not take unasked."""
+    torch = _module("torch")
+    if not torch.cuda.is_available():
+        raise Missing("needs a GPU")
+    from convatlas.kernels.common.target import of_device
+
+    targets = [of_device(i) for i in range(torch.cuda.device_count())]
+    wanting = [f"not {', '.join(sorted(target.held))} on sm_{target.arch}" for target in targets if target.held]
+    if wanting:
+        raise Missing("; ".join(dict.fromkeys(wanting)))
+    return f"all on {', '.join(dict.fromkeys(f'sm_{target.arch}' for target in targets))}"
+
+
 TRITON = "pip install triton" if sys.platform == "linux" else "Triton is built for Linux only: run convatlas there"
 PREPARED = "a GPU with a driver of CUDA 11.8 or newer, and no CONVATLAS_PREPARED=0; without, calls cost the host ten times as much"
+PROVEN = "convatlas selftest on the GPU: a minute or two, and the kernels that pass are taken from then on"
 CUDA_KERNELS = 'backend "cuda" on a GPU'
 PROBES = (
     Probe("Python", _python, "everything", "Python 3.10 or newer"),
@@ -189,6 +204,7 @@ PROBES = (
     Probe("GPU driver", _driver, "the GPU", "the driver of the GPU (https://www.nvidia.com/drivers)"),
     Probe("cuDNN", _cudnn, 'backend "cudnn", on a GPU', "a CUDA build of torch, which brings it"),
     Probe("prepared launches", _prepared, "calls that cost the host microseconds", PREPARED),
+    Probe("proven kernels", _proven, "the quicker kernels; without, the plainer ones are taken", PROVEN),
     Probe("CuPy", _cupy, CUDA_KERNELS, CUDA),
     Probe("NVRTC", _nvrtc, CUDA_KERNELS, CUDA),
     Probe(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from convatlas.call import Call
+from convatlas.kernels.common.proven import KERNELS
 from convatlas.ops import automatic, backends
 from convatlas.specs import AdaptivePool2dSpec, Conv2dSpec, LinearSpec, Pool2dSpec, ResidualAddSpec
 
@@ -41,16 +42,22 @@ CALLS = {
 def test_the_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call, expected = CALLS[name]
     monkeypatch.setattr(automatic, "cuda_is_here", lambda: True)
-    assert automatic.choose(call) == expected
+    monkeypatch.setattr(automatic, "held_on", lambda device: frozenset())
+    assert automatic.choose(call, 0) == expected
+    if expected == "cuda":
+        monkeypatch.setattr(automatic, "held_on", lambda device: frozenset({automatic.family(call)}))
+        assert automatic.family(call) in KERNELS and automatic.choose(call, 0) == "triton"
+    monkeypatch.setattr(automatic, "held_on", lambda device: frozenset())
     monkeypatch.setattr(automatic, "cuda_is_here", lambda: False)
-    assert automatic.choose(call) == "triton"
+    assert automatic.choose(call, 0) == "triton"
 
 
 def test_it_is_asked_for_cuda_tensors_without_another_wish(monkeypatch: pytest.MonkeyPatch) -> None:
     call = CALLS["depthwise"][0]
     monkeypatch.setattr(automatic, "cuda_is_here", lambda: True)
+    monkeypatch.setattr(automatic, "held_on", lambda device: frozenset())
     monkeypatch.delenv("CONVATLAS_BACKEND", raising=False)
-    on_gpu, on_cpu = (SimpleNamespace(is_cuda=cuda, device="") for cuda in (True, False))
+    on_gpu, on_cpu = (SimpleNamespace(is_cuda=cuda, device=SimpleNamespace(index=0)) for cuda in (True, False))
     assert backends.resolve(None, on_gpu, call) == "cuda"
     assert backends.resolve("triton", on_gpu, call) == "triton"
     assert backends.resolve(None, on_cpu, call) == "numpy"

@@ -20,6 +20,8 @@ from typing import Any
 import convatlas
 from convatlas.errors import ConvAtlasError, InputError
 from convatlas.files import write_text
+from convatlas.kernels.common.proven import record
+from convatlas.model.gpu import of_device
 from convatlas.results.store import (
     FORMAT,
     REHEARSAL,
@@ -132,6 +134,16 @@ def store(document: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def prove(document: dict[str, Any], data: Path) -> bool:
+    """Notes in proven.json that the kernels may be taken on GPUs of this architecture, if all their tests have run and passed."""
+    tests, gpu = document.get("tests") or {}, of_device(document["gpu"])
+    clean = tests.get("complete") and tests.get("passed") and not tests.get("failed")
+    if not clean or gpu is None or document["commit"].endswith("-dirty") or not data.exists():
+        return False
+    record(gpu.arch, document["gpu"], document["date"], document["commit"], data)
+    return True
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 written, 2 input that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m convatlas.bench.collect", description=__doc__.splitlines()[0])
@@ -145,7 +157,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not (given.root / "benchmarks").is_dir():
             raise InputError(f"{given.root} has no benchmarks, expected the repository: --root")
         if given.folder is not None:
-            print(f"wrote {store(collect(given.folder, given.commit), given.root / 'benchmarks' / 'results')}")
+            document = collect(given.folder, given.commit)
+            print(f"wrote {store(document, given.root / 'benchmarks' / 'results')}")
+            if prove(document, given.root / "kernels" / "common" / "proven.json"):
+                print(
+                    f"noted in kernels/common/proven.json that the kernels have passed their tests on {document['gpu']}"
+                )
         for path in update(given.root):
             print(f"wrote {path}")
     except ConvAtlasError as error:

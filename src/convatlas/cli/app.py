@@ -20,6 +20,7 @@ from convatlas.cli import (
     nets,
     profile,
     reporting,
+    selftest,
     summary,
     train,
     verify,
@@ -49,6 +50,7 @@ app.command("compare")(compare.command)
 app.command("profile", epilog=SEE)(profile.command)
 app.command("glossary")(glossary.command)
 app.command("doctor")(doctor.command)
+app.command("selftest")(selftest.command)
 
 
 def _version(asked: bool) -> None:

@@ -29,9 +29,26 @@ def cuda_is_here() -> bool:
     return find_spec("cupy") is not None
 
 
-def choose(call: Call) -> str:
-    """The preferred backend, or Triton where CuPy is not installed."""
-    return preferred(call) if cuda_is_here() else "triton"
+def choose(call: Call, device: int) -> str:
+    """The preferred backend on GPU number `device`, or Triton where CuPy is not installed or the kernel is unproven there."""
+    found = preferred(call) if cuda_is_here() else "triton"
+    return "triton" if found == "cuda" and family(call) in held_on(device) else found
+
+
+def held_on(device: int) -> frozenset[str]:
+    """The kernels that the GPU does not take unasked."""
+    from convatlas.kernels.common.target import of_device
+
+    return of_device(device).held
+
+
+def family(call: Call) -> str:
+    """The kernel that computes a call of the rule below in CUDA C++, as kernels/common/proven.py names it."""
+    if call.op == "linear":
+        return "cuda/gemm"
+    if call.op == "conv2d":
+        return {"depthwise": "cuda/depthwise", "stem": "cuda/conv2d"}.get(call.spec.kind, "cuda/gemm")
+    return "cuda/pool"
 
 
 def preferred(call: Call) -> str:

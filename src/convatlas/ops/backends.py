@@ -71,7 +71,7 @@ def resolve(requested: str | None, x: Tensor, call: Call | None = None) -> str:
     elif os.environ.get("CONVATLAS_BACKEND"):
         name = _known(os.environ["CONVATLAS_BACKEND"], "environment variable CONVATLAS_BACKEND")
     else:
-        name = "numpy" if not x.is_cuda else "triton" if call is None else choose(call)
+        name = "numpy" if not x.is_cuda else "triton" if call is None else choose(call, x.device.index)
     if name == "cudnn" and not x.is_cuda:
         raise BackendError(
             f'backend "cudnn" needs CUDA tensors, given one on {x.device}; use "triton", "cuda" or "numpy" here'
