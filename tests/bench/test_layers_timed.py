@@ -23,12 +23,12 @@ from convatlas.bench.cases import (
 from convatlas.bench.contestants import FOLDED, contestants, cudnn_fused, with_folded
 from convatlas.bench.cpu import bound
 from convatlas.bench.networks import net_contestants, rehearsal_size, work
-from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.precompile import Job, jobs, precompile, run_once
 from convatlas.errors import InputError, NetError
 from convatlas.kernels.common.precision import float32_products
 from convatlas.model.gpu import gpu
 from convatlas.nets.fold_net import fold_batch_norms
+from convatlas.nets.plain import for_peers, plain
 from convatlas.ops import functional
 from convatlas.ops.observe import observe
 from convatlas.verify.on_device import Judge

@@ -22,22 +22,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from convatlas.bench.cases import layers_of
-from convatlas.bench.contestants import contestants, with_folded
+from convatlas.bench.contestants import by_backend, contestants, with_folded
 from convatlas.bench.environment import cpu_name, versions
 from convatlas.bench.racing import check, timed
-from convatlas.bench.timing import Contestant, HostTimer, Protocol, Tensors, race
+from convatlas.bench.timing import Contestant, HostTimer, Protocol, race
 from convatlas.model.ceilings import Ceilings
 from convatlas.model.gpu import GPU, gpu
-from convatlas.ops.backends import use_backend
 from convatlas.reference import conv2d
 from convatlas.results.standings import Race
 from convatlas.specs import Conv2dSpec
 from convatlas.study.tracing import Layer
 from convatlas.verify.on_device import Judge
-from convatlas.verify.single import call, operands
+from convatlas.verify.single import operands
 
 GPUS = ("a100-80", "h100-sxm", "h200", "b200")
 WAYS = ("torch", "reference", "triton", "cuda")
@@ -82,21 +80,14 @@ def host_race(
     return Race.of(suite, case, seconds, cpu_name(), shared, absent, wrong)
 
 
-def _reference(layer: Layer) -> Contestant:
-    def run(tensors: Tensors) -> Tensor:
-        with torch.no_grad(), use_backend("numpy"):
-            return call(layer, {name: x for name, x in tensors.items() if name != "folded"})
-
-    return Contestant("reference", run)
-
-
 @cache
 def cpu_race(name: str, samples: int = SAMPLES) -> Race:
     """The ways of WAYS to compute a layer of LAYERS on this CPU, float32, checked and then timed by turns."""
     layer, cpu = LAYERS()[name], torch.device("cpu")
     data = with_folded(layer, operands(layer, torch.float32, cpu, 0))
     by_name = {c.name: c for c in contestants(layer)}
-    racing = [Contestant("torch", by_name["cudnn"].run), _reference(layer), by_name["triton"], by_name["cuda"]]
+    truth = Contestant("reference", by_backend(layer, "numpy"))
+    racing = [Contestant("torch", by_name["cudnn"].run), truth, by_name["triton"], by_name["cuda"]]
     found = check(racing, data, Judge(layer, data))
     seconds = timed(found, racing, [data], HostTimer(), Protocol("warm", "eager", samples))
     case = f"{name}: {layer.spec} | float32 batch1 on this CPU"

@@ -2,7 +2,7 @@
 
 ours_eager, ours_graph     convatlas as it chooses its backends itself, launched from Python or replayed from a CUDA graph
 ours_plan                  the net's plan (convatlas.compile), called as users call it; on a GPU it replays a CUDA graph of its own
-cudnn_eager, cudnn_graph   the same net on torch.nn.functional alone (bench/plain.py), channels_last, cudnn.benchmark on
+cudnn_eager, cudnn_graph   the same net on torch.nn.functional alone (nets/plain.py), channels_last, cudnn.benchmark on
 compile                    torch.compile(mode="max-autotune") of that plain net; it replays CUDA graphs of its own
 
 All of them have the same weights, batch norms folded beforehand. On a CPU, for a rehearsal, ours are interpreted.
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from convatlas import nets
 from convatlas.bench.cases import layers_of
 from convatlas.bench.contestants import AUTO, on
-from convatlas.bench.plain import for_peers, plain
 from convatlas.bench.timing import Contestant, Tensors
 from convatlas.kernels.common.precision import may_be_tf32
 from convatlas.nets.fold_net import fold_batch_norms
 from convatlas.nets.network import smallest_size
+from convatlas.nets.plain import for_peers, plain
 from convatlas.plan.plan import Plan, compile
 from convatlas.specs import ConcatSpec, dtype_name
 from convatlas.study.tracing import Layer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,9 +45,6 @@ class Checked:
     accuracy: dict[str, Accuracy] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
-
-    def copy(self) -> Checked:
-        return Checked(dict(self.accuracy), dict(self.absent), dict(self.wrong))
 
 
 def check(racing: Sequence[Contestant], data: dict[str, Tensor], judge: Judge | NetJudge) -> Checked:
@@ -180,10 +178,10 @@ class Racer:
         sets = data_sets(layer, dtype, self.device, timer, case.protocol.cache)
         racing, key = contestants(layer, ours), (layer.key, case.precision, ours)
         if key in self._seen:  # rehearsals meet one shrunken layer many times
-            return self._seen[key].copy(), racing, sets, str(layer.spec)
+            return deepcopy(self._seen[key]), racing, sets, str(layer.spec)
         found = check(racing, sets[0], Judge(layer, sets[0], products == "tf32" and layer.spec.products))
         if self.rehearse:
-            self._seen[key] = found.copy()
+            self._seen[key] = deepcopy(found)
         return found, racing, sets, str(layer.spec)
 
     def _net(self, case: Case, timer: Timer) -> tuple[Checked, list[Contestant], list[dict[str, Tensor]], str]:
