@@ -24,7 +24,7 @@ def max_pool_grad_kernel(g, winners, dx, M, H, W, P, Q, C, window, live, block, 
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
     channel = wide(c, mode.WIDE)[None, :]
-    own = (h * W + w).to(tl.int64)[:, None]
+    own = (h * W + w)[:, None]  # 32 bits count the pixels of an image
     acc = tl.zeros((block.BM, block.BC), tl.float32)
     for r in range(live.R0, live.R1):
         p, there = window_at(h, r, window.TOP, window.STRIDE_H, window.DILATION_H, P)
@@ -32,7 +32,7 @@ def max_pool_grad_kernel(g, winners, dx, M, H, W, P, Q, C, window, live, block, 
             q, too = window_at(w, s, window.LEFT, window.STRIDE_W, window.DILATION_W, Q)
             met = valid & (there & too)[:, None]
             place = winners.ptr + row_of(winners, n, p, q)[:, None] + channel * winners.c
-            won = met & (tl.load(place, mask=met, other=-1).to(tl.int64) == own)
+            won = met & (tl.load(place, mask=met, other=-1).to(own.dtype) == own)
             value = tl.load(g.ptr + row_of(g, n, p, q)[:, None] + channel * g.c, mask=won, other=0.0)
             acc += widen(value, mode.INTERPRET)
     store_block(dx, n, h, w, c, acc, valid, mode)

@@ -31,6 +31,8 @@ from convatlas.kernels.common.precision import float32_products
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.target import TARGETS, Target
 from convatlas.layout import allocate_extra, taps_first
+from convatlas.ops import backward  # noqa: F401 (registers the ops of backward_calls)
+from convatlas.ops.observe import observe
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ChannelScaleSpec,
@@ -41,6 +43,7 @@ from convatlas.specs import (
     ConvTranspose2dSpec,
     ElementwiseSpec,
     Epilogue,
+    GradSpec,
     LinearSpec,
     LocalResponseNormSpec,
     NormSpec,
@@ -132,6 +135,31 @@ def gradient_calls() -> Iterator[Call]:
         yield Call("conv2d_weight_grad", by_weight, params={"bias_grad": True})
 
 
+def backward_calls() -> list[Call]:
+    """What else a training step computes: gradients of poolings, activations, norms and softmax, and batch statistics."""
+    with torch.device("meta"):
+        x, statistic, sums = torch.empty(32, 64, 28, 28), torch.empty(64), torch.empty(2, 64)
+        row = torch.empty(32, 1000)
+    half, numbers = x[:, :, :14, :14], (statistic, statistic)
+    calls: list[Call] = []
+    ops, window, shape = torch.ops.convatlas, ([3, 3], [2, 2], [1, 1]), list(x.shape)
+    with observe(lambda call, tensors, output: calls.append(call)):
+        for activation in (*FLOPS, "leaky_relu(0.2)"):
+            ops.activation_grad(x, x, activation)
+        ops.max_pool2d_grad(half, half.long(), shape, *window, [1, 1], False)
+        ops.avg_pool2d_grad(half, shape, *window, False, True, None)
+        ops.avg_pool2d_grad(half, shape, *window, False, False, None)
+        ops.adaptive_avg_pool2d_grad(x[:, :, :6, :6], shape)
+        ops.adaptive_avg_pool2d_grad(x[:, :, :1, :1], shape)
+        ops.softmax_grad(row, row, 1)
+        ops.local_response_norm_grad(x, x, 5, 1e-4, 0.75, 2.0)
+        ops.batch_norm_stats(x)
+        ops.batch_norm_sums(x, x, *numbers, 1e-5)
+        ops.batch_norm_input_grad(x, x, *numbers, statistic, sums, 1e-5)
+        ops.batch_norm_input_grad(x, x, *numbers, statistic, None, 1e-5)
+    return calls
+
+
 def network_calls(names: Iterable[str], batches: Iterable[int] = BATCHES) -> Iterator[Call]:
     """The calls of the named networks at their own input sizes, each once."""
     seen = set()
@@ -153,10 +181,12 @@ def _meta(shape: tuple, dtype: torch.dtype) -> Tensor:
 
 def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
     """Meta tensors that fit a call, channels_last: what goes in by name, and the output."""
-    tensors = {name: _meta(shape, dtype) for name, shape in call.spec.operands(call.epilogue).items()}
+    spec, float32 = call.spec, torch.float32 if isinstance(call.spec, GradSpec) else dtype  # as autocast leaves them
+    kinds = {**dict.fromkeys(spec.wide, float32), **dict.fromkeys(spec.places, torch.int64)}
+    tensors = {name: _meta(shape, kinds.get(name, dtype)) for name, shape in spec.operands(call.epilogue).items()}
     if call.spec.layer_kind == "depthwise":  # as nets.folding lays it out
         tensors["weight"] = taps_first(tensors["weight"])
-    return tensors, _meta(call.spec.output_shape, dtype)
+    return tensors, _meta(spec.output_shape, float32 if spec.sums else dtype)
 
 
 def launches_of(
@@ -178,7 +208,22 @@ def launches_of(
 
 
 # The constants that make a config; the others (window, padding, activation) fill it in.
-TILES = ("BM", "BN", "BK", "BC", "BLOCK", "RANK", "SPLIT", "EVEN_C", "FLAT", "PRECISION", "WINDOW", "RESIDENT", "MAX")
+TILES = (
+    "BM",
+    "BN",
+    "BK",
+    "BC",
+    "BLOCK",
+    "RANK",
+    "GRADIENT",
+    "SPLIT",
+    "EVEN_C",
+    "FLAT",
+    "PRECISION",
+    "WINDOW",
+    "RESIDENT",
+    "MAX",
+)
 
 
 def config_key(launch: Launch, mode: str) -> tuple:
@@ -241,6 +286,8 @@ def inventory(
     found: dict[tuple, tuple[int, Entry]] = {}
     extra = [(call, contiguous) for call in extra_calls() for contiguous in (False, True)[: 1 + (backend == "cuda")]]
     cases = [(call, False) for call in network_calls(nets.names() if names is None else names, batches)] + extra
+    if backend == "triton":  # CUDA C++ has none of these kernels (roadmap R7)
+        cases += [(call, False) for call in backward_calls()]
     for arch, mode in ((arch, mode) for arch, modes in targets.items() for mode in modes):
         blocks = [(call, False) for call in block_calls(str(MODES[mode][0]).removeprefix("torch."))]
         for call, contiguous in [*cases, *(blocks if backend == "cuda" else [])]:
