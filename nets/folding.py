@@ -9,6 +9,7 @@ so that conv(x, w') + b' is the batch norm, at inference, of conv(x, w) + b (Iof
 
 from __future__ import annotations
 
+from operator import attrgetter, is_
 from typing import NamedTuple
 
 import torch
@@ -57,29 +58,29 @@ class FoldCache:
     def __init__(self) -> None:
         self._entry: _Entry | None = None
 
-    def get(self, weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
-        """fold(weight, bias, bn), from the cache where nothing changed."""
-        sources = (weight, bias, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+    def get(self, conv: nn.Module, bn: nn.Module) -> Folded:
+        """fold(conv.weight, conv.bias, bn), from the cache where nothing changed."""
+        weight, bias, *_ = sources = _sources(conv, bn)
         if torch.compiler.is_compiling() or (
             torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in sources)
         ):
             return fold(weight, bias, bn)
         entry = self._entry  # read once and replaced whole: threads may share a module
-        if entry is not None and entry.eps == bn.eps:
-            # A loop of plain comparisons, for it runs for each layer of each forward.
-            for x, (tensor, version, address, dtype) in zip(sources, entry.states):
-                if x is not tensor:
-                    break
-                if x is not None and (x._version != version or x.data_ptr() != address or x.dtype != dtype):
-                    break
-            else:
-                return entry.folded
+        if (  # loops of C, for it runs for each layer of each forward
+            entry is not None
+            and entry.eps == bn.eps
+            and all(map(is_, sources, entry.sources))
+            and list(map(_state, entry.tensors)) == entry.states
+            and list(map(Tensor.data_ptr, entry.tensors)) == entry.addresses
+        ):
+            return entry.folded
         if not _cacheable(sources):
             return fold(weight, bias, bn)
-        states = [(x, None, None, None) if x is None else (x, x._version, x.data_ptr(), x.dtype) for x in sources]
+        tensors = [x for x in sources if x is not None]
+        states, addresses = list(map(_state, tensors)), list(map(Tensor.data_ptr, tensors))
         with torch.no_grad():
             folded = fold(weight, bias, bn)
-        self._entry = _Entry(bn.eps, states, folded)
+        self._entry = _Entry(bn.eps, sources, tensors, states, addresses, folded)
         return folded
 
     def clear(self) -> None:
@@ -88,11 +89,27 @@ class FoldCache:
 
 
 class _Entry(NamedTuple):
-    """Folded weights, and what they came from: eps, and of each tensor itself, its version, address and dtype."""
+    """Folded weights, and what they came from: eps, and of each tensor itself, its version and dtype, and its address."""
 
     eps: float
-    states: list[tuple[Tensor | None, int | None, int | None, torch.dtype | None]]
+    sources: tuple[Tensor | None, ...]
+    tensors: list[Tensor]
+    states: list[tuple[int, torch.dtype]]
+    addresses: list[int]
     folded: Folded
+
+
+_state = attrgetter("_version", "dtype")
+
+
+def _sources(conv: nn.Module, bn: nn.Module) -> tuple[Tensor | None, ...]:
+    """What the folded weights come from: without nn.Module's look-up of an attribute where the tensors are the modules' own."""
+    own, norm, statistics = conv._parameters, bn._parameters, bn._buffers
+    try:
+        mean, var = statistics["running_mean"], statistics["running_var"]
+        return own["weight"], own["bias"], mean, var, norm["weight"], norm["bias"]
+    except KeyError:  # parametrized, or replaced by a plain tensor
+        return conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.weight, bn.bias
 
 
 def _cacheable(sources: tuple[Tensor | None, ...]) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from convatlas.errors import ShapeError
 from convatlas.nets.folding import FoldCache, fold
 from convatlas.ops import functional as ops
+from convatlas.ops.site import Site
 from convatlas.specs import tf_same_padding
 
 
@@ -89,7 +90,7 @@ class Conv2d(nn.Conv2d):
     def __init__(self, *args: Any, tf_same: bool = False, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.tf_same = tf_same
-        self._folded = FoldCache()
+        self._folded, self._site = FoldCache(), Site()
         if self.padding_mode != "zeros":
             raise ShapeError(f'Conv2d: padding_mode={self.padding_mode!r}, expected "zeros"')
         if tf_same and self.padding not in (0, (0, 0)):
@@ -116,7 +117,7 @@ class Conv2d(nn.Conv2d):
 
         Raises ShapeError, DtypeError, BackendError as convatlas.conv2d.
         """
-        if bn is not None and (bn.training or bn.running_var is None):
+        if bn is not None and (bn.training or (bn._buffers.get("running_var") is None and bn.running_var is None)):
             y = batch_norm(self._convolve(x, self.weight, self.bias), bn, activation if residual is None else None)
             if residual is not None:
                 y = ops.residual_add(y, residual, activation=activation)
@@ -143,11 +144,12 @@ class Conv2d(nn.Conv2d):
         if bn is None:
             weight, bias = self.weight, self.bias
         else:
-            weight, bias = self._folded.get(self.weight, self.bias, bn)
-        return self._convolve(x, weight, bias, activation=activation, residual=residual, out=out)
+            weight, bias = self._folded.get(self, bn)
+        return self._convolve(x, weight, bias, activation, residual, out)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, **epilogue: Any) -> Tensor:
-        return ops.conv2d(x, weight, bias, self.stride, self._pads(x), self.dilation, self.groups, **epilogue)
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, *epilogue: Any) -> Tensor:
+        geometry = self.stride, self._pads(x), self.dilation, self.groups
+        return self._site(ops.conv2d, (x, weight, bias), geometry, *epilogue)
 
     def _pads(self, x: Tensor) -> Any:
         if not self.tf_same:
@@ -166,7 +168,7 @@ class Conv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for pickle and copy.deepcopy, without the folded weights: a copy computes its own."""
-        return {**self.__dict__, "_folded": FoldCache()}
+        return {**self.__dict__, "_folded": FoldCache(), "_site": Site()}
 
 
 def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None) -> Tensor:

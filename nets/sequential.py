@@ -27,9 +27,14 @@ class FusedSequential(nn.Sequential):
             x = _run(step, x)
         return _run(steps[-1], x, **epilogue)
 
+    _found: tuple[list[nn.Module], list[Step]] = [], []
+
     def _steps(self) -> list[Step]:
         """(module, batch norm, activation): every module with what is fused into it."""
-        steps: list[Step] = []
+        modules, steps = self._found
+        if modules and modules == [*self._modules.values()]:  # modules are equal where they are one
+            return steps
+        steps = []
         for module in self:
             last, bn, activation = steps[-1] if steps else (None, None, None)
             if isinstance(module, nn.BatchNorm2d) and isinstance(last, Conv2d) and bn is activation is None:
@@ -38,7 +43,12 @@ class FusedSequential(nn.Sequential):
                 steps[-1] = last, bn, ACTIVATIONS[type(module)]
             else:
                 steps.append((module, None, None))
+        self._found = [*self._modules.values()], steps
         return steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for pickle and copy.deepcopy, without the steps: a copy finds its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_found"}
 
 
 def _run(step: Step, x: Tensor, **epilogue: Any) -> Tensor:

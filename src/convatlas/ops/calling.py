@@ -40,6 +40,7 @@ def overridable(op: Callable[P, R]) -> Callable[P, R]:
             return handle_torch_function(public, relevant, *args, **keywords)
         return op(*args, **keywords)
 
+    public.ordinary = ordinary  # type: ignore[attr-defined]  # for ops/site.py
     return public
 
 

@@ -91,8 +91,28 @@ def state() -> _State:
     return _state
 
 
-def call(op: str, args: tuple, keywords: dict[str, Any], ordinary: Callable[..., Any]) -> Any:
-    """The op's result, by the short way where there is one, else `ordinary(*args, **keywords)`."""
+def settings(op: str) -> tuple:
+    """All that a call of the op depends on besides its arguments: backends chosen, a forced config, TF32."""
+    matmul = "matmul" if op == "linear" else "conv"
+    return current_backend(), _environment.get(_variable), forced_config(), _precision("cuda", matmul)
+
+
+def looked_at() -> bool:
+    """Whether somebody looks on whom the dispatcher would tell: a mode, the profiler, an observer, forward-mode derivatives."""
+    return bool(_functions() or _dispatchers() or _profiled() or observed() or forward_ad._current_level >= 0)
+
+
+def call(
+    op: str,
+    args: tuple,
+    keywords: dict[str, Any],
+    ordinary: Callable[..., Any],
+    found: Callable[[_State, Entry, tuple], None] | None = None,
+) -> Any:
+    """The op's result, by the short way where there is one, else `ordinary(*args, **keywords)`.
+
+    `found` is told of an entry that was replayed on aligned operands, and of the settings under which it holds.
+    """
     state = _state
     if state.asked and state.driver is None:
         return ordinary(*args, **keywords)
@@ -113,7 +133,7 @@ def call(op: str, args: tuple, keywords: dict[str, Any], ordinary: Callable[...,
         operands = [x for x in operands if x is not out]
     if not operands or not (state.asked or _ask(state, operands[0])):
         return ordinary(*args, **keywords)
-    if _functions() or _dispatchers() or _profiled() or observed() or forward_ad._current_level >= 0:
+    if looked_at():
         return ordinary(*args, **keywords)
     try:
         given = operands if out is None else [*operands, out]
@@ -144,14 +164,21 @@ def call(op: str, args: tuple, keywords: dict[str, Any], ordinary: Callable[...,
         return ordinary(*args, **keywords)
     for entry in entries:
         if entry.guard(*given):
-            result = _replay(state, entry, key, operands, out, addresses)
-            return ordinary(*args, **keywords) if result is MISS else result
+            result = replayed(state, entry, key, operands, out, addresses)
+            if result is MISS:
+                return ordinary(*args, **keywords)
+            if found is not None and not low & LOW:
+                found(state, entry, settings(op))
+            return result
     return _first(state, key, operands, out, lambda: ordinary(*args, **keywords))
 
 
-def _replay(state: _State, entry: Entry, key: tuple, operands: list[Tensor], out: Any, addresses: list[int]) -> Any:
+def replayed(
+    state: _State, entry: Entry, key: tuple | None, operands: list[Tensor], out: Any, addresses: list[int]
+) -> Any:
+    """The result by an entry whose guard holds, or MISS where it may not be used now."""
     prepared = entry.prepared
-    if prepared is None or (entry.grad and _with_grad()) or (prepared.triton and _hooked()):
+    if prepared is None or state.driver is None or (entry.grad and _with_grad()) or (prepared.triton and _hooked()):
         return MISS
     if out is None:
         result = operands[0].new_empty_strided(entry.shape, entry.strides)
@@ -166,10 +193,11 @@ def _replay(state: _State, entry: Entry, key: tuple, operands: list[Tensor], out
     prepared.replay(operands, addresses)
     if out is not None:
         torch.autograd.graph.increment_version(out)
-    try:  # noqa: SIM105 (contextlib.suppress costs more than the call)
-        state.entries.move_to_end(key)
-    except KeyError:  # another thread has just dropped it
-        pass
+    if key is not None:
+        try:  # noqa: SIM105 (contextlib.suppress costs more than the call)
+            state.entries.move_to_end(key)
+        except KeyError:  # another thread has just dropped it
+            pass
     return result
 
 
