@@ -41,10 +41,15 @@ def batch_norm(p: Problem) -> list[CudaLaunch]:
     x, y = as_image(p["input"]), as_image(p.out)
     names = {"mean": "running_mean", "var": "running_var", "weight": "weight", "bias": "bias"}
     numbers = {field: p.get(name) for field, name in names.items()}
-    VEC = chunk(x) if vectors(x, y) and aligned(*numbers.values()) else 1
+    kind = dtype_name(y)
+    if any(
+        a is not None and a.dtype != y.dtype for a in numbers.values()
+    ):  # float32 beside halves: each as float32, one by one
+        numbers, kind = {field: a if a is None else a.float() for field, a in numbers.items()}, "float32"
+    VEC = chunk(x) if vectors(x, y) and aligned(*numbers.values()) and kind == dtype_name(y) else 1
     source, activation = with_activation(SOURCE, p.activation)
     numbers |= dict(eps=float(p.params["eps"]), activation=activation)
-    return [_launch(source, "batch_norm", x, y, VEC, (str(VEC),), **numbers)]
+    return [_launch(source, "batch_norm", x, y, VEC, (str(VEC), TYPES[kind]), **numbers)]
 
 
 def local_response_norm(p: Problem) -> list[CudaLaunch]:

@@ -12,22 +12,23 @@ struct NormParams {
 };
 
 // y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]): one pass, the channel's numbers from L1.
-template <typename T, int VEC> __global__ void __launch_bounds__(256) batch_norm(const NormParams p) {
+// U is the type of those numbers, float beside halves under autocast.
+template <typename T, int VEC, typename U> __global__ void __launch_bounds__(256) batch_norm(const NormParams p) {
     const Place at = place<VEC>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     float value[VEC], number[VEC], scale[VEC];
     load(value, static_cast<const T *>(p.x) + at.n * p.x_n + at.p * p.x_h + at.q * p.x_w + at.c * p.x_c);
-    load(number, static_cast<const T *>(p.mean) + at.c);
-    load(scale, static_cast<const T *>(p.var) + at.c);
+    load(number, static_cast<const U *>(p.mean) + at.c);
+    load(scale, static_cast<const U *>(p.var) + at.c);
 #pragma unroll
     for (int e = 0; e < VEC; ++e) value[e] -= number[e], scale[e] = 1.0f / sqrtf(scale[e] + float(p.eps));
     if (p.weight) {
-        load(number, static_cast<const T *>(p.weight) + at.c);
+        load(number, static_cast<const U *>(p.weight) + at.c);
 #pragma unroll
         for (int e = 0; e < VEC; ++e) scale[e] *= number[e];
     }
     fill(number, 0.0f);
-    if (p.bias) load(number, static_cast<const T *>(p.bias) + at.c);
+    if (p.bias) load(number, static_cast<const U *>(p.bias) + at.c);
 #pragma unroll
     for (int e = 0; e < VEC; ++e) value[e] = fmaf(value[e], scale[e], number[e]);
     activate(value, p.activation);

@@ -150,3 +150,17 @@ def test_nan_and_infinity_go_where_torch_sends_them(op: str, value: float, backe
     hold(lambda: OPS[op](x, backend=backend))
     if op == "softmax-channels":
         hold(lambda: OPS[op](torch.full((1, 5, 1, 1), value, device=device), backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+@pytest.mark.parametrize("wide", ["running_var, bias", "running_mean, running_var, weight, bias"])
+def test_batch_norm_takes_float32_numbers_beside_halves(wide: str, backend: str, device: str, poisoned: None) -> None:
+    """As a trainer leaves them under autocast."""
+    x = layout(random((2, 24, 5, 7), torch.float16, device, "normal", 0), "nhwc")
+    numbers = {
+        name: (random((24,), torch.float32, device, "normal", seed).abs() + 0.1).to(
+            torch.float32 if name in wide else torch.float16
+        )
+        for seed, name in enumerate(("running_mean", "running_var", "weight", "bias"))
+    }
+    assert hold(lambda: convatlas.batch_norm(x, **numbers, backend=backend)).backend == backend
