@@ -14,13 +14,13 @@ from convatlas import doctor
 from convatlas.bench.collect import prove
 from convatlas.call import Call
 from convatlas.cli import main
-from convatlas.codegen.inventory import launches_of
+from convatlas.codegen.inventory import MODES, launches_of
 from convatlas.kernels.common import proven
 from convatlas.kernels.common.target import TARGETS, Target, of_device
 from convatlas.ops import automatic
-from convatlas.specs import Conv2dSpec, Epilogue, Pool2dSpec
+from convatlas.specs import Conv2dSpec, Epilogue, LinearSpec, Pool2dSpec
 from convatlas.verify import selftest as module
-from convatlas.verify.selftest import cases, kernel_of, tried, verdict
+from convatlas.verify.selftest import Case, calls, cases, kernel_of, kernels_of, tried, verdict
 
 DENSE = Call("conv2d", Conv2dSpec.of((10, 64, 28, 28), (64, 64, 3, 3), 1, 1), Epilogue(True, "relu"), dtype="float16")
 STEM = Call("conv2d", Conv2dSpec.of((4, 3, 64, 64), (64, 3, 7, 7), 2, 3), Epilogue(True), dtype="float16")
@@ -106,18 +106,21 @@ def test_doctor_says_what_is_held_back(here, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("arch", [80, 90, 100])
 def test_the_cases_run_every_kernel(arch: int) -> None:
     target = TARGETS[f"sm_{arch}"]
-    ran = {kernel_of(x) for c in cases() for x in launches_of(c.call, c.mode, target, c.backend)}
+    ran = {kernel for case in cases(target) for kernel in kernels_of(case, target)}
     assert set(proven.KERNELS) - ran == ({"triton/tma", "triton/rows"} if arch < 90 else set())
     folders = {
         f"{b}/{f}" for b in ("triton", "cuda") for f in ("elementwise", "norm", "softmax", "pool", "depthwise", "gemm")
     }
     assert folders <= ran
+    every = [Case(b, mode, call) for b in ("triton", "cuda") for mode in MODES for call in calls() if mode != "tf32"]
+    for kept in ("float16", "bfloat16", "float32"):  # each kernel in each dtype that it takes
+        taken = {k for case in every if case.mode == kept for k in kernels_of(case, target)}
+        assert taken == {k for case in cases(target) if case.mode == kept for k in kernels_of(case, target)}
 
 
-CHOSEN = [
-    c for c in cases() if c.mode == "float16" and c.call.op in ("max_pool2d", "residual_add") and not c.call.params
-][:3]
-CHOSEN += [c for c in cases(("cuda",)) if c.mode == "tf32" and c.call.op == "linear"][:1]
+POOLED = Case("triton", "float16", Call("max_pool2d", Pool2dSpec.of("max", (2, 16, 9, 9), 3, 2, 1)))
+ROWS = Case("cuda", "tf32", Call("linear", LinearSpec.of((4, 64), (10, 64)), Epilogue(True)))
+CHOSEN = [POOLED, ROWS]
 
 
 @pytest.mark.interpreter
@@ -172,7 +175,7 @@ def test_the_whole_run_keeps_its_outcome(here, capsys: pytest.CaptureFixture, mo
     assert not any(seen) and json.loads(Path(found["kept"]).read_text())["passed"] == found["passed"]
     assert not of_device(0).held and not here(120).held
     assert main(["selftest"]) == 1
-    assert "WRONG   cuda/softmax: 2 cases, such as cuda float16 softmax" in capsys.readouterr().out.replace("\n", " ")
+    assert "WRONG   cuda/softmax: 3 cases, such as cuda float16 softmax" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_results_of_a_gpu_whose_tests_passed_prove_its_kernels(tmp_path: Path) -> None:
@@ -197,6 +200,6 @@ def test_results_of_a_gpu_whose_tests_passed_prove_its_kernels(tmp_path: Path) -
 @pytest.mark.gpu
 def test_on_a_gpu_the_kernels_pass() -> None:
     target = of_device(torch.cuda.current_device())
-    chosen = [c for c in cases() if c.mode == "float16"]
-    wrong = [r.detail for r in (tried(c, torch.device("cuda"), target) for c in chosen) if r.detail]
+    tries = (tried(case, torch.device("cuda"), target) for case in cases(target) if case.mode == "float16")
+    wrong = [f"{result.case}: {result.detail}" for result in tries if result.detail]
     assert not wrong
