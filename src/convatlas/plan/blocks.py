@@ -31,7 +31,8 @@ class Pattern:
         name: as BlockSpec.pattern, ROOMS and the option `fuse` have it.
         match: from a step that may be a block's last, and a function that gives the step of ours that makes an operand (None where
             others read that value too, or it is no such step's), to the block's steps by the names of its parts, in order.
-        proven: compute capabilities of GPUs that have run the kernel's tests; on others `fuse="auto"` leaves it out.
+        proven: compute capabilities of GPUs that have passed the kernel's tests and measured it quicker than its layers where the
+            model says so; on others `fuse="auto"` leaves it out.
     """
 
     name: str
@@ -97,7 +98,7 @@ PATTERNS = {
     for pattern in (
         Pattern("inverted_residual", _inverted_residual),
         Pattern("depthwise_separable", _depthwise_separable),
-        Pattern("bottleneck", _bottleneck),
+        Pattern("bottleneck", _bottleneck, frozenset({90})),
         Pattern("basic_block", _basic_block),
     )
 }
