@@ -61,7 +61,9 @@ ROOMS = {
     "concat": Room("elementwise", _four_runs),
     # The backward pass.
     "activation_grad": Room("elementwise", _four_runs),
-    **dict.fromkeys(("max_pool2d_grad", "avg_pool2d_grad", "adaptive_avg_pool2d_grad"), Room("pool")),
+    **dict.fromkeys(
+        ("max_pool2d_grad", "avg_pool2d_grad", "adaptive_max_pool2d_grad", "adaptive_avg_pool2d_grad"), Room("pool")
+    ),
     **dict.fromkeys(("local_response_norm_grad", "batch_norm_input_grad"), Room("norm", _folded)),
     **dict.fromkeys(("batch_norm_stats", "batch_norm_sums"), Room("norm")),
     "softmax_grad": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),

@@ -245,6 +245,7 @@ def batch_norm_input_grad_companions(spec: Any, a: Arrays, params: Params, value
 ROWS = {
     "activation_grad": (activation_grad, activation_grad_companions, ("activation",)),
     "max_pool2d_grad": (max_pool2d_grad, max_pool2d_grad_companions, ()),
+    "adaptive_max_pool2d_grad": (max_pool2d_grad, max_pool2d_grad_companions, ()),
     "avg_pool2d_grad": (avg_pool2d_grad, avg_pool2d_grad_companions, ()),
     "adaptive_avg_pool2d_grad": (adaptive_avg_pool2d_grad, adaptive_avg_pool2d_grad_companions, ()),
     "local_response_norm_grad": (

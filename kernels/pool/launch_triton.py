@@ -110,4 +110,7 @@ def adaptive_avg_pool2d_grad(p: Problem) -> list[Launch]:
     s = p.spec.forward
     long = max((s.P + 1) * (s.H + 1), (s.Q + 1) * (s.W + 1)) >= 2**31
     met = Window(meeting(s.P, s.H), meeting(s.Q, s.W))
-    return _gather(adaptive_pool_grad_kernel, p, {}, window=met, LONG=long)
+    return _gather(adaptive_pool_grad_kernel, p, dict(winners=image(p.get("winners"))), window=met, LONG=long)
+
+
+adaptive_max_pool2d_grad = adaptive_avg_pool2d_grad  # with the operand "winners"

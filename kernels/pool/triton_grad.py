@@ -70,14 +70,15 @@ def avg_pool_grad_kernel(
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
-def adaptive_pool_grad_kernel(g, dx, M, H, W, P, Q, C, window, block, mode, LONG: tl.constexpr):
+def adaptive_pool_grad_kernel(g, winners, dx, M, H, W, P, Q, C, window, block, mode, LONG: tl.constexpr):
     """dx = the sum of g / (pixels of the window) over the windows that hold this pixel: along an axis those from floor(h*P/H) to
-    floor(((h+1)*P - 1) / H), at most window.R of them.
+    floor(((h+1)*P - 1) / H), at most window.R of them. With winners, of g over the windows that this pixel won.
     """
     begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
     channel = wide(c, mode.WIDE)[None, :]
+    own = (h * W + w)[:, None]
     h_long, w_long = wide(h, LONG), wide(w, LONG)
     p0, q0 = h_long * P // H, w_long * Q // W
     last_p, last_q = ((h_long + 1) * P - 1) // H, ((w_long + 1) * Q - 1) // W
@@ -89,7 +90,15 @@ def adaptive_pool_grad_kernel(g, dx, M, H, W, P, Q, C, window, block, mode, LONG
             q = q0 + j
             columns = ((q + 1) * W + Q - 1) // Q - q * W // Q
             met = (p <= last_p) & (q <= last_q)
-            place = g.ptr + row_of(g, n, p, q)[:, None] + channel * g.c
-            value = widen(tl.load(place, mask=valid & met[:, None], other=0.0), mode.INTERPRET)
-            acc += value / tl.where(met, rows * columns, 1).to(tl.float32)[:, None]
+            mask = valid & met[:, None]
+            if winners.ptr is not None:
+                won = tl.load(
+                    winners.ptr + row_of(winners, n, p, q)[:, None] + channel * winners.c, mask=mask, other=-1
+                )
+                mask = mask & (won.to(own.dtype) == own)
+            value = tl.load(g.ptr + row_of(g, n, p, q)[:, None] + channel * g.c, mask=mask, other=0.0)
+            value = widen(value, mode.INTERPRET)
+            if winners.ptr is None:
+                value = value / tl.where(met, rows * columns, 1).to(tl.float32)[:, None]
+            acc += value
     store_block(dx, n, h, w, c, acc, valid, mode)

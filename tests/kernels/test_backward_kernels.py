@@ -28,11 +28,16 @@ PAIRS = [("nhwc", "float16"), ("nchw", "float32"), ("sliced", "bfloat16")]
 
 
 @pytest.mark.parametrize("form, dtype", PAIRS)
-@pytest.mark.parametrize("case", [case for case in POOLS if not case.id.startswith("adaptivemax")], ids=str)
+@pytest.mark.parametrize("case", POOLS, ids=str)
 def test_poolings(case: Case, form: str, dtype: str, device: str, poisoned: None) -> None:
     kind, a = case.id.split("-")[0], case.arguments
     x = image(case.input, dtype, device, form, 0).requires_grad_()
-    public = {"max": convatlas.max_pool2d, "avg": convatlas.avg_pool2d, "adaptive": convatlas.adaptive_avg_pool2d}[kind]
+    public = {
+        "max": convatlas.max_pool2d,
+        "avg": convatlas.avg_pool2d,
+        "adaptive": convatlas.adaptive_avg_pool2d,
+        "adaptivemax": convatlas.adaptive_max_pool2d,
+    }[kind]
     y = public(x, **a, backend="triton")
     g = image(tuple(y.shape), dtype, device, form, 1)
     call = hold(lambda: backward(y, x, g))

@@ -48,6 +48,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "avg_pool2d, divisor": ("avg_pool2d", dict(input=X), dict(kernel_size=2, stride=(1, 3), divisor_override=-3)),
     "adaptive_avg_pool2d": ("adaptive_avg_pool2d", dict(input=X), dict(output_size=(4, 2))),
     "adaptive_avg_pool2d, larger": ("adaptive_avg_pool2d", dict(input=X), dict(output_size=(9, 1))),
+    "adaptive_max_pool2d": ("adaptive_max_pool2d", dict(input=X), dict(output_size=(4, 2))),
+    "channel_scale": (
+        "channel_scale",
+        dict(x=X, scale=normal(2, 4, 1, 1), residual=normal(*X.shape)),
+        dict(gate="sigmoid", activation="relu"),
+    ),
+    "channel_scale, hardsigmoid of all": ("channel_scale", dict(x=X, scale=normal(4, 1, 1)), dict(gate="hardsigmoid")),
     "residual_add": ("residual_add", dict(x=X, shortcut=normal(*X.shape)), dict(activation="leaky_relu")),
     "residual_add, folded": ("residual_add", dict(x=X, shortcut=normal(*X.shape)), dict(activation=("leaky_relu", -0.3))),
     "batch_norm": ("batch_norm", dict(input=X, weight=VECTOR, bias=normal(4)), {**STATISTICS, "activation": "relu"}),
@@ -66,7 +73,10 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-TOLERANCE = {"hardsigmoid": 1e-7}  # torch multiplies by a sixth that it rounded to float32
+TOLERANCE = {
+    "hardsigmoid": 1e-7,
+    "channel_scale, hardsigmoid of all": 1e-7,
+}  # torch multiplies by a sixth that it rounded to float32
 
 
 def ours(name: str, **more: Any) -> Callable[..., Any]:
@@ -153,7 +163,10 @@ def test_nan_and_infinity_go_where_torch_sends_them(name: str) -> None:
 def test_an_empty_batch_and_maps_of_one_pixel(name: str) -> None:
     op, tensors, _ = CASES[name]
     first = next(iter(tensors))
-    empty = [x[:0] if n in (first, "shortcut", "residual") else x for n, x in tensors.items()]
+    empty = [
+        x[:0] if n in (first, "shortcut", "residual") or (n == "scale" and x.dim() == 4) else x
+        for n, x in tensors.items()
+    ]
     agree(ours(name), theirs(name), empty)
     if (
         op in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "batch_norm", "local_response_norm")

@@ -151,6 +151,7 @@ def backward_calls() -> list[Call]:
         ops.avg_pool2d_grad(half, shape, *window, False, False, None)
         ops.adaptive_avg_pool2d_grad(x[:, :, :6, :6], shape)
         ops.adaptive_avg_pool2d_grad(x[:, :, :1, :1], shape)
+        ops.adaptive_max_pool2d_grad(x[:, :, :6, :6], x[:, :, :6, :6].long(), shape)
         ops.softmax_grad(row, row, 1)
         ops.local_response_norm_grad(x, x, 5, 1e-4, 0.75, 2.0)
         ops.batch_norm_stats(x)

@@ -41,6 +41,11 @@ def _max_pool2d_grad(call: Call, t: Tensors) -> Tensor:
     return aten.max_pool2d_with_indices_backward(g, x, *_window(call), s.dilation, s.ceil_mode, t["winners"].long())
 
 
+def _adaptive_max_pool2d_grad(call: Call, t: Tensors) -> Tensor:
+    g = t["grad_output"]
+    return aten.adaptive_max_pool2d_backward(g, g.new_empty(call.spec.output_shape), t["winners"].long())
+
+
 def _avg_pool2d_grad(call: Call, t: Tensors) -> Tensor:
     s, g = call.spec.forward, t["grad_output"]
     modes = s.ceil_mode, s.count_include_pad, s.divisor_override
@@ -88,6 +93,7 @@ def _batch_norm_sums(call: Call, t: Tensors) -> Tensor:
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "activation_grad": _activation_grad,
     "max_pool2d_grad": _max_pool2d_grad,
+    "adaptive_max_pool2d_grad": _adaptive_max_pool2d_grad,
     "avg_pool2d_grad": _avg_pool2d_grad,
     "adaptive_avg_pool2d_grad": _adaptive_avg_pool2d_grad,
     "local_response_norm_grad": _local_response_norm_grad,

@@ -17,7 +17,7 @@ from convatlas.errors import ShapeError
 from convatlas.kernels.common.prepared import requested
 from convatlas.ops import library
 from convatlas.ops.library import Args, Op, _shape
-from convatlas.ops.transforms import FORMULAS, Formula, Gradients, Saved
+from convatlas.ops.transforms import FORMULAS, Formula, Gradients, Saved, activated
 from convatlas.specs import (
     AdaptivePool2dSpec,
     ElementwiseSpec,
@@ -83,6 +83,13 @@ def _adaptive_avg_pool2d_grad(a: Args) -> Call:
     return Call(op, _grad(op, s, a, {"grad_output": s.output_shape}, s.input_shape, reduction=most))
 
 
+def _adaptive_max_pool2d_grad(a: Args) -> Call:
+    op, g = "adaptive_max_pool2d_grad", _shape(a["grad_output"])
+    s = AdaptivePool2dSpec.of(tuple(a["input_size"]), g[-2:], "max")
+    most, given = meeting(s.P, s.H) * meeting(s.Q, s.W), dict.fromkeys(("grad_output", "winners"), s.output_shape)
+    return Call(op, _grad(op, s, a, given, s.input_shape, reduction=most, places=("winners",)))
+
+
 def _local_response_norm_grad(a: Args) -> Call:
     op, shape = "local_response_norm_grad", _shape(a["input"])
     s = LocalResponseNormSpec.of(shape, a["size"])
@@ -128,6 +135,9 @@ GRADS = (
         _avg_pool2d_grad,
     ),
     Op("adaptive_avg_pool2d_grad", "Tensor grad_output, SymInt[] input_size", _adaptive_avg_pool2d_grad),
+    Op(
+        "adaptive_max_pool2d_grad", "Tensor grad_output, Tensor winners, SymInt[] input_size", _adaptive_max_pool2d_grad
+    ),
     Op(
         "local_response_norm_grad",
         "Tensor grad_output, Tensor input, int size, float alpha, float beta, float k",
@@ -254,6 +264,26 @@ def _adaptive_avg_pool2d(s: Saved, g: Tensor) -> Gradients:
     return {"input": _ops.adaptive_avg_pool2d_grad(g, s.shapes["input"], s.backend)}
 
 
+def _adaptive_max_pool2d(s: Saved, g: Tensor) -> Gradients:
+    return {"input": _ops.adaptive_max_pool2d_grad(g, s["winners"], s.shapes["input"], s.backend)}
+
+
+def _channel_scale(s: Saved, g: Tensor) -> Gradients:
+    """dx = dy * gate(scale), the same op again; the scale's is the sum of dy * x over the pixels, back through the gate."""
+    g, gate = _masked(g, s), s.args["gate"]
+    found: Gradients = {"residual": g}
+    if "x" in s.wanted:
+        found["x"] = _ops.channel_scale(g, s["scale"], gate, None, None, s.backend)
+    if "scale" in s.wanted:
+        scale = s["scale"]
+        by_factor = (g * s["x"]).sum_to_size(scale.shape)
+        if gate is not None:
+            told = scale if tells_nothing(gate) else activated(scale, gate, s.backend)
+            by_factor = _ops.activation_grad(by_factor, told, gate, s.backend)
+        found["scale"] = by_factor
+    return found
+
+
 def _residual_add(s: Saved, g: Tensor) -> Gradients:
     g = _masked(g, s)
     return {"x": g, "shortcut": g}
@@ -317,6 +347,16 @@ FORMULAS.update(
         "max_pool2d_with_indices": Formula(lambda s: ("winners",), _max_pool2d, results=("output", "winners")),
         "avg_pool2d": Formula(lambda s: (), _avg_pool2d),
         "adaptive_avg_pool2d": Formula(lambda s: (), _adaptive_avg_pool2d),
+        "adaptive_max_pool2d": Formula(
+            lambda s: ("winners",),
+            _adaptive_max_pool2d,
+            forward="adaptive_max_pool2d_with_indices",
+            results=("output", "winners"),
+        ),
+        "adaptive_max_pool2d_with_indices": Formula(
+            lambda s: ("winners",), _adaptive_max_pool2d, results=("output", "winners")
+        ),
+        "channel_scale": Formula(lambda s: _and_output(s, "x", "scale"), _channel_scale),
         "residual_add": Formula(_and_output, _residual_add),
         "batch_norm": Formula(
             lambda s: _and_output(s, "input", "running_mean", "running_var", "weight"),

@@ -165,7 +165,8 @@ def _saved(op: str, args: dict[str, Any]) -> Saved:
     return Saved(op, others, shapes, {name: x.dtype for name, x in tensors.items()}, wanted, backend)
 
 
-def _activated(x: Tensor, activation: str, backend: str | None) -> Tensor:
+def activated(x: Tensor, activation: str, backend: str | None) -> Tensor:
+    """The activation by our own op."""
     name, slope = parsed(activation)
     return getattr(torch.ops.convatlas, name)(x, *(slope,) * (name == "leaky_relu"), backend)
 
@@ -210,7 +211,7 @@ def derivative_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
             if tells_nothing(activation := args.get("activation")):
                 before = getattr(torch.ops.convatlas, name)(**{**args, "activation": None})
                 value, *rest = before if isinstance(before, tuple) else (before,)
-                value = _activated(value, activation, args["backend"])
+                value = activated(value, activation, args["backend"])
                 return (value, *rest) if rest else value
             saved = _saved(name, args)
             if refused := saved.wanted.intersection(formula.constants):
