@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from convatlas.kernels.common.blocks import BlockConfig
@@ -24,6 +25,15 @@ LATENCY = 1700
 DEPTHWISE_PROGRAMS = 8
 # Filters x columns a program, and its warps, of tiles whose operands come in vectors; a warpgroup multiplies 64 filters at once.
 TILES = ((64, 64, 4), (64, 128, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
+
+
+@dataclass(frozen=True)
+class CopyConfig(TileConfig):
+    """A config of the TMA kernel, which no launch takes on a GPU unless it is forced; with BM = 0 the model's."""
+
+    BM: int = 0
+    BN: int = 0
+    BK: int = 0
 
 
 def packed(spec: Conv2dWeightGradSpec) -> tuple[int, int, int, int]:
@@ -53,7 +63,7 @@ def interpreter_config(K: int, width: int, pixels: int) -> TileConfig:
 
 def weight_grad_config(spec: Conv2dWeightGradSpec, dtype: str, tf32: bool, target: Target) -> TileConfig:
     """BM filters x BN columns, BK pixels a step, SPLIT parts of the reduction, for the kernel that gathers."""
-    if (config := forced(TileConfig)) is not None:
+    if (config := forced(TileConfig)) is not None and not isinstance(config, CopyConfig):
         return config
     _, _, K, C = packed(spec)
     if target.unbounded:
@@ -84,8 +94,8 @@ def _gathered(
 
 
 def tma_config(spec: Conv2dWeightGradSpec, images: int, dtype: str, target: Target) -> TileConfig:
-    """The same for the TMA kernel, whose step is a pixel of BK of the `images`."""
-    if (config := forced(TileConfig)) is not None:
+    """The same for the TMA kernel, whose step is a pixel of BK of the `images`: what is forced, or what the model finds."""
+    if (config := forced(CopyConfig)) is not None and config.BM:
         return config
     f = spec.forward
     if target.unbounded:

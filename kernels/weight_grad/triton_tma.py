@@ -27,7 +27,7 @@ def _images(i, images, total, N, BK: tl.constexpr):
 def _bias(dy, bias, partial, dy_h, dy_w, N, Q, K, images, total, split, k0, steps, tile, mode, STEPS: tl.constexpr):
     """The sums of dy alone, a filter's each."""
     sums = tl.zeros((tile.BM,), tl.float32)
-    for i in range(STEPS if mode.INTERPRET else steps):
+    for i in range(STEPS if STEPS > 0 else steps):
         n, pixel = _images(split * steps + i, images, total, N, tile.BK)
         a = dy.load([n, pixel // Q * dy_h + pixel % Q * dy_w + k0])
         sums += tl.sum(widen(a, mode.INTERPRET), axis=0)
@@ -49,7 +49,7 @@ def _weights(
     dh = r * window.DILATION_H - window.TOP
     dw = s * window.DILATION_W - window.LEFT
     acc = tl.zeros((tile.BM, tile.BN), tl.float32)
-    for i in range(STEPS if mode.INTERPRET else steps):
+    for i in range(STEPS if STEPS > 0 else steps):
         n, pixel = _images(split * steps + i, images, total, N, tile.BK)
         p = pixel // Q
         q = pixel % Q

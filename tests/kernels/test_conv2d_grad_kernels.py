@@ -15,8 +15,9 @@ import convatlas
 from convatlas.call import Call
 from convatlas.codegen.inventory import launches_of
 from convatlas.kernels import backend as kernels
+from convatlas.kernels.common.override import override
 from convatlas.kernels.common.target import TARGETS
-from convatlas.kernels.weight_grad import launch_triton_tma as tma
+from convatlas.kernels.weight_grad.configs import CopyConfig
 from convatlas.ops.backend_numpy import as_array
 from convatlas.reference.error_bound import check
 from convatlas.reference.truth import truth
@@ -104,14 +105,17 @@ def test_within_the_error_bound(case: Case, dtype: str, form: str, backend: str,
 @pytest.mark.parametrize("case", COPIED, ids=str)
 def test_by_the_copy_engine(case: Case, arch: int, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """Boxes of images, also behind the last and outside of the image; with the interpreter's tiles and with a GPU's."""
-    monkeypatch.setattr(tma, "FLOPS", 0)
     target = replace(TARGETS["sm_90" if arch else "interpreter"], interpreted=True)
     monkeypatch.setattr(kernels, "current", lambda x, backend: target)
     arguments = case, "float16", "cpu", "nhwc", "integers"
     found: list[tuple[Tensor, Tensor]] = []
-    hold(lambda: found.append(weight_grad(*arguments, "triton", bias_grad=True)), exact=True)
+    with override(CopyConfig()):
+        hold(lambda: found.append(weight_grad(*arguments, "triton", bias_grad=True)), exact=True)
+        launched = launches_of(weight_call(case), "float16", target)[0]
     hold_bias(*arguments, found[0][1], exact=True)
-    assert launches_of(weight_call(case), "float16", target)[0].kernel.__name__ == "weight_grad_tma_kernel"
+    assert launched.kernel.__name__ == "weight_grad_tma_kernel"
+    unasked = launches_of(weight_call(case), "float16", TARGETS["sm_90"])[0]
+    assert unasked.kernel.__name__ == "weight_grad_kernel", "a GPU takes the kernel that failed there"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

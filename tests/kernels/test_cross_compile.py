@@ -30,7 +30,7 @@ from convatlas.kernels.common.target import TARGETS
 CELLS = [(arch, mode, batch) for arch in (80, 90, 100) for mode in inv.MODES for batch in inv.BATCHES]
 RUNS = {(90, "float16", 32): ["--nets", "resnet18,mobilenet_v2,resnext50_32x4d"]}
 RUNS |= {cell: [] for cell in share(CELLS)}
-COPIED = ("conv2d_tma_kernel", "conv2d_rows_kernel", "weight_grad_tma_kernel")  # by the tensor memory accelerator
+COPIED = ("conv2d_tma_kernel", "conv2d_rows_kernel")  # by the tensor memory accelerator
 DENSE = ("gemm_kernel", "conv2d_gather_kernel", "conv2d_stem_kernel", "weight_grad_kernel", *COPIED)
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cross_compile")]
@@ -88,7 +88,28 @@ def test_the_inventory_reaches_every_kernel() -> None:
     launched = {entry.launch.kernel.__name__ for entry in entries}
     sources = Path(kernels.__file__).parent.rglob("*.py")
     written = {name for path in sources for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.MULTILINE)}
-    assert written and written <= launched, written - launched
+    assert written and written - {"weight_grad_tma_kernel"} <= launched, written - launched  # which is forced only
+
+
+def test_the_forced_weight_gradient_compiles() -> None:
+    """Both operands by TMA and from shared memory, transposed there, in half precision, on Hopper and Blackwell."""
+    code = (
+        "import json\n"
+        "from convatlas.codegen import inventory as inv\n"
+        "from convatlas.codegen.cross_compile import compile_launch\n"
+        "from convatlas.kernels.common.override import override\n"
+        "from convatlas.kernels.weight_grad.configs import CopyConfig\n"
+        "call = next(call for call in inv.gradient_calls() if call.op == 'conv2d_weight_grad')\n"
+        "with override(CopyConfig()):\n"
+        "    made = [compile_launch(inv.launches_of(call, 'float16', arch)[0], arch) for arch in (90, 100)]\n"
+        "print(json.dumps([[c.kernel, c.stack, c.spills, c.tensor_core, list(c.accesses)] for c in made]))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for (kernel, stack, spills, core, accesses), expected in zip(json.loads(done.stdout), ("HGMMA", "UTCHMMA")):
+        assert (kernel, stack, spills, core) == ("weight_grad_tma_kernel", 0, 0, expected)
+        assert any(access.startswith("UTMALDG") for access in accesses)
 
 
 @pytest.mark.parametrize("arch, mode, batch", list(RUNS))
