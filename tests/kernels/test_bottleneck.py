@@ -22,7 +22,9 @@ from convatlas.kernels.bottleneck.configs import BASIC_BLOCKS, BOTTLENECKS, Tile
 from convatlas.kernels.common.cuda import host, source
 from convatlas.kernels.common.override import noting, override
 from convatlas.kernels.common.target import TARGETS
+from convatlas.model.gpu import gpu
 from convatlas.ops.block import block
+from convatlas.plan.siblings import seconds
 from convatlas.study.layer import Layer
 from convatlas.verify.probes import probes
 from convatlas.verify.single import operands
@@ -167,15 +169,28 @@ def meta(call: Call) -> tuple[dict[str, Tensor], Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_fit_their_gpu(kind: str, target: str) -> None:
     """Small batches take low tiles, of which more SMs have one; what is chosen fits in shared memory as often as it says."""
-    gpu, heights = TARGETS[target], []
+    limits, heights = TARGETS[target], []
     for N in (1, 32):
         call = replace(KINDS[kind](N, *(28, 28) if kind == "128" else (56, 56), "float16"), backend="cuda")
         with noting() as considered:
-            (launch,) = launches(call, *meta(call), gpu)
-        assert launch.shared <= gpu.shared and considered
-        assert int(launch.template[-1]) * (launch.shared + 1024) <= gpu.shared + 1024 or launch.template[-1] == "1"
+            (launch,) = launches(call, *meta(call), limits)
+        assert launch.shared <= limits.shared and considered
+        assert int(launch.template[-1]) * (launch.shared + 1024) <= limits.shared + 1024 or launch.template[-1] == "1"
         heights.append(int(launch.template[1 if kind == "basic" else 2]))
     assert heights[0] < heights[1]
+
+
+# Rows and columns of the network's maps, and whether an H100 measured the block quicker than its layers (docs/fusion.md).
+MEASURED = {"64": (56, True), "64-downsample": (56, True), "128": (28, False)}
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+@pytest.mark.parametrize("N", [1, 32, 128])
+def test_the_model_chooses_as_an_h100_measured(kind: str, N: int) -> None:
+    size, quicker = MEASURED[kind]
+    call = KINDS[kind](N, size, size, "float16")
+    apart = sum(seconds(Call(p.op, p.spec, p.epilogue, dtype="float16"), gpu("h100-sxm")) for p in call.spec.parts)
+    assert (seconds(call, gpu("h100-sxm")) < apart) == quicker
 
 
 def test_too_large_an_image_is_refused() -> None:
