@@ -247,8 +247,27 @@ def prepare(
         listed = launcher(by_name, stand_ins[-1])
     if len(listed) != len(launches) or not all(map(_alike, listed, launches)):
         raise Unprepared("its launches depend on more than shapes, strides and alignment")
-    kernels = [driver.loaded(*pair) if hasattr(driver, "loaded") else loaded(*pair) for pair in zip(launches, compiled)]
-    given = [parameters(launch, kernel) for launch, kernel in zip(listed, kernels)]
+    device, temporaries = out.get_device(), tuple(recorder.temporaries)
+    packed = _packed(listed, _loaded(launches, compiled, driver), driver, recorder.find, lambda base: out.data_ptr())
+    return Prepared(driver, device, *packed[:4], temporaries, recorder.scratch, packed[4])
+
+
+def _loaded(launches: list[Any], compiled: list[Any], driver: Any) -> list[Loaded]:
+    return [driver.loaded(*pair) if hasattr(driver, "loaded") else loaded(*pair) for pair in zip(launches, compiled)]
+
+
+def _packed(
+    launches: list[Any],
+    kernels: list[Loaded],
+    driver: Any,
+    find: Callable[[Tensor], tuple[int, int]],
+    somewhere: Callable[[Tensor], int],
+) -> tuple[bytes, tuple[Address, ...], tuple[Address, ...], tuple, bool]:
+    """(template, maps, words, launches, triton) of a Prepared.
+
+    `find` names a tensor's source, and `somewhere` an address for the time being that a descriptor of it may have.
+    """
+    given = [parameters(launch, kernel) for launch, kernel in zip(launches, kernels)]
     for kernel, found in zip(kernels, given):
         driver.require_layout(kernel.function, [size(parameter) for parameter in found])
     maps, words, template = [], [], bytearray()
@@ -257,14 +276,15 @@ def prepare(
         for j, parameter in enumerate(found):
             if isinstance(parameter, Map):
                 starts[i, j] = len(template)
-                maps.append(Address(len(template), *recorder.find(parameter.base)))
-                template += driver.tensor_map(parameter.meta, parameter.shape, parameter.strides, out.data_ptr())
+                maps.append(Address(len(template), *find(parameter.base)))
+                address = somewhere(parameter.base)
+                template += driver.tensor_map(parameter.meta, parameter.shape, parameter.strides, address)
     for i, found in enumerate(given):
         for j, parameter in enumerate(found):
             starts.setdefault((i, j), len(template))
             for value in parameter if isinstance(parameter, list) else [parameter]:
                 if isinstance(value, Tensor):
-                    words.append(Address(len(template) // 8, *recorder.find(value)))
+                    words.append(Address(len(template) // 8, *find(value)))
                 if not isinstance(value, Map):
                     template += bytes(8) if isinstance(value, Tensor) else value.ljust(8, b"\0")
     ready = tuple(
@@ -272,10 +292,40 @@ def prepare(
         for i, (kernel, launch) in enumerate(zip(kernels, launches))
     )
     triton = any(kernel.signature is not None for kernel in kernels)
-    device, temporaries = out.get_device(), tuple(recorder.temporaries)
-    return Prepared(
-        driver, device, bytes(template), tuple(maps), tuple(words), ready, temporaries, recorder.scratch, triton
-    )
+    return bytes(template), tuple(maps), tuple(words), ready, triton
+
+
+class Fixed:
+    """Launches of tensors that stay where they are, as a plan's do: prepared once, with every address in its place.
+
+    One thread at a time runs it. Raises Unprepared where a launch needs more than a plain one.
+    """
+
+    def __init__(self, launches: list[Any], compiled: list[Any], driver: Any, device: int) -> None:
+        if any(prod(launch.grid) == 0 for launch in launches):
+            raise Unprepared("nothing to launch")
+        addresses: list[int] = []
+
+        def find(x: Tensor) -> tuple[int, int]:
+            addresses.append(x.data_ptr())
+            return len(addresses) - 1, 0
+
+        packed = _packed(launches, _loaded(launches, compiled, driver), driver, find, Tensor.data_ptr)
+        prepared = Prepared(driver, device, *packed[:4], (), 0, packed[4])
+        self.driver, self.device, self.triton, self.launches = driver, device, packed[4], launches
+        self.frame = Frame(prepared)
+        for at, source, _ in prepared.words:
+            self.frame.words[at] = addresses[source]
+        self.frame.move(prepared.maps, addresses, driver)
+
+    def run(self) -> None:
+        """Launches on the current stream of the device, which is the current one."""
+        driver, device, frame = self.driver, self.device, self.frame
+        stream = driver.stream(device)
+        if stream != frame.stream:
+            frame.enter(stream)
+        for config, function, given in frame.calls:
+            driver.launch(config, function, given, device)
 
 
 def _index(order: list[Tensor], x: Tensor) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import convatlas
+from convatlas.plan.replay import Launches
 
 pytestmark = pytest.mark.gpu
 
@@ -66,3 +67,31 @@ def test_threads_on_streams_of_their_own(net: nn.Module) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, wanted in zip(pool.map(work, range(len(inputs))), expected):
             assert_near(found, wanted)
+
+
+@pytest.mark.parametrize("backend", [None, "triton"])
+def test_without_a_graph_launches_are_prepared(net: nn.Module, backend: str | None) -> None:
+    with torch.no_grad():
+        graph = convatlas.compile(net, image(2), backend=backend)
+        plan = convatlas.compile(net, image(2), backend=backend, graph=False)
+        for seed in range(3):
+            assert torch.equal(plan(image(2, seed)), graph(image(2, seed)))
+    runs = [getattr(ready.run, "__self__", None) for ready in plan.program().steps]
+    found = [run for run in runs if isinstance(run, Launches)]
+    assert len(found) > 20 and all(run.fixed is not None for run in found)
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs a Hopper GPU"
+)
+def test_dependent_launches_compute_the_same(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [image(2, seed) for seed in range(4)]
+    plain = convatlas.compile(net, images[0], backend="triton")
+    monkeypatch.setenv("CONVATLAS_DEPENDENT", "1")
+    dependent = convatlas.compile(net, images[0], backend="triton")
+    launches = [one for ready in dependent.program().steps for one in ready.launches]
+    assert sum("launch_pdl" in one.options for one in launches) > 20
+    expected = [plain(x) for x in images]
+    for _ in range(50):  # back to back, so that one run's last kernels meet the next run's first
+        found = [dependent(x) for x in images]
+        assert all(map(torch.equal, found, expected))

@@ -178,7 +178,7 @@ def replayed(
 ) -> Any:
     """The result by an entry whose guard holds, or MISS where it may not be used now."""
     prepared = entry.prepared
-    if prepared is None or state.driver is None or (entry.grad and _with_grad()) or (prepared.triton and _hooked()):
+    if prepared is None or state.driver is None or (entry.grad and _with_grad()) or (prepared.triton and hooked()):
         return MISS
     if out is None:
         result = operands[0].new_empty_strided(entry.shape, entry.strides)
@@ -199,6 +199,12 @@ def replayed(
         except KeyError:  # another thread has just dropped it
             pass
     return result
+
+
+def driver_for(x: Tensor) -> Any:
+    """What launches prepared launches on x's device; None where nothing is prepared."""
+    state = _state
+    return state.driver if state.asked or _ask(state, x) else None
 
 
 def _ask(state: _State, x: Tensor) -> bool:
@@ -222,7 +228,7 @@ def _ask(state: _State, x: Tensor) -> bool:
     return state.driver is not None
 
 
-def _hooked() -> bool:
+def hooked() -> bool:
     """Whether a profiler listens to Triton's launches."""
     global _hooks
     if _hooks is None:

@@ -24,7 +24,7 @@ from convatlas.ops import backends
 from convatlas.ops.observe import notify, observed
 from convatlas.plan.memory import Arena, arena, written_over
 from convatlas.plan.places import Place, out_form, placed
-from convatlas.plan.replay import Recording, Turns
+from convatlas.plan.replay import Launches, Recording, Turns
 from convatlas.plan.steps import COPY, OURS, Graph, Ref, Step, Weight, mapped
 
 OWN = ("triton", "cuda")
@@ -170,12 +170,7 @@ class Program:
             return Ready(step, backend, tensors, out, run, listed)
         if self.dependent:
             listed = [one.dependent if isinstance(one, Launch) else one for one in listed]
-
-        def launch() -> None:
-            for one in listed:
-                one.run()
-
-        return Ready(step, backend, tensors, out, launch, listed)
+        return Ready(step, backend, tensors, out, Launches(listed, out, self.capture).run, listed)
 
     def _torch(self, step: Step, weights: Weights) -> Ready:
         def given(x: Any) -> Any:

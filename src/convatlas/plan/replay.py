@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from convatlas.kernels.common.driver import Unprepared
+from convatlas.kernels.common.prepared import Fixed
+from convatlas.ops import hot
 from convatlas.plan.steps import OURS, Step
 
 
@@ -31,6 +36,27 @@ class Recording:
 
 def _draws(step: Step) -> bool:
     return step.kind != OURS and torch.Tag.nondeterministic_seeded in getattr(step.target, "tags", ())
+
+
+class Launches:
+    """A step's launches. Unless a graph records them, all runs but the first are prepared launches where that can be."""
+
+    def __init__(self, launches: list[Any], out: Tensor, recorded: bool) -> None:
+        self.launches, self.out, self.tried = launches, out, recorded
+        self.fixed: Fixed | None = None
+
+    def run(self) -> None:
+        """Launches, one after another, on the current stream."""
+        fixed = self.fixed
+        if fixed is not None and hot.state().driver is fixed.driver and not (fixed.triton and hot.hooked()):
+            fixed.run()
+            return
+        compiled = [launch.run() for launch in self.launches]
+        if not self.tried:
+            self.tried = True
+            driver = hot.driver_for(self.out)
+            with suppress(Unprepared):
+                self.fixed = None if driver is None else Fixed(self.launches, compiled, driver, self.out.get_device())
 
 
 class Turns:
