@@ -145,9 +145,10 @@ def candidates(
         if images is not None:  # steps of few images are short ones: as many bytes on their way as with 4 steps of 64
             depth = min(256 // BK, 8, (target.shared - 8192) // ((BM + BN) * BK * size))
         resident = max(1, min(target.shared // ((BM + BN) * BK * size * depth), 512 // (32 * warps)))
-        for split in SPLITS:
-            if split > 1 and (steps < split * LEAST or blocks * split > 8 * target.sms):
+        for wanted in SPLITS:
+            if wanted > 1 and (steps < wanted * LEAST or blocks * wanted > 8 * target.sms):
                 continue
+            split = cdiv(steps, max(cdiv(steps, wanted), 1)) or 1  # so that no part is without a step
             most = cdiv(blocks * split, target.sms)
             n = min(resident, most)
             clocks = (
