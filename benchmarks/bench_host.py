@@ -1,4 +1,4 @@
-"""The host's time of an op and of a network's forward, with a driver that launches nothing (bench/host.py).
+"""The host's time of an op, of a network's forward and of a call of its plan, with a driver that launches nothing (bench/host.py).
 
     pytest benchmarks/bench_host.py
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from convatlas.bench.harness import CLOCK
-from convatlas.bench.host import NETS, WAYS, forward_race, layers, op_races
+from convatlas.bench.host import NETS, WAYS, forward_race, layers, op_races, plan_race
 from convatlas.results.standings import Race
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -37,3 +37,10 @@ def test_op(at: int, way: str, stored: Callable[[Race, str], str]) -> None:
 @pytest.mark.parametrize("net", NETS)
 def test_forward(net: str, way: str, stored: Callable[[Race, str], str]) -> None:
     check(forward_race(net), way, stored)
+
+
+@pytest.mark.benchmark(timer=CLOCK)
+@pytest.mark.parametrize("way", ["launched", "call"])
+@pytest.mark.parametrize("net", NETS)
+def test_plan(net: str, way: str, stored: Callable[[Race, str], str]) -> None:
+    assert stored(plan_race(net), way) == ""

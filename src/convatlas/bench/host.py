@@ -2,6 +2,8 @@
 
     ordinary   the way of a first call: dispatcher, spec, config, launches; Triton's own dispatch is not in it
     prepared   the way of a later one: a look-up, the output, addresses (ops/hot.py)
+    launched   a call of a plan until its graph is launched, behind which the GPU has its work
+    call       all of that call: the output, and the look at the weights
 
 Tensors are a CPU's, and launches an H100's. What the stub leaves out is the driver's own time, 1.3 to 3 us a launch.
 """
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,10 +26,12 @@ from convatlas import nets
 from convatlas.bench.cases import Timed, counted, layers_of
 from convatlas.bench.contestants import FOLDED, with_folded
 from convatlas.bench.cpu import host_race
-from convatlas.codegen.stub import stubbed
+from convatlas.codegen.stub import Stub, stubbed
 from convatlas.ops import hot
 from convatlas.ops.automatic import preferred
 from convatlas.ops.backends import use_backend
+from convatlas.plan.plan import compile
+from convatlas.plan.replay import Recording
 from convatlas.results.standings import Race
 from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer
@@ -75,6 +80,40 @@ def forward_race(name: str, samples: int = 9) -> Race:
     with stubbed(), use_backend("triton"):
         seconds = _by_turns(partial(net, x), samples, 1)
     return host_race("forward", f"a forward of {name}", seconds, places={name: 1}, driver="stub")
+
+
+class _Clock(Stub):
+    """A stub that remembers when it launched a graph."""
+
+    at = 0.0
+
+    def launch_graph(self, graph: int, stream: int, device: int) -> None:
+        super().launch_graph(graph, stream, device)
+        self.at = time.perf_counter()
+
+
+@cache
+def plan_race(name: str, samples: int = 9) -> Race:
+    """A call of the plan of one of NETS: until its graph is launched, and in all, the weights looked at.
+
+    The graph does nothing, and the image is small, since on a GPU copies are not the host's work.
+    """
+    x = torch.zeros(1, 3, 32, 32, dtype=torch.float16).contiguous(memory_format=torch.channels_last)
+    plan, clock = compile(nets.create(name).eval().half(), x, backend="numpy"), _Clock()
+    program, graph = plan.program(), SimpleNamespace(raw_cuda_graph_exec=lambda: 1)
+    program.driver, program.capture, program.recording = clock, True, Recording(graph, program.graph.steps)
+    seconds: dict[str, list[float]] = {"launched": [], "call": []}
+    plan(x)
+    for _ in range(samples):
+        launched = 0.0
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            begun = time.perf_counter()
+            plan(x)
+            launched += clock.at - begun
+        seconds["call"].append((time.perf_counter() - start) / CALLS)
+        seconds["launched"].append(launched / CALLS)
+    return host_race("forward", f"a call of {name}'s plan", seconds, places={name: 1}, driver="stub")
 
 
 def _by_turns(run: Callable[[], Any], samples: int, calls: int) -> dict[str, list[float]]:

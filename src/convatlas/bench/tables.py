@@ -84,7 +84,7 @@ SECTIONS = {
     "forward": Section(
         "Measured on this CPU: us of the host's time, with a driver that launches nothing",
         "",
-        {"ordinary": "a first call", "prepared": "later ones"},
+        {"ordinary": "a first call", "prepared": "later ones", "launched": "graph launched", "call": "a plan's call"},
         _us,
         (
             f"The target of a later op is {1e6 * TARGET:.0f}. Triton's own dispatch, 20 to 100 us, is not in a first call's",
