@@ -12,6 +12,7 @@ from kernel_cases import CONVOLUTIONS, DTYPES, Case, conv, guarded, hold, layout
 from torch import Tensor
 
 import convatlas
+from convatlas.bench.cases import gradients_of
 from convatlas.call import Call
 from convatlas.codegen.inventory import launches_of
 from convatlas.kernels import backend as kernels
@@ -22,6 +23,10 @@ from convatlas.ops.backend_numpy import as_array
 from convatlas.reference.error_bound import check
 from convatlas.reference.truth import truth
 from convatlas.specs import Conv2dSpec, Conv2dWeightGradSpec
+from convatlas.study.layer import Layer
+from convatlas.verify.on_device import Judge
+from convatlas.verify.single import call as run_layer
+from convatlas.verify.single import operands as drawn
 
 BACKENDS = ["triton", "cuda"]
 FORMS = [("float32", "nhwc"), ("float16", "nchw"), ("bfloat16", "nhwc"), ("float16", "nhwc"), ("float32", "nchw")]
@@ -188,6 +193,34 @@ def test_two_runs_give_the_same_bits(case: Case, backend: str, device: str) -> N
         return [convatlas.conv2d_input_grad(dy, w, x.shape, **geometry, backend=backend), dw, db]
 
     assert all(torch.equal(*pair) for pair in zip(run(), run()))
+
+
+# Of ResNet-50 and MobileNetV2: sizes at which a GPU's launches split, pipeline and fill their tiles.
+REAL = {
+    "3x3": ((32, 64, 56, 56), (64, 64, 3, 3), 1, 1),
+    "3x3-stride-2": ((32, 128, 56, 56), (128, 128, 3, 3), 2, 1),
+    "1x1": ((32, 64, 56, 56), (256, 64, 1, 1)),
+    "1x1-deep": ((32, 1024, 14, 14), (256, 1024, 1, 1)),
+    "1x1-stride-2": ((32, 256, 56, 56), (512, 256, 1, 1), 2),
+    "stem": ((32, 3, 224, 224), (64, 3, 7, 7), 2, 3),
+    "depthwise": ((32, 144, 56, 56), (144, 1, 3, 3), 2, 1, 1, 144),
+    "grouped": ((32, 128, 56, 56), (128, 4, 3, 3), 1, 1, 1, 32),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", REAL)
+def test_real_layers_on_a_gpu(name: str, backend: str) -> None:
+    """Twice each, so that what was prepared is replayed, and held to float32 by the law of the bound. Twins: all above."""
+    for op, spec in gradients_of(Conv2dSpec.of(*REAL[name])).items():
+        layer = Layer("", Call(op, spec))
+        tensors = drawn(layer, torch.float16, torch.device("cuda"), 0, "cuda")
+        judge = Judge(layer, tensors)
+        with convatlas.use_backend(backend):
+            first, again = (run_layer(layer, tensors) for _ in range(2))
+        assert judge(first).ok, f"{op}: {judge(first)}"
+        assert torch.equal(first, again), op
 
 
 def test_out_and_the_biass_gradient_exclude_each_other() -> None:

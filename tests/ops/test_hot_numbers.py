@@ -90,6 +90,10 @@ OTHERS: dict[str, Callable[..., Tensor]] = {
     "out-slice": lambda d: convatlas.relu(
         drawn(d, X)[0], out=torch.zeros(2, 5, 7, 40)[..., 16:32].permute(0, 3, 1, 2)
     ),
+    "conv2d_input_grad": lambda d: convatlas.conv2d_input_grad(*drawn(d, X, (16, 8, 3, 3)), (2, 8, 9, 13), 2, 1),
+    "conv2d_weight_grad": lambda d: convatlas.conv2d_weight_grad(*drawn(d, X, (2, 24, 9, 13)), (16, 24, 3, 3), 2, 1),
+    "conv2d_weight_grad-1x1": lambda d: convatlas.conv2d_weight_grad(*drawn(d, X, (2, 8, 5, 7)), (16, 8, 1, 1)),
+    "conv2d_weight_grad-depthwise": lambda d: convatlas.conv2d_weight_grad(*drawn(d, X, X), (16, 1, 3, 3), 1, 1, 1, 16),
     "split-K": lambda d: convatlas.conv2d(*drawn(d, (1, 512, 3, 3), (32, 512, 3, 3), (32,)), padding=1),
 }  # fmt: skip
 
