@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
 from rotation import share
+from sanitizing import sanitized
 
 from convatlas.errors import BackendError
 from convatlas.kernels import backend
@@ -222,23 +220,6 @@ def test_arguments_must_be_the_struct_s() -> None:
 
 
 # ---- address sanitizer
-
-
-def sanitized(code: str, cache: Path | None = None) -> subprocess.CompletedProcess:
-    """Runs Python code in a process with the sanitizer's library loaded first, kernels built with it."""
-    libraries = [
-        subprocess.run(["g++", f"-print-file-name=lib{name}.so"], capture_output=True, text=True).stdout.strip()
-        for name in ("asan", "ubsan")
-    ]
-    if not all(Path(library).is_absolute() for library in libraries):
-        pytest.skip("g++ has no sanitizer libraries here")
-    environment = dict(
-        os.environ, LD_PRELOAD=":".join(libraries), CONVATLAS_SANITIZE="1", OMP_NUM_THREADS="1",
-        ASAN_OPTIONS="detect_leaks=0:quarantine_size_mb=8", PYTHONPATH=os.pathsep.join(p for p in sys.path if p),
-    )  # fmt: skip
-    if cache is not None:
-        environment["CONVATLAS_CACHE"] = str(cache)
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=400)
 
 
 SANITIZED = """

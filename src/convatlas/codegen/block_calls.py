@@ -35,6 +35,62 @@ def basic_block(shape: tuple[int, int, int, int], dtype: str = "float16") -> Cal
     return Call("block", BlockSpec.of("basic_block", (Part("first", "conv2d", spec, RELU), second), dtype), dtype=dtype)
 
 
+def inverted_residual(
+    shape: tuple[int, int, int, int],
+    inner: int,
+    filters: int,
+    window: int = 3,
+    stride: int = 1,
+    residual: bool = False,
+    activation: str = "relu6",
+    dtype: str = "float16",
+) -> Call:
+    """1x1 to `inner` channels, a depthwise convolution, 1x1 to `filters`, plus the input where asked for."""
+    N, _, H, W = shape
+    expand = Part("expand", "conv2d", Conv2dSpec.of(shape, (inner, shape[1], 1, 1)), Epilogue(True, activation))
+    rest = _separable((N, inner, H, W), filters, window, stride, activation, None, "expand", residual)
+    return Call("block", BlockSpec.of("inverted_residual", (expand, *rest), dtype), dtype=dtype)
+
+
+def depthwise_separable(
+    shape: tuple[int, int, int, int],
+    filters: int,
+    window: int = 3,
+    stride: int = 1,
+    activation: str = "relu",
+    last: str | None = "relu",
+    dtype: str = "float16",
+) -> Call:
+    """A depthwise convolution and 1x1 to `filters`, with an activation behind each."""
+    parts = _separable(shape, filters, window, stride, activation, last, "input", False)
+    return Call("block", BlockSpec.of("depthwise_separable", parts, dtype), dtype=dtype)
+
+
+def _separable(
+    shape: tuple, filters: int, window: int, stride: int, activation: str, last: str | None, source: str, residual: bool
+) -> tuple[Part, Part]:
+    C = shape[1]
+    depthwise = Conv2dSpec.of(shape, (C, 1, window, window), stride, window // 2, 1, C)
+    project = Conv2dSpec.of(depthwise.output_shape, (filters, C, 1, 1))
+    reads = (("input", "depthwise"), *([("residual", "input")] if residual else []))
+    return (
+        Part("depthwise", "conv2d", depthwise, Epilogue(True, activation), (("input", source),)),
+        Part("project", "conv2d", project, Epilogue(True, last, residual), reads),
+    )
+
+
+# (C, inner, filters, size, window, stride, shortcut) of the blocks of MobileNetV2 and EfficientNet-Lite0 that the kernel takes.
+INVERTED = (
+    (16, 96, 24, 112, 3, 2, False), (24, 144, 24, 56, 3, 1, True), (24, 144, 32, 56, 3, 2, False), (32, 192, 32, 28, 3, 1, True),
+    (32, 192, 64, 28, 3, 2, False), (64, 384, 64, 14, 3, 1, True), (64, 384, 96, 14, 3, 1, False), (96, 576, 96, 14, 3, 1, True),
+    (96, 576, 160, 14, 3, 2, False), (160, 960, 160, 7, 3, 1, True),
+    (24, 144, 40, 56, 5, 2, False), (40, 240, 40, 28, 5, 1, True), (40, 240, 80, 28, 3, 2, False), (80, 480, 80, 14, 3, 1, True),
+    (80, 480, 112, 14, 5, 1, False), (112, 672, 112, 14, 5, 1, True), (112, 672, 192, 14, 5, 2, False),
+)  # fmt: skip
+# (C, filters, size, stride) of MobileNetV1.
+SEPARABLE = ((32, 64, 112, 1), (64, 128, 112, 2), (128, 128, 56, 1))
+
+
 def block_calls(dtype: str) -> list[Call]:
     """One call for every kernel and tile of a block that a network gets, in half precision; none in float32."""
     if dtype == "float32":
@@ -47,5 +103,8 @@ def block_calls(dtype: str) -> list[Call]:
             bottleneck((N, 256, 56, 56), 64, 256, False, dtype),
             bottleneck((N, 512, 28, 28), 128, 512, False, dtype),
             basic_block((N, 64, 56, 56), dtype),
+            *(inverted_residual((N, C, n, n), E, K, R, U, add, dtype=dtype) for C, E, K, n, R, U, add in INVERTED),
+            *(depthwise_separable((N, C, n, n), K, 3, U, dtype=dtype) for C, K, n, U in SEPARABLE),
+            depthwise_separable((N, 32, 112, 112), 16, 3, 1, "relu6", None, dtype),
         )
     ]

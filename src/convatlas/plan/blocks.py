@@ -45,11 +45,11 @@ def _is(step: Step | None, kind: str) -> bool:
 
 
 def _inverted_residual(last: Step, maker: Maker) -> Members | None:
-    """1x1 -> depthwise -> 1x1, plus its own input or nothing (Sandler et al. 2018, figure 3b)."""
+    """1x1 up -> depthwise -> 1x1 down, plus its own input or nothing (Sandler et al. 2018, figure 3b)."""
     found = _depthwise_separable(last, maker, residual=True)
     expand = maker(found["depthwise"].operands["input"]) if found else None
-    if not _is(expand, "pointwise") or expand.call.epilogue.residual:
-        return None
+    if not _is(expand, "pointwise") or expand.call.epilogue.residual or last.call.spec.K >= last.call.spec.C:
+        return None  # the middle map is the wide one; of MobileNetV1's layers it is not
     own = last.operands.get("residual")
     return {"expand": expand, **found} if own in (None, expand.operands["input"]) else None
 
