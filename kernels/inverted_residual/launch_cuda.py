@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SOURCE = "inverted_residual/inverted_residual.cu"
 ACTIVATIONS = {"relu": "RELU", "relu6": "RELU6"}
+# What every GPU from sm_80 on has of shared memory for a block: CUDA C++ Programming Guide, "Technical Specifications".
+SMALLEST = replace(TARGETS["sm_80"], shared=99 * 1024)
 
 
 def takes(spec: BlockSpec, dtype: str) -> bool:
@@ -46,7 +49,7 @@ def takes(spec: BlockSpec, dtype: str) -> bool:
     known = len(inner) == 1 and inner <= ACTIVATIONS.keys() and exact(project.epilogue.activation)
     whole = not any(c % 8 for c in (d.C, p.K, *([expand.spec.C, d.C // 2] if expand else ())))
     right = dtype in ("float16", "bfloat16") and square and one and known and whole
-    return right and _config(spec, TARGETS["sm_90"]) is not None
+    return right and _config(spec, SMALLEST) is not None
 
 
 def _config(spec: BlockSpec, target: Target) -> Config | None:

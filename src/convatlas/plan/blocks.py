@@ -96,8 +96,8 @@ def _basic_block(last: Step, maker: Maker) -> Members | None:
 PATTERNS = {
     pattern.name: pattern
     for pattern in (
-        Pattern("inverted_residual", _inverted_residual),
-        Pattern("depthwise_separable", _depthwise_separable),
+        Pattern("inverted_residual", _inverted_residual, frozenset({90})),
+        Pattern("depthwise_separable", _depthwise_separable),  # right on an H100, and no quicker than its layers there
         Pattern("bottleneck", _bottleneck, frozenset({90})),
         Pattern("basic_block", _basic_block),
     )
