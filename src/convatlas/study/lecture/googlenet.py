@@ -168,10 +168,6 @@ TOPIC = Topic(
         Claim("22 layers", layers),
         Claim("auxiliary classifiers are present in training, absent in inference", heads),
     ),
-    (
-        Unanswered(
-            "auxiliary classifiers help against vanishing gradients", "backward kernels (roadmap R7) and training"
-        ),
-    ),
+    (Unanswered("auxiliary classifiers help against vanishing gradients", "training (roadmap R7)"),),
     shown,
 )

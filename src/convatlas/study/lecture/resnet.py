@@ -158,7 +158,9 @@ TOPIC = Topic(
         Unanswered(
             "deeper plain nets are harder to optimise, not only overfit", "training (plain18 and plain34 are there)"
         ),
-        Unanswered("identity mapping lets the gradient through", "backward kernels (roadmap R7)"),
+        Unanswered(
+            "identity mapping lets the gradient through", "norms of gradients by depth, in training (roadmap R7)"
+        ),
         Unanswered("better than a person", "ImageNet, trained weights, and the people's results"),
     ),
     shown,
