@@ -28,12 +28,15 @@ TILES = ((64, 64, 4), (64, 128, 4), (128, 64, 4), (128, 128, 8), (128, 256, 8))
 
 
 @dataclass(frozen=True)
-class CopyConfig(TileConfig):
-    """A config of the TMA kernel, which no launch takes on a GPU unless it is forced; with BM = 0 the model's."""
+class CopyConfig:
+    """A TileConfig for the TMA kernel, which no launch takes on a GPU unless it is forced; with BM = 0 the model's."""
 
     BM: int = 0
     BN: int = 0
     BK: int = 0
+    SPLIT: int = 1
+    num_warps: int = 4
+    num_stages: int = 3
 
 
 def packed(spec: Conv2dWeightGradSpec) -> tuple[int, int, int, int]:
@@ -63,7 +66,7 @@ def interpreter_config(K: int, width: int, pixels: int) -> TileConfig:
 
 def weight_grad_config(spec: Conv2dWeightGradSpec, dtype: str, tf32: bool, target: Target) -> TileConfig:
     """BM filters x BN columns, BK pixels a step, SPLIT parts of the reduction, for the kernel that gathers."""
-    if (config := forced(TileConfig)) is not None and not isinstance(config, CopyConfig):
+    if (config := forced(TileConfig)) is not None:
         return config
     _, _, K, C = packed(spec)
     if target.unbounded:
@@ -93,7 +96,7 @@ def _gathered(
     return tuple(dict.fromkeys(clipped)), BK
 
 
-def tma_config(spec: Conv2dWeightGradSpec, images: int, dtype: str, target: Target) -> TileConfig:
+def tma_config(spec: Conv2dWeightGradSpec, images: int, dtype: str, target: Target) -> TileConfig | CopyConfig:
     """The same for the TMA kernel, whose step is a pixel of BK of the `images`: what is forced, or what the model finds."""
     if (config := forced(CopyConfig)) is not None and config.BM:
         return config
