@@ -80,7 +80,8 @@ class Config:
         """A thread's, reckoned: the projection's sums; beside them the expansion's weights and sums, or a window's operands."""
         sums = 4 * self.per_warp * self.NP
         expanding = (self.KS * self.CE // 8 * 2 + self.CE // 8 * 6) if self.KS else 0
-        return sums + max(expanding, 16 * self.per_warp + 24) + 40
+        addresses = 40 if self.R == 3 else 56
+        return sums + max(expanding, 16 * self.per_warp + 24) + addresses
 
     def resident(self, target: Target) -> int:
         """Blocks an SM, which the kernel's launch bounds ask for; 0 where not even one fits."""
