@@ -84,7 +84,8 @@ def _forward(
     out: Tensor | None = None,
 ) -> Tensor:
     """nets.layers.Conv2d.forward of a net whose batch norms are folded: what is left of `bn` is an identity."""
-    return self._convolve(x, self.weight, self.bias, activation=activation, residual=residual, out=out)
+    geometry = self.stride, self._pads(x), self.dilation, self.groups
+    return ops.conv2d(x, self.weight, self.bias, *geometry, activation=activation, residual=residual, out=out)
 
 
 def for_peers(folded: nn.Module) -> nn.Module:
