@@ -89,11 +89,18 @@ def test_nothing_is_touched_before_the_wait() -> None:
         assert not attribute or 0 < wait < trigger < memory, name
 
 
-def test_it_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+@pytest.mark.parametrize(
+    "capability, asked, expected",
+    [
+        ((9, 0), None, True), ((9, 0), "1", True), ((9, 0), "0", False),
+        ((10, 0), None, False), ((10, 0), "1", True), ((8, 9), "1", False),
+    ],
+)  # fmt: skip
+def test_it_is_on_where_it_was_measured_or_asked_for(
+    capability: tuple[int, int], asked: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.delenv("CONVATLAS_DEPENDENT", raising=False)
-    assert not _may_depend(torch.device("cuda"))
-    monkeypatch.setenv("CONVATLAS_DEPENDENT", "1")
-    assert _may_depend(torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    assert not _may_depend(torch.device("cuda"))
+    if asked is not None:
+        monkeypatch.setenv("CONVATLAS_DEPENDENT", asked)
+    assert _may_depend(torch.device("cuda")) is expected

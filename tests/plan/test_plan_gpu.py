@@ -86,6 +86,7 @@ def test_without_a_graph_launches_are_prepared(net: nn.Module, backend: str | No
 )
 def test_dependent_launches_compute_the_same(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [image(2, seed) for seed in range(4)]
+    monkeypatch.setenv("CONVATLAS_DEPENDENT", "0")
     plain = convatlas.compile(net, images[0], backend="triton")
     monkeypatch.setenv("CONVATLAS_DEPENDENT", "1")
     dependent = convatlas.compile(net, images[0], backend="triton")
