@@ -66,11 +66,11 @@ class Normalised(nn.Module):
         self.conv1, self.bn1, self.conv2 = Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), Conv2d(4, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(x, self.bn1, "relu"))
+        return self.conv2(torch.relu(self.bn1(self.conv1(x))))
 
 
 def test_ops_of_torch_stand_between_ours():
-    conv, norm, relu, last = wired(Normalised().train(), (2, 3, 4, 4))
+    conv, norm, relu, last = wired(Normalised().eval(), (2, 3, 4, 4))
     assert [n.layer.run_by for n in (conv, norm, relu, last)] == ["convatlas", "torch", "torch", "convatlas"]
     assert conv.weights == ("conv1.weight",) and (norm.layer.op, norm.layer.path) == ("batch_norm", "bn1")
     assert set(norm.weights) >= {"bn1.weight", "bn1.bias"} and norm.sources == ((0,),)

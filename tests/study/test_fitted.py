@@ -28,7 +28,7 @@ def test_constants_survive_being_a_list():
 @pytest.fixture(scope="module")
 def few():
     """A few layers of the stored results; nothing is compiled here: one block an SM."""
-    results = newest(ROOT / "benchmarks/results")["h100-80gb-hbm3"]
+    results = newest(ROOT / "benchmarks/results", "layers")["h100-80gb-hbm3"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("convatlas.codegen.resources.resources", lambda tasks, progress: ["not compiled"] * len(tasks))
         return fitted.timed(results, lambda entry: entry.extra["batch"] == 32 and entry.kind in ("1x1", "pooling"))

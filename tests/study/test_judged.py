@@ -51,7 +51,7 @@ def test_what_times_of_two_batches_show():
 
 
 def test_choices_are_among_what_is_considered():
-    results = newest(Path(__file__).parents[2] / "benchmarks/results")["h100-80gb-hbm3"]
+    results = newest(Path(__file__).parents[2] / "benchmarks/results", "layers")["h100-80gb-hbm3"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("convatlas.codegen.resources.resources", lambda tasks, progress: ["not compiled"] * len(tasks))
         _, layers = fitted.timed(results, lambda entry: entry.extra["batch"] == 32 and entry.kind == "3x3 dense")
