@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import DTYPES, guarded, hold
-from torch import Tensor
+from block_cases import meta, run
+from kernel_cases import guarded, hold
+from planting import copied_kernels
 
 import convatlas
 from convatlas import nets
@@ -19,14 +19,12 @@ from convatlas.codegen.block_calls import basic_block, bottleneck
 from convatlas.errors import ShapeError
 from convatlas.kernels.backend import launches, room
 from convatlas.kernels.bottleneck.configs import BASIC_BLOCKS, BOTTLENECKS, Tile
-from convatlas.kernels.common.cuda import host, source
 from convatlas.kernels.common.override import noting, override
 from convatlas.kernels.common.target import TARGETS
 from convatlas.model.gpu import gpu
 from convatlas.ops.block import block
 from convatlas.plan.siblings import seconds
 from convatlas.study.layer import Layer
-from convatlas.verify.probes import probes
 from convatlas.verify.single import operands
 from convatlas.verify.verify import verify
 
@@ -51,15 +49,6 @@ CELLS = [
     for k, tile in enumerate(tiles(kind))
     for size, dtype in [(SIZES[k % 3], "float16"), (SIZES[(k + 1) % 3], "bfloat16")]
 ]
-
-
-def run(
-    call: Call, device: str = "cpu", exact: bool = False, out: Tensor | None = None, backend: str = "cuda"
-) -> Tensor:
-    """The block on random operands, or on probes that a right kernel computes exactly."""
-    dtype, layer = DTYPES[call.dtype], Layer("", call)
-    given = probes(layer, dtype, torch.device(device), 0) if exact else operands(layer, dtype, torch.device(device), 0)
-    return block(call.spec, given, backend=backend, out=out)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +119,8 @@ FAULTS = {
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the kernels that a test may change, in the place of kernels/."""
-    root = tmp_path / "kernels"
-    for folder in ("common", "bottleneck"):
-        shutil.copytree(source.ROOT / folder, root / folder)
-    monkeypatch.setattr(source, "ROOT", root)
-    monkeypatch.setattr(host, "ROOT", root)
-    monkeypatch.setenv("CONVATLAS_CACHE", str(tmp_path / "cache"))
-    cached = (source.expand, source.parameters, host._function)
-    for one in cached:
-        one.cache_clear()
-    yield root / "bottleneck"
-    for one in cached:
-        one.cache_clear()
+    with copied_kernels(tmp_path, monkeypatch, "bottleneck") as root:
+        yield root / "bottleneck"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -155,14 +134,6 @@ def test_a_planted_fault_is_found(fault: str, planted: Path) -> None:
 
 
 # ---- choices
-
-
-def meta(call: Call) -> tuple[dict[str, Tensor], Tensor]:
-    def one(shape: tuple[int, ...]) -> Tensor:
-        order = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-        return torch.empty(shape, dtype=torch.float16, device="meta", memory_format=order)
-
-    return {name: one(shape) for name, shape in call.spec.inputs.items()}, one(call.spec.output_shape)
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])

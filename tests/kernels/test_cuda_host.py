@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
+from planting import copied_kernels
 from rotation import share
 from sanitizing import sanitized
 
 from convatlas.errors import BackendError
 from convatlas.kernels import backend
-from convatlas.kernels.common.cuda import host, source
 from convatlas.kernels.common.cuda.launch import CudaLaunch, reciprocal
 from convatlas.kernels.common.target import TARGETS
 from convatlas.kernels.conv2d import launch_cuda as stem
@@ -167,21 +166,10 @@ template <int KIND> __global__ void __launch_bounds__(64) fault(const FaultParam
 
 def fault(kind: int, folder: Path, monkeypatch: pytest.MonkeyPatch, barriers: bool = True) -> torch.Tensor:
     """Runs fault<kind> from a folder that takes the place of kernels/."""
-    root = folder / "kernels"
-    if not root.exists():
-        shutil.copytree(source.ROOT / "common", root / "common")
-        (root / "fault.cu").write_text(FAULTS)
-    monkeypatch.setattr(source, "ROOT", root)
-    monkeypatch.setattr(host, "ROOT", root)
-    monkeypatch.setenv("CONVATLAS_CACHE", str(folder / "cache"))
-    for cached in (source.expand, source.parameters, host._function):
-        cached.cache_clear()
     x, y = torch.arange(8.0), torch.zeros(64)
-    try:
+    with copied_kernels(folder, monkeypatch) as root:
+        (root / "fault.cu").write_text(FAULTS)
         CudaLaunch("fault.cu", "fault", (str(kind),), (1,), 64, dict(x=x, y=y), 1024, barriers).run()
-    finally:
-        for cached in (source.expand, source.parameters, host._function):
-            cached.cache_clear()
     return y
 
 

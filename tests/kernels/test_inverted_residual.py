@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import DTYPES, guarded, hold
+from block_cases import meta, run
+from kernel_cases import guarded, hold
+from planting import copied_kernels
 from sanitizing import sanitized
-from torch import Tensor
 
 from convatlas.call import Call
 from convatlas.codegen.block_calls import depthwise_separable, inverted_residual
 from convatlas.errors import ShapeError
 from convatlas.kernels.backend import launches, room
-from convatlas.kernels.common.cuda import host, source
 from convatlas.kernels.common.override import override
 from convatlas.kernels.common.target import TARGETS
 from convatlas.kernels.inverted_residual.configs import SLICES, TILES, Config
 from convatlas.ops.block import block
 from convatlas.specs import Conv2dSpec
 from convatlas.study.layer import Layer
-from convatlas.verify.probes import probes
 from convatlas.verify.single import operands
 
 # Sizes that tiles divide, and those whose last tiles reach over both edges; slices that divide the channels, and those that do not.
@@ -51,15 +49,6 @@ CELLS = [
     for k, kind in enumerate(KINDS)
     for i, tile in enumerate(TILES)
 ]
-
-
-def run(
-    call: Call, device: str = "cpu", exact: bool = False, out: Tensor | None = None, backend: str = "cuda"
-) -> Tensor:
-    """The block on random operands, or on probes that a right kernel computes exactly."""
-    dtype, layer = DTYPES[call.dtype], Layer("", call)
-    given = probes(layer, dtype, torch.device(device), 0) if exact else operands(layer, dtype, torch.device(device), 0)
-    return block(call.spec, given, backend=backend, out=out)
 
 
 def on_tile(kind: str, tile: tuple[int, int, int], CE: int, dtype: str, device: str = "cpu") -> None:
@@ -149,18 +138,8 @@ FAULTS = {
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the kernel that a test may change, in the place of kernels/."""
-    root = tmp_path / "kernels"
-    for folder in ("common", "inverted_residual"):
-        shutil.copytree(source.ROOT / folder, root / folder)
-    monkeypatch.setattr(source, "ROOT", root)
-    monkeypatch.setattr(host, "ROOT", root)
-    monkeypatch.setenv("CONVATLAS_CACHE", str(tmp_path / "cache"))
-    cached = (source.expand, source.parameters, host._function)
-    for one in cached:
-        one.cache_clear()
-    yield root / "inverted_residual/inverted_residual.cu"
-    for one in cached:
-        one.cache_clear()
+    with copied_kernels(tmp_path, monkeypatch, "inverted_residual") as root:
+        yield root / "inverted_residual/inverted_residual.cu"
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -180,14 +159,6 @@ def test_no_access_out_of_bounds() -> None:
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_inverted_residual import KINDS, hold, run\n"
     done = sanitized(code + f"for kind in {kinds}: hold(lambda: run(KINDS[kind]('float16')))")
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-def meta(call: Call) -> tuple[dict[str, Tensor], Tensor]:
-    def one(shape: tuple[int, ...]) -> Tensor:
-        order = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-        return torch.empty(shape, dtype=torch.float16, device="meta", memory_format=order)
-
-    return {name: one(shape) for name, shape in call.spec.inputs.items()}, one(call.spec.output_shape)
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])

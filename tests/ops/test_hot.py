@@ -8,18 +8,19 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from counting_driver import Counting
 from torch import Tensor
 
 import convatlas
 from convatlas.bench.host import layers, runner
-from convatlas.codegen.stub import Stub, stubbed
+from convatlas.codegen.stub import Stub
 from convatlas.errors import ConvAtlasError, ConvAtlasWarning
 from convatlas.kernels.common.override import override
 from convatlas.kernels.common.tiles import TileConfig
@@ -29,22 +30,6 @@ from convatlas.specs import Conv2dSpec
 
 pytestmark = pytest.mark.interpreter
 LAST = torch.channels_last
-
-
-class Counting(Stub):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def launch(self, *given: Any) -> None:
-        self.count += 1
-
-
-@pytest.fixture
-def driver() -> Iterator[Counting]:
-    counting = Counting()
-    with stubbed(counting), convatlas.use_backend("triton"):
-        yield counting
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float16) -> Tensor:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import copy
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
+from counting_driver import Counting
 from torch import Tensor, nn
 
 import convatlas
-from convatlas.codegen.stub import Stub, stubbed
 from convatlas.kernels.common.override import override
 from convatlas.kernels.common.tiles import TileConfig
 from convatlas.nets.layers import Conv2d
@@ -27,22 +27,6 @@ from convatlas.ops.observe import observe
 
 pytestmark = pytest.mark.interpreter
 LAST = torch.channels_last
-
-
-class Counting(Stub):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def launch(self, *given: Any) -> None:
-        self.count += 1
-
-
-@pytest.fixture
-def driver() -> Iterator[Counting]:
-    counting = Counting()
-    with stubbed(counting), convatlas.use_backend("triton"):
-        yield counting
 
 
 def image(*shape: int) -> Tensor:

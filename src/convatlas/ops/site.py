@@ -44,15 +44,8 @@ class Site:
         out: Tensor | None = None,
     ) -> Any:
         """op(*tensors, *parameters, activation=..., residual=..., out=...), of the keywords those that are not None."""
-        keywords = {}
-        if activation is not None:
-            keywords["activation"] = activation
-        if residual is not None:
-            keywords["residual"] = residual
-        if out is not None:
-            keywords["out"] = out
         if torch.compiler.is_compiling():
-            return op(*tensors, *parameters, **keywords)
+            return op(*tensors, *parameters, **_present(activation, residual, out))
         given = (*tensors, residual, out)
         fixed = (op, *parameters, activation)
         last = self.last  # read once and replaced whole: threads may share a site
@@ -60,11 +53,20 @@ class Site:
             result = _replayed(last, given, out)
             if result is not hot.MISS:
                 return result
+        keywords = _present(activation, residual, out)
+        if (ordinary := getattr(op, "ordinary", None)) is None:  # no op of ours, but what stands in the place of one
+            return op(*tensors, *parameters, **keywords)
 
         def found(state: Any, entry: hot.Entry, settings: tuple) -> None:
             self.last = _Last(state, entry, settings, fixed, tuple([x is None for x in given]))
 
-        return hot.call(op.__name__, (*tensors, *parameters), keywords, op.ordinary, found)  # type: ignore[attr-defined]
+        return hot.call(op.__name__, (*tensors, *parameters), keywords, ordinary, found)
+
+
+def _present(activation: Any, residual: Tensor | None, out: Tensor | None) -> dict[str, Any]:
+    """The keywords of an op that are not None."""
+    given = ("activation", activation), ("residual", residual), ("out", out)
+    return {name: value for name, value in given if value is not None}
 
 
 def _replayed(last: _Last, given: tuple[Tensor | None, ...], out: Tensor | None) -> Any:
