@@ -32,12 +32,16 @@ KERNELS = {
     "cuda/depthwise": "Triton's depthwise kernel",
     "cuda/gemm": "Triton's GEMM and gather kernels",
     "cuda/pool": "Triton's pooling kernels",
+    **{
+        f"cuda/{pattern}": "the block's layers one after another"
+        for pattern in ("basic_block", "bottleneck", "depthwise_separable", "inverted_residual")
+    },
 }
 
 
 @cache
 def shipped() -> dict[int, dict[str, Any]]:
-    """By compute capability as an int: the GPU that ran the kernels' tests, date and commit, and the kernels."""
+    """By compute capability as an int: the GPU that ran the kernels' tests, the last date, and by kernel the commit that it ran."""
     return {int(arch): entry for arch, entry in json.loads(DATA.read_text()).items()}
 
 
@@ -77,7 +81,7 @@ def keep(device: int, found: dict[str, Any]) -> Path | None:
 def record(arch: int, gpu: str, date: str, commit: str, data: Path = DATA) -> None:
     """Notes in proven.json that all kernels that there are have passed their tests on a GPU of that architecture."""
     entries = json.loads(data.read_text())
-    entries[str(arch)] = {"gpu": gpu, "date": date[:10], "commit": commit, "kernels": sorted(KERNELS)}
+    entries[str(arch)] = {"gpu": gpu, "date": date[:10], "kernels": dict.fromkeys(sorted(KERNELS), commit)}
     lines = [
         f'  "{arch}": {json.dumps(entry)}' for arch, entry in sorted(entries.items(), key=lambda item: int(item[0]))
     ]

@@ -15,6 +15,7 @@ from convatlas import nets
 from convatlas.call import Call
 from convatlas.codegen.block_calls import inverted_residual
 from convatlas.errors import ArgumentError, ShapeError
+from convatlas.kernels.common.proven import KERNELS
 from convatlas.model.gpu import gpu
 from convatlas.ops.block import block
 from convatlas.plan import blocks
@@ -94,12 +95,18 @@ def test_auto_asks_what_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = plan_of(Block(), "none").program().graph
     monkeypatch.setattr(blocks, "seconds", lambda call, on, backend=None: float(call.op == "conv2d"))
     on, row = gpu("h100-sxm"), blocks.PATTERNS["inverted_residual"]
-    monkeypatch.setitem(blocks.PATTERNS, row.name, replace(row, proven=frozenset()))
-    assert len(blocks.blocks(replace(graph), on, 90, "cuda").steps) == 3
-    monkeypatch.setitem(blocks.PATTERNS, row.name, replace(row, proven=frozenset({90})))
-    assert len(blocks.blocks(replace(graph), on, 80, "cuda").steps) == 3
-    assert len(blocks.blocks(replace(graph), on, 90, "triton").steps) == 3  # there is no kernel in Triton
-    assert len(blocks.blocks(replace(graph), on, 90, "cuda").steps) == 1
+    assert set(KERNELS) >= {f"cuda/{name}" for name in blocks.PATTERNS}
+
+    def steps(held: set[str] | None, backend: str = "cuda") -> int:
+        return len(blocks.blocks(replace(graph), on, held, backend).steps)
+
+    assert steps({"cuda/inverted_residual", "cuda/depthwise_separable"}) == 3
+    assert steps({"cuda/depthwise_separable"}) == 1
+    assert steps(set(), "triton") == 3  # there is no kernel in Triton
+    assert steps(None) == 3  # no GPU
+    monkeypatch.setitem(blocks.PATTERNS, row.name, replace(row, slower=frozenset({90})))
+    assert steps({"cuda/depthwise_separable"}) == 3
+    assert steps(set()) == 3  # an H100 measured no gain of depthwise_separable either
 
 
 @pytest.mark.parametrize(

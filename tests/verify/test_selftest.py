@@ -14,6 +14,7 @@ from convatlas import doctor
 from convatlas.bench.collect import prove
 from convatlas.call import Call
 from convatlas.cli import main
+from convatlas.codegen.block_calls import small_block_calls
 from convatlas.codegen.inventory import MODES, launches_of
 from convatlas.kernels.common import proven
 from convatlas.kernels.common.target import TARGETS, Target, of_device
@@ -98,7 +99,7 @@ def test_doctor_says_what_is_held_back(here, monkeypatch: pytest.MonkeyPatch) ->
     here(90)
     assert doctor._proven() == "all on sm_90"
     here(120)
-    with pytest.raises(doctor.Missing, match=r"not cuda/conv2d, .*, triton/tma on sm_120"):
+    with pytest.raises(doctor.Missing, match=r"not cuda/.*, cuda/bottleneck, .*, triton/tma on sm_120"):
         doctor._proven()
     assert "convatlas selftest" in next(probe.remedy for probe in doctor.PROBES if probe.name == "proven kernels")
 
@@ -112,7 +113,13 @@ def test_the_cases_run_every_kernel(arch: int) -> None:
         f"{b}/{f}" for b in ("triton", "cuda") for f in ("elementwise", "norm", "softmax", "pool", "depthwise", "gemm")
     }
     assert folders <= ran
-    every = [Case(b, mode, call) for b in ("triton", "cuda") for mode in MODES for call in calls() if mode != "tf32"]
+    every = [
+        Case(b, mode, call)
+        for b in ("triton", "cuda")
+        for mode in MODES
+        if mode != "tf32"
+        for call in [*calls(), *(small_block_calls(mode) if b == "cuda" else [])]
+    ]
     for kept in ("float16", "bfloat16", "float32"):  # each kernel in each dtype that it takes
         taken = {k for case in every if case.mode == kept for k in kernels_of(case, target)}
         assert taken == {k for case in cases(target) if case.mode == kept for k in kernels_of(case, target)}
@@ -192,7 +199,8 @@ def test_results_of_a_gpu_whose_tests_passed_prove_its_kernels(tmp_path: Path) -
         assert not prove(document | change, data) and data.read_text() == proven.DATA.read_text()
     assert prove(document, data)
     found = json.loads(data.read_text())
-    assert found.keys() == {"80", "90"} and found["80"]["kernels"] == sorted(proven.KERNELS)
+    assert found.keys() == {"80", "90"}
+    assert found["80"]["kernels"] == dict.fromkeys(proven.KERNELS, "abcdef123456")
     assert (found["80"]["gpu"], found["80"]["date"]) == ("NVIDIA A100-SXM4-80GB", "2026-12-01")
     assert found["90"] == json.loads(proven.DATA.read_text())["90"]
 

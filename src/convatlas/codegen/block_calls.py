@@ -91,6 +91,21 @@ INVERTED = (
 SEPARABLE = ((32, 64, 112, 1), (64, 128, 112, 2), (128, 128, 56, 1))
 
 
+def small_block_calls(dtype: str) -> list[Call]:
+    """For every pattern small calls of several tiles, of which some reach over an edge, in half precision."""
+    if dtype == "float32":
+        return []
+    return [
+        bottleneck((2, 256, 29, 15), 64, 256, False, dtype),
+        bottleneck((2, 64, 29, 15), 64, 256, True, dtype),
+        bottleneck((2, 512, 9, 17), 128, 512, False, dtype),
+        basic_block((2, 64, 29, 15), dtype),
+        inverted_residual((2, 24, 29, 19), 144, 24, 3, 1, True, dtype=dtype),
+        inverted_residual((2, 40, 29, 19), 240, 80, 5, 2, dtype=dtype),
+        depthwise_separable((2, 32, 29, 19), 64, 3, 1, dtype=dtype),
+    ]
+
+
 def block_calls(dtype: str) -> list[Call]:
     """One call for every kernel and tile of a block that a network gets, in half precision; none in float32."""
     if dtype == "float32":

@@ -30,7 +30,12 @@ def cuda_is_here() -> bool:
 
 
 def choose(call: Call, device: int) -> str:
-    """The preferred backend on GPU number `device`, or Triton where CuPy is not installed or the kernel is unproven there."""
+    """The preferred backend on GPU number `device`, or Triton where CuPy is not installed or the kernel is unproven there.
+
+    A block has one backend, and whoever makes one has asked for it.
+    """
+    if call.op == "block":
+        return preferred(call)
     found = preferred(call) if cuda_is_here() else "triton"
     return "triton" if found == "cuda" and family(call) in held_on(device) else found
 

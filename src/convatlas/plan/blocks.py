@@ -1,7 +1,8 @@
 """Several layers as one kernel: the table of fused patterns, and the pass that finds them in a plan.
 
-A pattern is a row of PATTERNS: who belongs together (a matcher), and on which architectures a GPU has run its tests. Its kernels
-lie in the folder of kernels/ that ROOMS names, whose launcher also says which shapes it takes and what the time model has to know.
+A pattern is a row of PATTERNS: who belongs together. Its kernels lie in the folder of kernels/ that ROOMS names, whose launcher
+also says which shapes it takes and what the time model has to know. Which GPUs take them unasked is kernels/common/proven.py's to
+say, as for all kernels: of the pattern bottleneck the kernel is "cuda/bottleneck" there.
 The reference of every block is the chain of its parts' references (reference/block.py).
 """
 
@@ -31,13 +32,13 @@ class Pattern:
         name: as BlockSpec.pattern, ROOMS and the option `fuse` have it.
         match: from a step that may be a block's last, and a function that gives the step of ours that makes an operand (None where
             others read that value too, or it is no such step's), to the block's steps by the names of its parts, in order.
-        proven: compute capabilities of GPUs that have passed the kernel's tests and measured it quicker than its layers where the
-            model says so; on others `fuse="auto"` leaves it out.
+        slower: compute capabilities on which a GPU measured it to be no quicker than its layers where the model says that it is;
+            there `fuse="auto"` leaves it out.
     """
 
     name: str
     match: Callable[[Step, Maker], Members | None]
-    proven: frozenset[int] = frozenset()
+    slower: frozenset[int] = frozenset()
 
 
 def _is(step: Step | None, kind: str) -> bool:
@@ -96,10 +97,10 @@ def _basic_block(last: Step, maker: Maker) -> Members | None:
 PATTERNS = {
     pattern.name: pattern
     for pattern in (
-        Pattern("inverted_residual", _inverted_residual, frozenset({90})),
-        Pattern("depthwise_separable", _depthwise_separable),  # right on an H100, and no quicker than its layers there
-        Pattern("bottleneck", _bottleneck, frozenset({90})),
-        Pattern("basic_block", _basic_block),
+        Pattern("inverted_residual", _inverted_residual),
+        Pattern("depthwise_separable", _depthwise_separable, frozenset({90})),
+        Pattern("bottleneck", _bottleneck),
+        Pattern("basic_block", _basic_block, frozenset({90})),
     )
 }
 MODES = ("auto", "predicted", "all", "none")
@@ -117,23 +118,32 @@ def checked(fuse: str | Collection[str]) -> str | frozenset[str]:
 
 
 def blocks(
-    graph: Graph, on: GPU, arch: int | None, backend: str | None = None, fuse: str | Collection[str] = "auto"
+    graph: Graph,
+    on: GPU,
+    held: Collection[str] | None,
+    backend: str | None = None,
+    fuse: str | Collection[str] = "auto",
 ) -> Graph:
     """Joins the steps of each block that is found.
 
     Args:
         on: the GPU that the time model is asked about.
-        arch: the compute capability of the GPU that runs the plan, None for none.
+        held: kernels that the GPU which runs the plan does not take unasked (Target.held); None where none runs it.
         backend: that the plan was made for. Blocks have kernels in CUDA C++ and the reference.
-        fuse: "auto" takes patterns that are proven on `arch` where the model predicts a gain, "predicted" proven or not, "all" and
-            a set of names take what the kernels take, "none" nothing.
+        fuse: "auto" takes patterns that the GPU does not hold back where the model predicts a gain, "predicted" held back or not,
+            "all" and a set of names take what the kernels take, "none" nothing.
     """
     fuse = checked(fuse)
-    if fuse == "none" or backend not in (None, "cuda", "numpy") or (backend is None and arch and not cuda_is_here()):
+    if (
+        fuse == "none"
+        or backend not in (None, "cuda", "numpy")
+        or (backend is None and held is not None and not cuda_is_here())
+    ):
         return graph
     for pattern in PATTERNS.values():
         named = fuse == "all" or (not isinstance(fuse, str) and pattern.name in fuse)
-        if not named and not (fuse == "predicted" or (fuse == "auto" and arch in pattern.proven)):
+        free = held is not None and f"cuda/{pattern.name}" not in held and on.arch not in pattern.slower
+        if not (named or fuse == "predicted" or (fuse == "auto" and free)):
             continue
         for last in list(graph.steps):
             members = _members(graph, pattern, last)

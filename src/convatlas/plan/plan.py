@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeError, InputError, ShapeError
 from convatlas.files import shown
 from convatlas.kernels.common.precision import may_be_tf32
+from convatlas.ops.automatic import held_on
 from convatlas.ops.observe import observed
 from convatlas.plan.blocks import blocks, checked
 from convatlas.plan.export import graph_of
@@ -47,9 +48,9 @@ def compile(
             first dimension, the batch.
         backend: "triton", "cuda", "cudnn" or "numpy" for all steps of ours; None chooses for each as the ops do.
         graph: whether a plan on a GPU is captured in a CUDA graph, one a batch size.
-        fuse: which blocks of layers become one kernel (docs/fusion.md): "auto" those whose kernels a GPU of this architecture has
-            proven and that the time model predicts to gain; "predicted" those that it predicts to gain, proven or not; "all", or a
-            set of names of patterns, wherever a kernel takes the shapes; "none".
+        fuse: which blocks of layers become one kernel (docs/fusion.md): "auto" those whose kernels are proven on this GPU and
+            that the time model predicts to gain; "predicted" those that it predicts to gain, proven or not; "all", or a set of
+            names of patterns, wherever a kernel takes the shapes; "none".
 
     Convolutions, norms, activations, pooling, additions, concatenations and linear layers become our kernels; every other op stays
     PyTorch's, in the same plan (Plan.report). Outputs have the module's dtypes and memory formats. Nothing has a gradient.
@@ -168,7 +169,7 @@ class Plan:
         graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
         on = gpu_of(device)
         siblings(graph, on, self.backend)
-        blocks(graph, on, on.arch if device.type == "cuda" else None, self.backend, self.fuse)
+        blocks(graph, on, held_on(device.index) if device.type == "cuda" else None, self.backend, self.fuse)
         return Program(graph, device, self._state, self.backend, self.graph)
 
     def _state(self, name: str) -> Tensor:

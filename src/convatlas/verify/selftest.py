@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from convatlas.call import Call
+from convatlas.codegen.block_calls import small_block_calls
 from convatlas.codegen.inventory import MODES, launches_of
 from convatlas.errors import BackendError
 from convatlas.kernels.common import proven
@@ -35,6 +36,7 @@ from convatlas.specs import (
     NormSpec,
     Pool2dSpec,
     ResidualAddSpec,
+    dtype_name,
 )
 from convatlas.study.layer import Layer
 from convatlas.verify.check import check_alone
@@ -67,7 +69,7 @@ class Result:
 
 
 def calls() -> list[Call]:
-    """At least one for each kernel, on every architecture that has it."""
+    """At least one for each kernel of one op, on every architecture that has it."""
     x, conv, act = (10, 64, 28, 28), Conv2dSpec.of, Epilogue(True, "relu")
     image = (4, 3, 64, 64)
     return [
@@ -111,7 +113,7 @@ def cases(target: Target, backends: Iterable[str] = ("triton", "cuda")) -> list[
     chosen: list[Case] = []
     seen: set[tuple[str, str]] = set()
     for mode in MODES:
-        for case in (Case(backend, mode, call) for backend in backends for call in calls()):
+        for case in (Case(backend, mode, call) for backend in backends for call in [*calls(), *_blocks(backend, mode)]):
             found = {(kernel, mode) for kernel in kernels_of(case, target)}
             if mode == "float16" or (not found <= seen and (mode != "tf32" or case.call.spec.products)):
                 chosen.append(case)
@@ -119,8 +121,15 @@ def cases(target: Target, backends: Iterable[str] = ("triton", "cuda")) -> list[
     return chosen
 
 
+def _blocks(backend: str, mode: str) -> list[Call]:
+    """Calls of blocks of several ops, whose kernels are in CUDA C++ and keep their middle maps in the mode's dtype."""
+    return small_block_calls(dtype_name(MODES[mode][0])) if backend == "cuda" else []
+
+
 def kernels_of(case: Case, target: Target) -> frozenset[str]:
-    """The kernels that a GPU which takes them all runs the case with."""
+    """The kernels that a GPU which takes them all runs the case with; a block's is called by its pattern."""
+    if case.call.op == "block":
+        return frozenset({f"{case.backend}/{case.call.spec.pattern}"})
     target = replace(target, held=frozenset())
     return frozenset(map(kernel_of, launches_of(case.call, case.mode, target, case.backend)))
 
@@ -136,9 +145,7 @@ def kernel_of(launch: Any) -> str:
 def tried(case: Case, device: torch.device, target: Target) -> Result:
     """Runs a case twice: on normal numbers, and on those on which a fault must show (verify/probes.py)."""
     dtype, tf32 = MODES[case.mode]
-    kernels = frozenset(
-        map(kernel_of, launches_of(case.call, case.mode, replace(target, held=frozenset()), case.backend))
-    )
+    kernels = kernels_of(case, target)
     layer = Layer("", case.call)
     try:
         with float32_products("tf32" if tf32 else "ieee"):
