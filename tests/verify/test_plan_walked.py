@@ -87,3 +87,24 @@ def test_profile_times_the_steps_and_the_whole_plan():
 def test_all_networks_at_once_have_no_plan(capsys):
     assert main(["verify", "all", "--plan"]) == 2
     assert "'--plan' with 'all'" in capsys.readouterr().err
+
+
+def test_blocks_are_one_row_with_their_parts_and_a_predicted_time(capsys):
+    command = ["summary", "mobilenet_v1", "--plan", "--size", "32", "--fuse", "depthwise_separable"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    joined = [step for step in found["steps"] if step["op"] == "block"]
+    assert joined and all([part["name"] for part in step["parts"]] == ["depthwise", "project"] for step in joined)
+    assert found["predicted_on"] == "h100-sxm" and all(step["predicted_seconds"] > 0 for step in found["steps"])
+    assert found["predicted_seconds"] == pytest.approx(sum(step["predicted_seconds"] for step in found["steps"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--fuse", "all"], "--plan"), (["--plan", "--fuse", "al"], "'al', expected auto, predicted")],
+)
+def test_fuse_is_of_a_plan_and_names_what_there_is(options, message, capsys):
+    for command in (["verify", "resnet18"], ["summary", "resnet18"], ["profile", "resnet18"], ["classify", "x.png"]):
+        assert main([*command, *options]) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "--fuse" in error and message in error

@@ -11,7 +11,7 @@ All of them have the same weights, batch norms folded beforehand. On a CPU, for 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 import torch
@@ -78,8 +78,9 @@ def net_contestants(
     device: torch.device,
     compiled: bool = False,
     backend: str = AUTO,
+    fuse: str | Collection[str] = "auto",
 ) -> tuple[list[Contestant], Callable[[Tensor], Accuracy], dict[str, Tensor]]:
-    """(contestants, judge, the data set) of the net called `name` on an input of `shape`, ours on `backend`."""
+    """(contestants, judge, the data set) of the net called `name` on an input of `shape`, ours on `backend`, plans with `fuse`."""
     if device.type == "cpu" and backend == AUTO:
         backend = "triton"  # interpreted
     drawn_on = [device] if device.type == "cuda" else []
@@ -100,7 +101,7 @@ def net_contestants(
 
     @cache
     def planned() -> Plan:
-        return compile(net, x, backend=None if backend == AUTO else backend)
+        return compile(net, x, backend=None if backend == AUTO else backend, fuse=fuse)
 
     def plan(t: Tensors) -> Tensor:
         return planned()(t["input"])

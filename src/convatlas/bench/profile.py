@@ -155,7 +155,7 @@ def profile(
 
     Args:
         dtype: one of cases.PRECISIONS.
-        racer: with ceilings, and with one backend or "auto".
+        racer: with ceilings, and with one backend or "auto"; its `fuse` is the plan's.
         size: pixels of the square input; None is the net's own.
         plan: time the layers of the net's plan (convatlas.compile), and the plan beside the net as a whole.
 
@@ -188,7 +188,7 @@ def _planned(net: str, batch: int, dtype: str, size: int, racer: Racer) -> list[
     """The layers of the net's plan; a rehearsal's on a CPU is interpreted."""
     by = racer.backend if racer.backend != AUTO else "triton" if racer.rehearse else None
     x = torch.zeros(batch, 3, size, size, dtype=PRECISIONS[dtype][0], device=racer.device)
-    return plan_layers(compile(nets.create(net, seed=0).to(x.device, x.dtype), x, backend=by))
+    return plan_layers(compile(nets.create(net, seed=0).to(x.device, x.dtype), x, backend=by, fuse=racer.fuse))
 
 
 def of_races(layers: Iterable[Race], networks: Iterable[Race], dtype: str, batch: int) -> list[Profile]:

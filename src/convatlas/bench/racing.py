@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -98,13 +98,16 @@ class Racer:
         compile: torch.compile races on the nets that are named.
         backend: of ours that races, or "auto", the one that would be chosen; None is both.
         nets: contestants of networks that race, of networks.NAMES.
+        fuse: which blocks of layers plans make one kernel of, as convatlas.compile has it.
     """
 
     def __init__(
         self, rehearse: bool = False, ceilings: Ceilings | None = None, compile: tuple[str, ...] = (),
         backend: str | None = None, nets: Sequence[str] = NAMES,
+        fuse: str | Collection[str] = "auto",
     ) -> None:  # fmt: skip
         self.rehearse, self.ceilings, self.compile, self.backend, self.nets = rehearse, ceilings, compile, backend, nets
+        self.fuse = fuse
         self.device = torch.device("cpu" if rehearse else "cuda")
         self._seen: dict[tuple, Checked] = {}
 
@@ -189,6 +192,8 @@ class Racer:
         size, batch = (rehearsal_size(name), 1) if self.rehearse else (case.size, case.batch)
         compiled = not self.rehearse and name in self.compile
         shape, (dtype, _) = (batch, 3, size, size), PRECISIONS[case.precision]
-        racing, judge, data = net_contestants(name, shape, dtype, self.device, compiled, self.backend or AUTO)
+        racing, judge, data = net_contestants(
+            name, shape, dtype, self.device, compiled, self.backend or AUTO, self.fuse
+        )
         racing = [contestant for contestant in racing if contestant.name in self.nets]
         return check(racing, data, judge), racing, [data], "x".join(map(str, shape))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convatlas.cli import folder, output
-from convatlas.cli.runtime import Backend, one_of, prepare, ran_on
+from convatlas.cli.runtime import Backend, Fuse, fuse_of, one_of, prepare, ran_on
 from convatlas.errors import InputError
 from convatlas.files import shown
 
@@ -41,6 +41,7 @@ def command(
     top: Annotated[int, typer.Option("--top", min=1, max=1000, help="How many classes to print.")] = 5,
     dtype: Annotated[str, typer.Option("--dtype", callback=_dtype, help=", ".join(DTYPES))] = "float32",
     plan: Annotated[bool, typer.Option("--plan", help=PLAN_HELP)] = False,
+    fuse: Fuse = None,
     check: Annotated[bool, typer.Option("--check", help="Hold every layer to the NumPy reference.")] = False,
     out: Annotated[
         Path | None,
@@ -73,10 +74,11 @@ def command(
     from convatlas.nets.registry import info
 
     net = info(net).name
+    fused = fuse_of(fuse, plan, backend)
     if out is not None:
         if check:
             raise typer.BadParameter("with --out: a check is of one picture", param_hint="'--check'")
-        folder.run(image, out, net, weights, backend, top, batch or 32, workers, dtype, plan, json)
+        folder.run(image, out, net, weights, backend, top, batch or 32, workers, dtype, plan, fused, json)
         return
     for option, value in (("--batch", batch), ("--workers", workers)):
         if value is not None:
@@ -97,7 +99,7 @@ def command(
         def seen(c: LayerCheck) -> None:
             show(c.path or c.call.op, next(done), 0)
 
-        result = classify(image, net, weights, backend, top, check, seen, dtype, plan)
+        result = classify(image, net, weights, backend, top, check, seen, dtype, plan, fused)
     if json:
         output.print_json(as_dict(result))
     else:

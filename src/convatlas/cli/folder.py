@@ -21,7 +21,7 @@ REPORTED = 20  # pictures that could not be classified and are named on stderr; 
 
 def run(
     source: str, out: Path, net: str, weights: Path | None, backend: str, top: int, batch: int, workers: int | None, dtype: str,
-    plan: bool, json: bool,
+    plan: bool, fuse: str | frozenset[str], json: bool,
 ) -> None:  # fmt: skip
     """Classifies the pictures; raises typer.Exit(1) where some could not be."""
     if not Path(source).exists():
@@ -43,7 +43,7 @@ def run(
                 with show.hidden():
                     print(f"convatlas: {' '.join(message.split())}{more}", file=sys.stderr)
 
-        tally = classify_many(source, out, net, weights, backend, top, batch, workers, dtype, plan, seen, failed)
+        tally = classify_many(source, out, net, weights, backend, top, batch, workers, dtype, plan, fuse, seen, failed)
     if json:
         output.print_json(as_dict(tally))
     else:

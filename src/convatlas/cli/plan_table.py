@@ -10,30 +10,47 @@ from convatlas.cli.runtime import prepare
 from convatlas.study.numbers import short
 
 if TYPE_CHECKING:
+    from convatlas.model.gpu import GPU
     from convatlas.nets.resolve import Found
     from convatlas.plan.layers import PlanLayer
 
 
 def run(
-    found: Found, shape: tuple[int, ...], dtype: str, json: bool = False, as_csv: bool = False, note: str = ""
+    found: Found,
+    shape: tuple[int, ...],
+    dtype: str,
+    json: bool = False,
+    as_csv: bool = False,
+    note: str = "",
+    fuse: str | frozenset[str] = "auto",
 ) -> None:
-    """Compiles the net and prints its plan's steps; nothing is computed. On a GPU backends are chosen by layer, else triton's."""
+    """Compiles the net and prints its plan's steps; nothing is computed.
+
+    On a GPU backends are chosen by layer. Without one all are triton's, interpreted; or cuda's, built for the CPU, where blocks are
+    asked for, whose kernels are in CUDA C++ alone. Times are those that the model predicts of the GPU, or of an H100 where there is
+    none, on the backends that it would choose.
+    """
     prepare("triton")
     import torch
 
     from convatlas.plan.plan import compile
+    from convatlas.plan.siblings import gpu_of
     from convatlas.specs import dtype_name
     from convatlas.verify.device import device_for
 
     dtype = dtype_name(dtype)
     device = device_for("triton", dtype)
+    elsewhere = "triton" if fuse in ("auto", "none") else "cuda"
     with output.progress(f"compiling {found.name}"):
         net = found.build().to(device, getattr(torch, dtype))
         x = torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
-        plan = compile(net, x, backend=None if device.type == "cuda" else "triton")
-    rows = [as_dict(layer) for layer in plan.layers]
+        plan = compile(net, x, backend=None if device.type == "cuda" else elsewhere, fuse=fuse)
+    on = gpu_of(device)
+    rows = [as_dict(layer, on) for layer in plan.layers]
+    predicted = [row["predicted_seconds"] for row in rows if row["predicted_seconds"] is not None]
     if json:
-        output.print_json({"net": found.name, "input_shape": list(shape), "dtype": dtype, "steps": rows})
+        head = {"net": found.name, "input_shape": list(shape), "dtype": dtype, "predicted_on": on.name}
+        output.print_json({**head, "predicted_seconds": sum(predicted), "steps": rows})
         return
     if as_csv:
         print_csv(
@@ -42,25 +59,37 @@ def run(
         return
     console = output.console()
     console.print(output.plain(f"{found.name}, {'x'.join(map(str, shape))}, {dtype}: its plan\n"))
-    dropped = show(console, columns(plan.layers))
+    dropped = show(console, columns(rows))
     console.print(output.plain("\n" + plan.report()))
-    if device.type == "cpu":
-        console.print(
-            output.plain("kernels and tiles: as Triton's interpreter runs them; a GPU gets others (`convatlas map`)")
+    console.print(
+        output.plain(
+            f"predicted, not measured: {sum(predicted) * 1e3:.3f} ms on {on.title} for {len(predicted)} of {len(rows)} steps, one "
+            "after another with a cold L2 cache"
         )
+    )
+    if device.type == "cpu":
+        who = "Triton's interpreter runs them" if elsewhere == "triton" else "CUDA C++ built for the CPU has them"
+        console.print(output.plain(f"kernels and tiles: as {who}; a GPU gets others (`convatlas map`)"))
     if note:
         console.print(output.plain("\n" + note))
     if dropped:
         console.print(output.plain("\n" + not_shown(dropped)))
 
 
+def _us(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:.1f}"
+
+
 def _text(value: Any) -> str:
     return value["name"] if isinstance(value, dict) else str(value)
 
 
-def as_dict(layer: PlanLayer) -> dict[str, Any]:
-    """A step for JSON and CSV."""
+def as_dict(layer: PlanLayer, on: GPU) -> dict[str, Any]:
+    """A step for JSON and CSV, with the time that the model predicts of it on a GPU, None for what is PyTorch's."""
+    from convatlas.plan.siblings import seconds
+
     call = layer.call
+    known = layer.ours and call.dtype != "float64"
     return {
         "path": layer.path,
         "merged": list(layer.merged),
@@ -73,14 +102,14 @@ def as_dict(layer: PlanLayer) -> dict[str, Any]:
         "writes": layer.writes,
         "bytes": layer.bytes,
         "flops": layer.flops,
+        "predicted_seconds": seconds(call, on) if known else None,
         "ours": layer.ours,
         "parts": [{"name": p.name, "op": p.op, "shape": str(p.spec), "epilogue": str(p.epilogue)} for p in layer.parts],
     }
 
 
-def columns(layers: list[PlanLayer]) -> list[Column]:
+def columns(rows: list[dict[str, Any]]) -> list[Column]:
     """What a table shows of them."""
-    rows = [as_dict(layer) for layer in layers]
     kernels = [", ".join(f"{k['name']} {k['config']}" for k in row["kernels"]) or "-" for row in rows]
     return [
         Column("layer", [row["path"] or row["op"] for row in rows], text=True),
@@ -92,4 +121,5 @@ def columns(layers: list[PlanLayer]) -> list[Column]:
         Column("writes", [row["writes"] for row in rows], 6, text=True),
         Column("bytes", [short(row["bytes"]) for row in rows], 1),
         Column("FLOPs", [short(row["flops"]) for row in rows], 1),
+        Column("predicted\nus", [_us(row["predicted_seconds"]) for row in rows], 1),
     ]

@@ -9,7 +9,7 @@ import typer
 
 from convatlas.cli import output, plan_table
 from convatlas.cli.columns import Column, show
-from convatlas.cli.runtime import BACKEND_VARIABLE, one_of
+from convatlas.cli.runtime import BACKEND_VARIABLE, Fuse, fuse_of, one_of
 from convatlas.files import check_writable, write_json
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def command(
             help="Time the steps of the network's plan (convatlas.compile) and the whole plan. Without a GPU list the steps only.",
         ),
     ] = False,
+    fuse: Fuse = None,
     ncu: Annotated[
         bool, typer.Option("--ncu", help="Read hardware counters of one run, where Nsight Compute is installed.")
     ] = False,
@@ -68,13 +69,14 @@ def command(
             check_writable(path)
     import torch
 
+    fused = fuse_of(fuse, plan)
     if not torch.cuda.is_available() and plan:
         from convatlas.nets.resolve import resolve
 
         found = resolve(net)
         shape = (batch, 3, *2 * (size or found.size,))
         note = "no times: torch sees no NVIDIA GPU here; `convatlas map` predicts them"
-        plan_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=note)
+        plan_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=note, fuse=fused)
         return
     if not torch.cuda.is_available():
         raise BackendError(
@@ -87,7 +89,7 @@ def command(
     timer = CudaTimer()
     with output.progress("measuring ceilings"):
         ceilings = measure(timer, torch.device("cuda"))
-    racer = Racer(ceilings=ceilings, backend=backend, nets=contestants(plan))
+    racer = Racer(ceilings=ceilings, backend=backend, nets=contestants(plan), fuse=fused)
     run(net, batch, dtype, size, racer, timer, json, trace, top, ncu, plan)
 
 

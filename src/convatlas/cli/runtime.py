@@ -41,6 +41,34 @@ def shape_of(text: str) -> tuple[int, ...]:
     return shape
 
 
+FUSE_HELP = (
+    "With --plan, which blocks of layers become one kernel: auto, predicted, all, none, or names of patterns with commas between "
+    "(docs/fusion.md)."
+)
+Fuse = Annotated[str | None, typer.Option("--fuse", metavar="auto|predicted|all|none|NAME,...", help=FUSE_HELP)]
+
+
+def fuse_of(text: str | None, plan: bool, backend: str = "triton") -> str | frozenset[str]:
+    """The option `fuse` of convatlas.compile: "auto" where nobody gave one.
+
+    Raises typer.BadParameter for a word that is no mode and no pattern's name, and where no plan is made.
+    """
+    if text is None:
+        return "auto"
+    if not plan:
+        raise typer.BadParameter("is for a plan, which --plan makes", param_hint="'--fuse'")
+    prepare(backend)
+    from convatlas.plan.blocks import MODES, PATTERNS
+
+    names = frozenset(name.strip() for name in text.split(","))
+    for name in names if text not in MODES else ():
+        if name not in PATTERNS:
+            raise typer.BadParameter(
+                f"{name!r}, expected {', '.join(MODES)} or names of {', '.join(PATTERNS)}", param_hint="'--fuse'"
+            )
+    return text if text in MODES else names
+
+
 Backend = Annotated[str, typer.Option("--backend", envvar=BACKEND_VARIABLE, callback=_known, help=BACKEND_HELP)]
 
 

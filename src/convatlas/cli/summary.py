@@ -8,7 +8,7 @@ import typer
 
 from convatlas.cli import output, plan_table
 from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
-from convatlas.cli.runtime import shape_of
+from convatlas.cli.runtime import Fuse, fuse_of, shape_of
 from convatlas.study.numbers import percent, short
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def command(
             "--plan", help="List the steps of the network's plan (convatlas.compile): kernels, buffers, bytes, FLOPs."
         ),
     ] = False,
+    fuse: Fuse = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -63,10 +64,11 @@ def command(
     one_format(json, as_csv)
     if input is not None and (size is not None or batch is not None):
         raise typer.BadParameter("with --size or --batch: give one of them", param_hint="'--input'")
+    fused = fuse_of(fuse, plan)
     found = resolve(net)
     shape = input or (batch or 1, 3, *2 * (size or found.size,))
     if plan:
-        plan_table.run(found, shape, dtype, json, as_csv)
+        plan_table.run(found, shape, dtype, json, as_csv, fuse=fused)
         return
     from convatlas.study.summary import COUNTED, summarise_found
 

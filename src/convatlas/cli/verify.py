@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convatlas.cli import output, verify_all, verify_op
-from convatlas.cli.runtime import Backend, prepare, ran_on
+from convatlas.cli.runtime import Backend, Fuse, fuse_of, prepare, ran_on
 
 if TYPE_CHECKING:
     from convatlas.verify.verify import LayerResult, Verification
@@ -40,6 +40,7 @@ def command(
         bool,
         typer.Option("--plan", help="Check the steps of the network's plan (convatlas.compile), and what it returns."),
     ] = False,
+    fuse: Fuse = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run every layer on random inputs, then the whole network, and compare with the NumPy reference.
@@ -62,11 +63,12 @@ def command(
         return
     net = info(net).name
     prepare(backend)
+    fused = fuse_of(fuse, plan, backend)
     from convatlas.verify.verify import Interrupted, verify
 
     try:
         with output.progress(f"verifying {net}") as show:
-            result = verify(net, size, batch, dtype, backend, show, 0, plan)
+            result = verify(net, size, batch, dtype, backend, show, 0, plan, fused)
     except Interrupted as stop:
         result = stop.found
     if json:

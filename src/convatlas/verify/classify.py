@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -85,6 +85,7 @@ def classify(
     seen: Callable[[LayerCheck], None] | None = None,
     dtype: str = "float32",
     plan: bool = False,
+    fuse: str | Collection[str] = "auto",
 ) -> Classification:
     """The `top` likeliest ImageNet classes of the picture, by the net called `name` on `backend`.
 
@@ -92,7 +93,7 @@ def classify(
         image: a path, or "skimage:chelsea" for one of scikit-image's bundled pictures.
         weights: a .pth or .safetensors file; None takes the weights that an installed package brings.
         dtype: "float32", "float16" or "bfloat16", of weights and activations.
-        plan: run the net as a plan (convatlas.compile).
+        plan, fuse: run the net as a plan (convatlas.compile), and which blocks of layers it makes one kernel of.
         check: hold every layer to the reference while it runs, and the probabilities to the reference network's.
         seen: called with every layer's check.
 
@@ -110,7 +111,7 @@ def classify(
     net.to(device)
     x = x.to(device)
     with torch.no_grad(), use_backend(backend), float32_products("ieee"):
-        runs = compile(net, x, backend=backend) if plan else net
+        runs = compile(net, x, backend=backend, fuse=fuse) if plan else net
         with checking(net, raises=False, seen=seen) if check else nullcontext(None) as checks:
             probabilities = as_array(probabilities_of(runs, x))[0]
     order = np.argsort(-probabilities, kind="stable")[:top]

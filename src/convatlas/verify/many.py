@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from os import PathLike
@@ -115,6 +115,7 @@ def classify_many(
     workers: int | None = None,
     dtype: str = "float32",
     plan: bool = False,
+    fuse: str | Collection[str] = "auto",
     seen: Callable[[int, int, float], None] | None = None,
     failed: Callable[[str], None] | None = None,
 ) -> Tally:
@@ -132,7 +133,7 @@ def classify_many(
         batch: pictures at a time.
         workers: processes that read pictures; 0 reads in this one, None takes as many as there are cores for each process here.
         dtype: "float32", "float16" or "bfloat16".
-        plan: run the net as a plan (convatlas.compile).
+        plan, fuse: run the net as a plan (convatlas.compile), and which blocks of layers it makes one kernel of.
         seen: called with (pictures done, of how many, pictures a second) after every batch.
         failed: called with a line for every picture that cannot be classified.
 
@@ -148,6 +149,7 @@ def classify_many(
     head = {
         "convatlas": __version__, "net": row.name, "weights": digest(net.state_dict()), "backend": backend, "dtype": dtype,
         "plan": plan, "top": top, "batch": batch, "images": len(paths),
+        **({} if fuse == "auto" else {"fuse": fuse if isinstance(fuse, str) else sorted(fuse)}),
         "paths": sha256(b"\0".join(map(os.fsencode, paths))).hexdigest(),
     }  # fmt: skip
     total = Record(out, head, paths)
@@ -171,7 +173,7 @@ def classify_many(
                 mine.paths[kept // batch * batch :], row.preprocess, batch, ahead, device.type == "cuda"
             )
             with torch.no_grad(), use_backend(backend), float32_products("ieee"):
-                run = _forward(net, row.preprocess, device, getattr(torch, dtype), backend, plan)
+                run = _forward(net, row.preprocess, device, getattr(torch, dtype), backend, plan, fuse)
                 skip = kept % batch
                 for results in _results(batches, run, top):
                     mine.add(results[skip:])
@@ -217,14 +219,22 @@ def _cores(share: Share) -> int:
     return max(1, len(os.sched_getaffinity(0)) // share.local_world)
 
 
-def _forward(net: torch.nn.Module, how: Any, device: torch.device, kind: torch.dtype, backend: str, plan: bool) -> Any:
+def _forward(
+    net: torch.nn.Module,
+    how: Any,
+    device: torch.device,
+    kind: torch.dtype,
+    backend: str,
+    plan: bool,
+    fuse: str | Collection[str],
+) -> Any:
     """A function from a Batch to (it, its probabilities best first, their classes), which does not wait for a GPU."""
     made: list[Any] = []
 
     def run(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
         x = normalised(batch.pixels.to(device, non_blocking=True), how).to(kind)
         if plan and not made:
-            made.append(compile(net, x, backend=backend))
+            made.append(compile(net, x, backend=backend, fuse=fuse))
         values = probabilities_of(made[0] if plan else net, x).float()
         return batch, *values.sort(dim=1, descending=True, stable=True)
 
