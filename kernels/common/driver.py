@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from ctypes import byref, c_size_t, c_uint, c_uint64, c_void_p
 from functools import cache
+from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import torch
@@ -19,6 +21,11 @@ import torch
 from convatlas.errors import BackendError
 
 MAP_BYTES = 128  # of a CUtensorMap, which lies at a multiple of 64
+UNASKED = (
+    48 * 1024
+)  # of shared memory: what a block may use without asking (CUDA C++ Programming Guide, "Shared Memory")
+TILE = 8 * 1024  # from here on blocks need shared memory more than L1: a kernel is given all of what the two share
+SHARED, CARVEOUT = 8, 9  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, _PREFERRED_SHARED_MEMORY_CARVEOUT
 INVALID_CONTEXT = 201  # a thread that has not called CUDA yet has no current context
 
 
@@ -32,6 +39,16 @@ class LaunchConfig(ctypes.Structure):
     _fields_ = [(f"{kind}{axis}", c_uint) for kind in ("grid", "block") for axis in "XYZ"] + [
         ("shared", c_uint), ("stream", c_void_p), ("attributes", c_void_p), ("count", c_uint),
     ]  # fmt: skip
+
+
+class LaunchAttribute(ctypes.Structure):
+    """CUlaunchAttribute: which one, and its value in 64 bytes."""
+
+    _fields_ = [("id", c_uint), ("pad", c_uint), ("value", ctypes.c_char * 64)]
+
+
+# CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, allowed: programmatic dependent launch.
+DEPENDENT = LaunchAttribute(6, 0, b"\1")
 
 
 class Driver:
@@ -52,6 +69,10 @@ class Driver:
         self._replace = replace
         self._launch_graph = self._library.cuGraphLaunch
         self._launch_graph.argtypes = [c_void_p] * 2
+        self._held: dict[
+            Any, int
+        ] = {}  # modules, their functions, and the shared memory that a function's blocks may use
+        self._lock = Lock()
         # Bound once: these are the hot calls.
         self.stream = torch._C._cuda_getCurrentRawStream
         self.current = torch._C._cuda_getDevice
@@ -70,6 +91,37 @@ class Driver:
         """One launch; the addresses of a LaunchConfig and of the array of parameters' addresses."""
         if status := self._launch(config, function, parameters, None):
             self._again(status, device, self._launch, config, function, parameters, None)
+
+    def load(self, code: bytes, function: str, shared: int, device: int) -> int:
+        """The handle of a function of a cubin in the memory of `device`, for blocks of `shared` bytes; it stays there.
+
+        Raises Unprepared where the driver refuses it.
+        """
+        key = device, sha256(code).digest(), function
+        with self._lock, self.on(device):
+            self._bind(device)
+            if key not in self._held:
+                if key[:2] not in self._held:
+                    module = c_void_p()
+                    self._loading(self._library.cuModuleLoadData(byref(module), code), "a cubin")
+                    self._held[key[:2]] = module.value or 0
+                found = c_void_p()
+                module = c_void_p(self._held[key[:2]])
+                self._loading(self._library.cuModuleGetFunction(byref(found), module, function.encode()), function)
+                self._held[key] = found.value or 0
+            handle = self._held[key]
+            if shared > self._held.get((handle, SHARED), UNASKED):
+                self._loading(
+                    self._library.cuFuncSetAttribute(c_void_p(handle), SHARED, shared), f"{function}, {shared} bytes"
+                )
+                self._held[handle, SHARED] = shared
+            if shared > TILE:
+                self._loading(self._library.cuFuncSetAttribute(c_void_p(handle), CARVEOUT, 100), function)
+            return handle
+
+    def _loading(self, status: int, what: str) -> None:
+        if status:
+            raise Unprepared(f"the driver refuses {what}: {self._message(status)}")
 
     def launch_graph(self, graph: int, stream: int, device: int) -> None:
         """Launches a CUgraphExec."""

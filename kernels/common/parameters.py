@@ -26,6 +26,7 @@ class Loaded:
         shared: bytes of dynamic shared memory.
         signature: the type of each argument of a Triton kernel by name, as compiled; None for a CUDA C++ kernel.
         maps: what the compiler chose for each tensor descriptor among its arguments.
+        dependent: whether it is set up while the kernel in front of it still runs, and waits for that one (Launch.dependent).
         owner: what must live as long as the function is used.
     """
 
@@ -35,6 +36,7 @@ class Loaded:
     signature: dict[str, Any] | None = None
     maps: tuple[dict[str, Any], ...] = ()
     owner: Any = None
+    dependent: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,19 @@ def loaded(launch: Any, compiled: Any) -> Loaded:
     if not isinstance(launch, Launch):
         function = compiled.ready(launch.shared).kernel
         return Loaded(function.ptr, launch.block, launch.shared, owner=compiled)
+    *taken, dependent = launched_as(compiled)
+    return Loaded(compiled.function, *taken, compiled, dependent)
+
+
+def launched_as(compiled: Any) -> tuple[int, int, dict[str, Any], tuple[dict[str, Any], ...], bool]:
+    """(block, shared, signature, maps, dependent) of Triton's CompiledKernel, as Loaded has them. Raises Unprepared."""
     meta = compiled.metadata
     warps, clusters, shared = compiled.packed_metadata[:3]
-    unusual = ("launch_pdl", "launch_cooperative_grid", "global_scratch_size", "profile_scratch_size")
+    unusual = ("launch_cooperative_grid", "global_scratch_size", "profile_scratch_size")
     if clusters != 1 or any(getattr(meta, name, 0) for name in unusual) or getattr(meta, "instrumentation_mode", ""):
         raise Unprepared(f"{meta.name} needs more than a plain launch")
     maps = tuple(getattr(meta, "tensordesc_meta", None) or ())
-    return Loaded(compiled.function, 32 * warps, shared, dict(compiled.src.signature), maps, compiled)
+    return 32 * warps, shared, dict(compiled.src.signature), maps, bool(getattr(meta, "launch_pdl", False))
 
 
 def parameters(launch: Any, kernel: Loaded) -> list[Parameter | list[Parameter]]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convatlas.kernels.common.driver import MAP_BYTES, LaunchConfig, Unprepared
+from convatlas.kernels.common.driver import DEPENDENT, MAP_BYTES, LaunchConfig, Unprepared
 from convatlas.kernels.common.launch import cdiv
 from convatlas.kernels.common.parameters import Loaded, Map, loaded, parameters, size
 from convatlas.kernels.common.workspace import LINE, workspaces
@@ -137,6 +137,8 @@ class Frame:
         self.configs, self.calls, self.kept = [], [], [memory]
         for kernel, grid, starts in of.launches:
             config = LaunchConfig(*grid, kernel.block, 1, 1, kernel.shared)
+            if kernel.dependent:
+                config.attributes, config.count = ctypes.addressof(DEPENDENT), 1
             given = (c_void_p * len(starts))(*(base + start for start in starts))
             self.kept.append(given)
             self.configs.append(config)
@@ -253,7 +255,8 @@ def prepare(
 
 
 def _loaded(launches: list[Any], compiled: list[Any], driver: Any) -> list[Loaded]:
-    return [driver.loaded(*pair) if hasattr(driver, "loaded") else loaded(*pair) for pair in zip(launches, compiled)]
+    load = getattr(driver, "loaded", loaded)
+    return [one if isinstance(one, Loaded) else load(launch, one) for launch, one in zip(launches, compiled)]
 
 
 def _packed(

@@ -45,8 +45,8 @@ def shipped() -> dict[int, dict[str, Any]]:
     return {int(arch): entry for arch, entry in json.loads(DATA.read_text()).items()}
 
 
-def held(arch: int, device: int) -> frozenset[str]:
-    """The kernels that GPU number `device`, of compute capability `arch`, does not take unasked.
+def held(arch: int, device: int | None) -> frozenset[str]:
+    """The kernels that GPU number `device`, of compute capability `arch`, does not take unasked; None is a GPU that is not here.
 
     Raises BackendError for a name in CONVATLAS_KERNELS that no kernel has.
     """
@@ -57,7 +57,7 @@ def held(arch: int, device: int) -> frozenset[str]:
     if "all" in asked:
         return frozenset()
     left = frozenset(KERNELS) - asked - set(shipped().get(arch, {}).get("kernels", ()))
-    return left - set((outcome(device) or {}).get("passed", ())) if left else left
+    return left - set((outcome(device) or {}).get("passed", ())) if left and device is not None else left
 
 
 def outcome(device: int) -> dict[str, Any] | None:
@@ -101,7 +101,7 @@ def identity(device: int) -> dict[str, str]:
         "driver": driver,
         "torch": torch.__version__,
         **found,
-        "kernels": _sources(),
+        "kernels": sources(),
     }
 
 
@@ -113,7 +113,8 @@ def _version(name: str) -> str | None:
 
 
 @cache
-def _sources() -> str:
+def sources() -> str:
+    """A hash of the text of all kernels and launchers."""
     digest = hashlib.sha256()
     for path in sorted(path for path in HERE.parent.rglob("*") if path.suffix in (".py", ".cu", ".cuh")):
         digest.update(path.read_bytes())

@@ -15,13 +15,13 @@ import torch
 from convatlas import kernels
 from convatlas.kernels.common.arguments import Mode
 from convatlas.kernels.common.launch import Launch
-from convatlas.plan.program import _may_depend
+from convatlas.plan.program import arch_of, may_depend
 
 # One launch of every kernel that the inventory knows, compiled for sm_90 with the attribute and without.
 SCRIPT = """
 import json, re
-from convatlas.codegen.cross_compile import assemble
 from convatlas.codegen.inventory import extra_calls, launches_of, network_calls
+from convatlas.kernels.common.compiling import assemble
 
 MEMORY = re.compile(r"\\b(ld\\.global|st\\.global|cp\\.async|atom\\.|red\\.|ldu)")
 launches = {}
@@ -103,4 +103,4 @@ def test_it_is_on_where_it_was_measured_or_asked_for(
     monkeypatch.delenv("CONVATLAS_DEPENDENT", raising=False)
     if asked is not None:
         monkeypatch.setenv("CONVATLAS_DEPENDENT", asked)
-    assert _may_depend(torch.device("cuda")) is expected
+    assert may_depend(arch_of(torch.device("cuda"))) is expected

@@ -19,7 +19,7 @@ import json, re, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from convatlas.call import Call
-from convatlas.codegen.cross_compile import specialize
+from convatlas.kernels.common.compiling import specialize
 from convatlas.codegen.inventory import launches_of
 from convatlas.kernels.common.parameters import Loaded, parameters, size
 from convatlas.specs import Conv2dSpec, ElementwiseSpec, Epilogue

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,3 +97,22 @@ def test_dependent_launches_compute_the_same(net: nn.Module, monkeypatch: pytest
     for _ in range(50):  # back to back, so that one run's last kernels meet the next run's first
         found = [dependent(x) for x in images]
         assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_kernels_that_travel_are_launched_without_a_compiler(
+    net: nn.Module, graph: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = convatlas.compile(net, image(2), graph=graph)
+    expected = [plan(image(2, seed)) for seed in range(4)]
+    plan.save(tmp_path / "x.plan", kernels=True)
+
+    def never(*given: Any, **keywords: Any) -> None:
+        raise AssertionError("a compiler was called")
+
+    for name in ("triton.runtime.jit.JITFunction.run", "convatlas.kernels.common.cuda.gpu.run"):
+        monkeypatch.setattr(name, never)
+    loaded = convatlas.load_plan(tmp_path / "x.plan")
+    assert not loaded.carried.fault and not loaded.carried.missed
+    for seed, right in enumerate(expected):
+        assert torch.equal(loaded(image(2, seed)), right)

@@ -17,12 +17,9 @@ from convatlas.errors import BackendError
 from convatlas.files import cache_folder, own_folder, whole
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import expand
+from convatlas.kernels.common.driver import TILE, UNASKED
 
 OPTIONS = ("--std=c++17",)
-# What a block may use without asking: CUDA C++ Programming Guide, "Shared Memory", since compute capability 2.0.
-UNASKED = 48 * 1024
-# From here on a kernel's blocks need shared memory more than L1: it is given all of what the two share.
-TILE = 8 * 1024
 
 
 @cache
@@ -64,7 +61,7 @@ def kernel(source: str, expression: str, device: int) -> Kernel:
     cupy = _cupy()
     try:
         with cupy.cuda.Device(device) as on:
-            path, mangled = _kept(source, expression, str(on.compute_capability))
+            path, mangled = kept(source, expression, str(on.compute_capability))
             return Kernel(cupy.RawModule(path=str(path)).get_function(mangled))
     except Exception as error:  # NVRTC missing, or another CUDA's, raises anything from RuntimeError to OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -74,7 +71,7 @@ def kernel(source: str, expression: str, device: int) -> Kernel:
         ) from error
 
 
-def _kept(source: str, expression: str, arch: str) -> tuple[Path, str]:
+def kept(source: str, expression: str, arch: str) -> tuple[Path, str]:
     """(cubin, mangled name) of one instantiation for the current device, compiled if none is kept that is whole.
 
     CuPy's RawModule has a cache of its own, and has NVRTC flush subnormal numbers to zero (cupy#9576), which float32 and bfloat16

@@ -23,8 +23,9 @@ from torch import Tensor
 from convatlas import nets
 from convatlas.call import Call
 from convatlas.codegen.block_calls import block_calls
-from convatlas.codegen.cross_compile import compile_launch, key
+from convatlas.codegen.cross_compile import compile_launch
 from convatlas.kernels.backend import launcher, room_of
+from convatlas.kernels.common.compiling import key
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.launch import Launch
 from convatlas.kernels.common.precision import float32_products

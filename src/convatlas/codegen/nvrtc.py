@@ -7,14 +7,12 @@ that has imported CuPy NVRTC was seen to fail, so this runs in processes of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from convatlas.codegen import sass
 from convatlas.codegen.cross_compile import Compiled
 from convatlas.errors import BackendError
-from convatlas.kernels.common.cuda.gpu import OPTIONS
 from convatlas.kernels.common.cuda.launch import CudaLaunch
-from convatlas.kernels.common.cuda.source import expand
+from convatlas.kernels.common.cuda.nvrtc import compiled
 
 
 def compile_launches(launches: Sequence[CudaLaunch], arch: int) -> list[Compiled]:
@@ -23,7 +21,7 @@ def compile_launches(launches: Sequence[CudaLaunch], arch: int) -> list[Compiled
     Raises BackendError where cuda-core is missing or NVRTC refuses.
     """
     source = launches[0].source
-    _, made, mangled = _compiled(source, [launch.expression for launch in launches], arch)
+    _, made, mangled = compiled(source, [launch.expression for launch in launches], arch)
     functions = sass.read(made.code)
     found = []
     for launch in launches:
@@ -34,26 +32,9 @@ def compile_launches(launches: Sequence[CudaLaunch], arch: int) -> list[Compiled
     return found
 
 
-def _compiled(source: str, expressions: list[str], arch: int, **options: Any) -> tuple[Any, Any, dict[str, str]]:
-    """(NVRTC's program, what it made, the mangled name of each expression)."""
-    try:
-        from cuda.core import Program, ProgramOptions
-    except ImportError as error:
-        raise BackendError(
-            f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc"
-        ) from None
-    program = Program(expand(source), "c++", ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}", **options))
-    made = program.compile("cubin", name_expressions=expressions)
-    return (
-        program,
-        made,
-        {name: value if isinstance(value, str) else value.decode() for name, value in made.symbol_mapping.items()},
-    )
-
-
 def assemble(source: str, expression: str, arch: int) -> tuple[str, bytes, str]:
     """(PTX, cubin with line information, mangled name) of one instantiation. Raises BackendError as compile_launches does."""
-    program, made, mangled = _compiled(source, [expression], arch, lineinfo=True)
+    program, made, mangled = compiled(source, [expression], arch, lineinfo=True)
     from cuda.bindings import nvrtc
 
     # cuda-core asks the driver whether it can load PTX, and there is none here: the compiler's own call does not.

@@ -229,7 +229,7 @@ def _code(launch: Launch | CudaLaunch, arch: int) -> Coded:
         found = sass.read(cubin)[function]
         taken = Resources(found.registers, found.shared + launch.shared, found.stack)
         return Coded(launch.expression, taken, {"ptx": ptx}, b64encode(cubin).decode(), function)
-    from convatlas.codegen.cross_compile import assemble
+    from convatlas.kernels.common.compiling import assemble
 
     made = assemble(launch, arch)
     stages = {name: made.asm[name] for name in ("ttir", "ttgir", "ptx")}
@@ -239,7 +239,8 @@ def _code(launch: Launch | CudaLaunch, arch: int) -> Coded:
 
 
 def _launch(launch: Launch | CudaLaunch, arch: int) -> Resources:
-    from convatlas.codegen.cross_compile import compile_launch, key
+    from convatlas.codegen.cross_compile import compile_launch
+    from convatlas.kernels.common.compiling import key
 
     if isinstance(launch, CudaLaunch):
         from convatlas.codegen.nvrtc import compile_launches

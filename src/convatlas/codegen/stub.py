@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from convatlas.codegen.cross_compile import specialize
 from convatlas.kernels import backend
+from convatlas.kernels.common.compiling import specialize
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.driver import MAP_BYTES
 from convatlas.kernels.common.launch import Launch

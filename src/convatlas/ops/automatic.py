@@ -5,6 +5,7 @@ The rule stands here only; measurements may change it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from importlib.util import find_spec
 from math import prod
@@ -34,10 +35,13 @@ def choose(call: Call, device: int) -> str:
 
     A block has one backend, and whoever makes one has asked for it.
     """
-    if call.op == "block":
-        return preferred(call)
-    found = preferred(call) if cuda_is_here() else "triton"
-    return "triton" if found == "cuda" and family(call) in held_on(device) else found
+    return chosen(call, held_on(device)) if cuda_is_here() or call.op == "block" else "triton"
+
+
+def chosen(call: Call, held: Collection[str]) -> str:
+    """The preferred backend on a GPU that does not take the kernels `held` unasked."""
+    found = preferred(call)
+    return "triton" if found == "cuda" and call.op != "block" and family(call) in held else found
 
 
 def held_on(device: int) -> frozenset[str]:

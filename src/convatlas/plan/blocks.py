@@ -15,7 +15,6 @@ from convatlas.call import Call
 from convatlas.errors import ArgumentError
 from convatlas.kernels.backend import room
 from convatlas.model.gpu import GPU
-from convatlas.ops.automatic import cuda_is_here
 from convatlas.plan.siblings import seconds
 from convatlas.plan.steps import OURS, Graph, Operand, Ref, Step
 from convatlas.specs import INPUT, BlockSpec, Part
@@ -134,11 +133,7 @@ def blocks(
             "all" and a set of names take what the kernels take, "none" nothing.
     """
     fuse = checked(fuse)
-    if (
-        fuse == "none"
-        or backend not in (None, "cuda", "numpy")
-        or (backend is None and held is not None and not cuda_is_here())
-    ):
+    if fuse == "none" or backend not in (None, "cuda", "numpy"):
         return graph
     for pattern in PATTERNS.values():
         named = fuse == "all" or (not isinstance(fuse, str) and pattern.name in fuse)

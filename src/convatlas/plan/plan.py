@@ -5,8 +5,9 @@ plan = convatlas.compile(module, example)        y = plan(x)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from threading import RLock
 from typing import Any
@@ -14,18 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convatlas.errors import ArgumentError, BackendError, ConvAtlasError, DtypeError, InputError, ShapeError
+from convatlas.errors import (
+    ArgumentError,
+    BackendError,
+    ConvAtlasError,
+    ConvAtlasWarning,
+    DtypeError,
+    InputError,
+    ShapeError,
+)
 from convatlas.files import shown
 from convatlas.kernels.common.precision import may_be_tf32
-from convatlas.ops.automatic import held_on
+from convatlas.kernels.common.proven import held
+from convatlas.kernels.common.target import of
+from convatlas.model.gpu import GPU
+from convatlas.model.gpu import gpu as known_gpu
+from convatlas.ops.automatic import cuda_is_here, held_on
 from convatlas.ops.observe import observed
 from convatlas.plan.blocks import blocks, checked
 from convatlas.plan.export import graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
-from convatlas.plan.program import Program
-from convatlas.plan.saved import architecture, graph_from, read, save
+from convatlas.plan.program import Program, arch_of
+from convatlas.plan.saved import architecture, graph_from, kernels_of, read, save
 from convatlas.plan.siblings import gpu_of, siblings
+from convatlas.plan.steps import Graph
 from convatlas.plan.watching import Watch
 
 SHAPES = 8  # batch sizes that a plan keeps programs for
@@ -166,11 +180,21 @@ class Plan:
 
     def _made(self, inputs: tuple[Tensor, ...], cast: torch.dtype | None) -> Program:
         device = inputs[0].device
-        graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
-        on = gpu_of(device)
-        siblings(graph, on, self.backend)
-        blocks(graph, on, held_on(device.index) if device.type == "cuda" else None, self.backend, self.fuse)
+        back = held_on(device.index) if device.type == "cuda" else None
+        without = self.backend is None and back is not None and not cuda_is_here()  # blocks have no other kernels
+        graph = self._fused(inputs, gpu_of(device), back, "none" if without else self.fuse)
         return Program(graph, device, self._state, self.backend, self.graph)
+
+    def _fused(self, inputs: tuple[Tensor, ...], on: GPU, held: Collection[str] | None, fuse: Any) -> Graph:
+        graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
+        siblings(graph, on, self.backend)
+        return blocks(graph, on, held, self.backend, fuse)
+
+    def _made_for(self, on: GPU, inputs: tuple[Tensor, ...]) -> Program:
+        """The program of a GPU that is not here: it lists that GPU's launches, and does not run."""
+        target = replace(of(on), held=held(on.arch, None))
+        graph = self._fused(inputs, on, target.held, self.fuse)
+        return Program(graph, inputs[0].device, self._state, self.backend, self.graph, target=target)
 
     def _state(self, name: str) -> Tensor:
         """A parameter or buffer of the module."""
@@ -204,26 +228,53 @@ class Plan:
         """Text: launches, memory, and which ops stayed PyTorch's with their share of the FLOPs."""
         return report(self.name, self._example())
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, kernels: bool = False, gpu: str | None = None) -> None:
         """Writes the plan to a file, with its weights as they are now; convatlas.load_plan reads it.
 
         The file holds a program for each batch size that the plan has met. It is safetensors, and the plan itself is JSON in its
-        metadata, with a hash of every byte. Compiled kernels do not travel with it: Triton's cache and ours have them.
+        metadata, with a hash of every byte.
 
-        Raises InputError where the file cannot be written, or where an op has an argument that no file can hold.
+        Args:
+            path: the file.
+            kernels: whether the compiled kernels travel with it, so that the process that loads it compiles nothing. They are
+                compiled here and now, which takes a second or two each where no cache has them.
+            gpu: a GPU that is not here, by a name of `convatlas map --gpus` such as "h100-sxm", that the file is for; None is the
+                device of the example. A plan on a CPU can be saved for a GPU: its programs are made anew for the batch sizes that
+                it has met outside of autocast, and with `kernels` Triton and NVRTC (cuda-core) compile for that GPU.
+
+        Raises InputError where the file cannot be written, where an op has an argument that no file can hold, and for an unknown
+        GPU; ArgumentError for kernels of a CPU, and for another GPU where the plan has no module or is on a GPU itself;
+        BackendError where a kernel cannot be compiled here, as in a process that interprets Triton's.
         """
         with self._lock:
             self.program()
-            programs = {(shapes, cast): program for (shapes, cast, *_), program in self._programs.items()}
+            made, arch, example = self._programs, arch_of(self.example[0].device), self.example
+            if gpu is not None:
+                on = known_gpu(gpu)
+                made, arch = self._programs_for(on), on.arch
+            elif kernels and not arch:
+                raise ArgumentError(
+                    "plan.save: kernels of a plan on a CPU, expected gpu=NAME, the GPU that they are for"
+                )
             about = {
                 "name": self.name,
-                "architecture": architecture(self.example[0].device),
+                "architecture": f"sm_{arch}" if gpu else architecture(example[0].device),
                 "backend": self.backend,
                 "graph": self.graph,
-                "dtypes": [str(x.dtype).removeprefix("torch.") for x in self.example],
-                "example": [list(x.shape) for x in self.example],
+                "dtypes": [str(x.dtype).removeprefix("torch.") for x in example],
+                "example": [list(x.shape) for x in example],
             }
-            save(path, programs, about)
+            programs = {(shapes, cast): program for (shapes, cast, *_), program in made.items()}
+            save(path, programs, about, arch if kernels else None)
+
+    def _programs_for(self, on: GPU) -> dict[Any, Program]:
+        device = self.example[0].device
+        if device.type != "cpu" or self.backend not in (None, "triton", "cuda"):
+            where = f'{device}, backend "{self.backend}"'
+            raise ArgumentError(f"plan.save: a plan on {where} for {on.name}, expected one of our kernels' on the CPU")
+        kept = [key for key in self._programs if key[1] is None] or [self._key(self.example)]
+        given = {key: [x.new_zeros(shape) for x, shape in zip(self.example, key[0])] for key in kept}
+        return {key: self._made_for(on, tuple(inputs)) for key, inputs in given.items()}
 
     def _example(self) -> Program:
         program = self.program()
@@ -239,7 +290,7 @@ def _wants_gradient(inputs: tuple[Tensor, ...]) -> bool:
 class LoadedPlan(Plan):
     """A plan from a file: it has programs for the batch sizes that were saved, and no module."""
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], kernels: bool = True) -> None:
         document, tensors = read(path)
         cuda = document["architecture"].startswith("sm_")
         device = torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
@@ -251,8 +302,9 @@ class LoadedPlan(Plan):
         example = tuple(torch.zeros(shape, dtype=getattr(torch, dtype), device=device) for shape, dtype in given)
         super().__init__(nn.Identity(), example, document["backend"], document["graph"])
         self.name, self.path = document["name"], shown(path)
-        self._graphs = {}
+        self._graphs, self.carried = {}, None
         try:
+            self.carried = kernels_of(document, tensors) if kernels else None
             for entry in document["programs"]:
                 cast = None if entry["cast"] is None else getattr(torch, entry["cast"])
                 self._graphs[tuple(map(tuple, entry["shapes"])), cast] = graph_from(entry, tensors, device)
@@ -275,7 +327,15 @@ class LoadedPlan(Plan):
             given = "x".join(map(str, shapes[0])) + (f" by autocast to {cast}" if cast else "")
             raise ShapeError(f"plan {self.path}: input of {given}, expected one that was saved: {known}")
         graph, places = self._graphs[shapes, cast]
-        return Program(graph, inputs[0].device, self._state, self.backend, self.graph, places)
+        device = inputs[0].device
+        return Program(graph, device, self._state, self.backend, self.graph, places, self.carried)
+
+    def _programs_for(self, on: GPU) -> dict[Any, Program]:
+        raise ArgumentError(f"plan {self.path}: has no module to make a plan for {on.name} of")
+
+    def report(self) -> str:
+        """As of any plan; and what became of the kernels that came with the file."""
+        return super().report() + (f"\n{self.carried}" if self.carried else "")
 
     def refresh(self) -> None:
         """Raises ArgumentError: the weights are those of the file."""
@@ -284,16 +344,24 @@ class LoadedPlan(Plan):
         )
 
 
-def load_plan(path: str | PathLike[str]) -> LoadedPlan:
+def load_plan(path: str | PathLike[str], *, kernels: bool = True) -> LoadedPlan:
     """The plan that plan.save wrote to a file. Nothing is unpickled, and no op but PyTorch's own and ours is run.
 
     It runs inputs of the shapes that were saved, on a GPU of the same architecture (or on the CPU, if it was made there).
 
+    Args:
+        path: the file.
+        kernels: whether compiled kernels that came with it are launched, so that nothing is compiled. They are machine code for the
+            GPU, which only somebody whom you trust should have written; False compiles all anew. Kernels of another Triton or of
+            other sources than the ones here are not used, nor are those that the driver refuses; a warning and `report` say so.
+
     Raises InputError, one line, for a file that is missing, damaged, none of ours, of a newer format or of another architecture.
     """
     try:
-        plan = LoadedPlan(path)
+        plan = LoadedPlan(path, kernels)
         plan.program(plan.example)
+        if plan.carried is not None and (plan.carried.fault or plan.carried.missed):
+            warnings.warn(f"plan {plan.path}: {plan.carried}", ConvAtlasWarning, stacklevel=2)
     except ConvAtlasError:
         raise
     except Exception as error:  # what a document that is none of ours makes the parts raise is no closed list

@@ -16,12 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.call import Call
 from convatlas.kernels.backend import launches, viewable
-from convatlas.kernels.common.driver import cuda_driver
+from convatlas.kernels.common.driver import Unprepared, cuda_driver
 from convatlas.kernels.common.launch import Launch, require_countable
+from convatlas.kernels.common.target import Target
 from convatlas.layout import taps_first
 from convatlas.nets.paths import step_of
-from convatlas.ops import backends
+from convatlas.ops import backends, hot
+from convatlas.ops.automatic import chosen
 from convatlas.ops.observe import notify, observed
+from convatlas.plan.carried import Carried, key_of
 from convatlas.plan.memory import Arena, arena, written_over
 from convatlas.plan.places import Place, out_form, placed
 from convatlas.plan.replay import Launches, Recording, Turns
@@ -110,11 +113,26 @@ class Program:
         backend: str | None,
         capture: bool,
         places: dict[str, Place] | None = None,
+        carried: Carried | None = None,
+        target: Target | None = None,
     ) -> None:
+        """A program of a graph.
+
+        Args:
+            graph: what it computes.
+            device: where.
+            get: turns a name of the module's state into a tensor.
+            backend: of all steps of ours; None chooses.
+            capture: whether a GPU's runs are recorded in a CUDA graph.
+            places: where values lie; None chooses.
+            carried: compiled kernels that came with the graph, whose steps then name their backends.
+            target: a GPU that is not here, whose launches are listed, on memory of `device`, and never run.
+        """
         self.graph, self.device, self.backend = graph, device, backend
+        self.carried, self.target = carried, target
         self.capture = capture and device.type == "cuda"
         self.driver: Any = cuda_driver() if device.type == "cuda" else None
-        self.dependent = self.capture and _may_depend(device)
+        self.dependent = capture and may_depend(target.arch if target else arch_of(device))
         self.index = -1 if device.index is None else device.index
         self.turns = Turns(self.index)
         self.places = places or placed(graph)
@@ -153,7 +171,7 @@ class Program:
             for name, x in step.operands.items()
         }
         out = self.tensor(step.output)
-        backend = backends.resolve(self.backend, out, step.call)
+        backend = self._backend(step.call, out)
         backends.check_dtype(backend, step.call)
         call = replace(step.call, backend=backend)
         step = replace(step, call=call)
@@ -165,12 +183,29 @@ class Program:
             return Ready(step, backend, tensors, out, run, [])
         require_countable(call)
         with _Copied(self.memory) as copied:
-            listed = launches(call, tensors, out) if viewable(call.op, out) else []
+            listed = launches(call, tensors, out, self.target) if viewable(call.op, out) else []
         if copied.found or not listed:
+            if self.carried is not None:  # such a step takes the ordinary path, in which launches are compiled
+                self.carried.missed.update(map(key_of, listed))
             return Ready(step, backend, tensors, out, run, listed)
         if self.dependent:
             listed = [one.dependent if isinstance(one, Launch) else one for one in listed]
-        return Ready(step, backend, tensors, out, Launches(listed, out, self.capture).run, listed)
+        return Ready(step, backend, tensors, out, self._launches(listed, out).run, listed)
+
+    def _launches(self, listed: list[Any], out: Tensor) -> Launches:
+        kernels = self.carried.find(listed, hot.driver_for(out), self.index) if self.carried else None
+        try:
+            return Launches(listed, out, self.capture, kernels)
+        except Unprepared as reason:
+            self.carried.fault = str(reason)
+            return Launches(listed, out, self.capture)
+
+    def _backend(self, call: Call, out: Tensor) -> str:
+        if self.carried is not None and not self.carried.fault and call.backend in backends.BACKENDS:
+            return call.backend
+        if self.target is not None:
+            return self.backend or chosen(call, self.target.held)
+        return backends.resolve(self.backend, out, call)
 
     def _torch(self, step: Step, weights: Weights) -> Ready:
         def given(x: Any) -> Any:
@@ -259,13 +294,21 @@ class Program:
         return lambda: x.new_empty_strided(x.shape, strides).copy_(x)
 
 
-def _may_depend(device: torch.device) -> bool:
-    """Whether a graph's kernels are launched before those in front of them have ended.
+def arch_of(device: torch.device) -> int:
+    """The compute capability of a GPU as an int (90); 0 for a CPU."""
+    if device.type != "cuda":
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def may_depend(arch: int) -> bool:
+    """Whether a graph's kernels are launched before those in front of them have ended, on GPUs of a compute capability.
 
     By default on Hopper, where it was measured; with CONVATLAS_DEPENDENT=1 on later GPUs too, with 0 nowhere.
     """
-    asked, major = os.environ.get("CONVATLAS_DEPENDENT"), torch.cuda.get_device_capability(device)[0]
-    return major == 9 if asked is None else asked == "1" and major >= 9
+    asked = os.environ.get("CONVATLAS_DEPENDENT")
+    return arch // 10 == 9 if asked is None else asked == "1" and arch >= 90
 
 
 def _meets(x: Tensor, out: Tensor) -> bool:

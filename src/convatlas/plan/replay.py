@@ -39,11 +39,17 @@ def _draws(step: Step) -> bool:
 
 
 class Launches:
-    """A step's launches. Unless a graph records them, all runs but the first are prepared launches where that can be."""
+    """A step's launches. Unless a graph records them, all runs but the first are prepared launches where that can be.
 
-    def __init__(self, launches: list[Any], out: Tensor, recorded: bool) -> None:
+    With `kernels` (Loaded), which came with the plan, all runs are, recorded or not: nothing is compiled.
+    """
+
+    def __init__(self, launches: list[Any], out: Tensor, recorded: bool, kernels: list[Any] | None = None) -> None:
         self.launches, self.out, self.tried = launches, out, recorded
         self.fixed: Fixed | None = None
+        if kernels is not None:
+            self.tried = True
+            self.fixed = Fixed(launches, kernels, hot.driver_for(out), out.get_device())
 
     def run(self) -> None:
         """Launches, one after another, on the current stream."""

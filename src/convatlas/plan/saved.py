@@ -20,12 +20,14 @@ from convatlas.call import Call
 from convatlas.errors import InputError
 from convatlas.files import check_writable, readable, shown, whole
 from convatlas.nets.checkpoint import digest
+from convatlas.plan.carried import Carried, compiled, made_by
 from convatlas.plan.places import Place
-from convatlas.plan.program import Program
+from convatlas.plan.program import Program, arch_of
 from convatlas.plan.steps import Graph, Ref, Step, Value, Weight
 
 FORMAT = 1  # raised when a file of today could no longer be read
 KEY = "convatlas_plan"
+CODE = "kernel."  # the name of a cubin's bytes among the tensors, before its SHA-256
 HASH = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 NONE = b"0" * 64
 # Of PyTorch's values those that arguments of ops have, by how they are written.
@@ -34,9 +36,7 @@ KINDS = {"dtype": torch.dtype, "memory_format": torch.memory_format, "layout": t
 
 def architecture(device: torch.device) -> str:
     """What a plan is made for: "sm_90" or "cpu"."""
-    if device.type != "cuda":
-        return device.type
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+    return f"sm_{arch_of(device)}" if device.type == "cuda" else device.type
 
 
 class _Writer:
@@ -62,7 +62,7 @@ class _Writer:
             "tree": treespec_dumps(graph.rebuild.keywords["treespec"]),
             "torch": [graph.torch_peak, graph.torch_layers],
             "places": {name: [p.buffer, p.start, list(p.strides)] for name, p in program.places.items()},
-            "steps": [self.step(step, leaf) for step in graph.steps],
+            "steps": [self.step(ready.step, leaf) for ready in program.steps],
         }
 
     def step(self, step: Step, leaf: Any) -> dict[str, Any]:
@@ -78,6 +78,7 @@ class _Writer:
                 "epilogue": None if call.epilogue is None else _fields(call.epilogue),
                 "params": leaf(call.params),
                 "dtype": call.dtype,
+                "backend": call.backend,
             },
             "operands": leaf(step.operands),
             "target": None if step.target is None else str(step.target),
@@ -120,13 +121,20 @@ class _Writer:
         return self.known[found]
 
 
-def save(path: str | PathLike[str], programs: dict[tuple, Program], about: dict[str, Any]) -> None:
-    """Writes programs by their keys, and what the plan says of itself."""
+def save(path: str | PathLike[str], programs: dict[tuple, Program], about: dict[str, Any], arch: int | None) -> None:
+    """Writes programs by their keys, what the plan says of itself, and its kernels for compute capability `arch` (None: none)."""
     from safetensors.torch import save as to_bytes
 
     check_writable(path)
     writer = _Writer()
     listed = [writer.program(key, program) for key, program in programs.items()]
+    if arch is not None:
+        launches = (one for program in programs.values() for ready in program.steps for one in ready.launches)
+        records, code = compiled(launches, arch)
+        about = {**about, "kernels": {"made": made_by(), "records": records}}
+        writer.tensors |= {
+            f"{CODE}{name}": torch.frombuffer(bytearray(x), dtype=torch.uint8) for name, x in code.items()
+        }
     text = json.dumps({"format": FORMAT, "convatlas": __version__, **about, "programs": listed}, allow_nan=False)
     data = bytearray(to_bytes(writer.tensors, {KEY: text, "sha256": NONE.decode()}))
     found = HASH.search(data)
@@ -168,6 +176,15 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"formats up to {FORMAT}: install a newer convatlas"
         )
     return document, load(bytes(data))
+
+
+def kernels_of(document: dict[str, Any], tensors: dict[str, Tensor]) -> Carried | None:
+    """The kernels of a file, None where it has none. Raises InputError for those that do not fit their names."""
+    found = document.get("kernels")
+    if found is None:
+        return None
+    code = {name.removeprefix(CODE): x.numpy().tobytes() for name, x in tensors.items() if name.startswith(CODE)}
+    return Carried(found["records"], code, found["made"])
 
 
 def graph_from(
@@ -255,4 +272,5 @@ def _call(data: dict[str, Any], back: Any) -> Call:
     kind, given = data["spec"]
     spec = getattr(specs, kind)(**back(given))
     epilogue = None if data["epilogue"] is None else specs.Epilogue(**data["epilogue"])
-    return Call(data["op"], spec, epilogue, back(data["params"]), dtype=data["dtype"])
+    backend = data.get("backend", "meta")  # of files before convatlas wrote it
+    return Call(data["op"], spec, epilogue, back(data["params"]), backend, data["dtype"])
