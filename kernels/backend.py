@@ -72,6 +72,7 @@ ROOMS = {
     "depthwise_separable": Room("inverted_residual"),
     "bottleneck": Room("bottleneck"),
     "basic_block": Room("bottleneck"),
+    "stem_pool": Room("stem_pool"),
     "block": Room("", lambda out: out if vectors(out) else None),  # what all of them see an output as
 }
 

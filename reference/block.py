@@ -69,8 +69,10 @@ def block_truth(spec: BlockSpec, a: Arrays) -> Truth:
         if inherited is not None:
             own = replace(own, inherited=inherited.bound + inherited.rest, inherited_sigma=inherited.sigma)
         made[part.name] = own.value
-        if part is not spec.parts[-1]:
+        if not own.selects:
             errors[part.name] = _stored(part, own, inherited, spec.stored)
+        elif inherited is not None:
+            errors[part.name] = inherited
     return replace(own, op=spec.pattern)
 
 

@@ -143,10 +143,11 @@ class Law:
         # Tensor cores multiply matrices; every other op adds in plain float32 arithmetic, which rounds to nearest.
         tensor_core = truth.products and accumulate == "float32" and (tf32 or dtype in ("float16", "bfloat16"))
         self.u_acc = acc.unit_roundoff * (2 if tensor_core else 1)
-        self.u_out = out.unit_roundoff
+        # What is selected has been rounded before, and rounds to itself.
+        self.u_out = 0.0 if truth.selects else out.unit_roundoff
         self.drift = DRIFT * self.L if tensor_core else 0.0
         self.cut = TF32_CUT if tf32 else 0.0
-        self.eta = out.smallest_subnormal / 2 + self.L * acc.smallest_subnormal / 2
+        self.eta = 0.0 if truth.selects else out.smallest_subnormal / 2 + self.L * acc.smallest_subnormal / 2
         # Partial sums hold what the operands are off by as well.
         self.inherited, self.inherited_sigma = np.ravel(truth.inherited), np.ravel(truth.inherited_sigma)
 

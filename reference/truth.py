@@ -49,9 +49,14 @@ class Truth:
     inherited_sigma: np.ndarray | float = 0.0
 
     @property
-    def exact(self) -> bool:
-        """Nothing is rounded: maxima, relu, concatenation."""
+    def selects(self) -> bool:
+        """The result consists of operands' elements, of 0 or 6, and nothing is rounded: maxima, relu, concatenation."""
         return self.length == 0 and self.roundings == 0 and self.activation is None
+
+    @property
+    def exact(self) -> bool:
+        """The same, of operands that are exact."""
+        return self.selects and not np.any(self.inherited)
 
 
 def truth(op: str, spec: Spec, epilogue: Epilogue | None, arrays: Arrays, params: Params | None = None) -> Truth:

@@ -34,7 +34,7 @@ KERNELS = {
     "cuda/pool": "Triton's pooling kernels",
     **{
         f"cuda/{pattern}": "the block's layers one after another"
-        for pattern in ("basic_block", "bottleneck", "depthwise_separable", "inverted_residual")
+        for pattern in ("basic_block", "bottleneck", "depthwise_separable", "inverted_residual", "stem_pool")
     },
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convatlas.call import Call
-from convatlas.specs import BlockSpec, Conv2dSpec, Epilogue, Part
+from convatlas.specs import BlockSpec, Conv2dSpec, Epilogue, Part, Pool2dSpec
 
 RELU, ADDED = Epilogue(True, "relu"), Epilogue(True, "relu", True)
 
@@ -91,6 +91,26 @@ INVERTED = (
 SEPARABLE = ((32, 64, 112, 1), (64, 128, 112, 2), (128, 128, 56, 1))
 
 
+def stem_pool(
+    shape: tuple[int, int, int, int],
+    filters: int,
+    window: int = 7,
+    padding: int = 3,
+    pool_padding: int = 1,
+    ceil_mode: bool = False,
+    activation: str | None = "relu",
+    dtype: str = "float16",
+) -> Call:
+    """A convolution of stride 2 of an image's few channels, and 3x3 max pooling of stride 2."""
+    conv = Conv2dSpec.of(shape, (filters, shape[1], window, window), 2, padding)
+    pool = Pool2dSpec.of("max", conv.output_shape, 3, 2, pool_padding, 1, ceil_mode)
+    parts = (
+        Part("conv", "conv2d", conv, Epilogue(True, activation)),
+        Part("pool", "max_pool2d", pool, None, (("input", "conv"),)),
+    )
+    return Call("block", BlockSpec.of("stem_pool", parts, dtype), dtype=dtype)
+
+
 def small_block_calls(dtype: str) -> list[Call]:
     """For every pattern small calls of several tiles, of which some reach over an edge, in half precision."""
     if dtype == "float32":
@@ -103,6 +123,7 @@ def small_block_calls(dtype: str) -> list[Call]:
         inverted_residual((2, 24, 29, 19), 144, 24, 3, 1, True, dtype=dtype),
         inverted_residual((2, 40, 29, 19), 240, 80, 5, 2, dtype=dtype),
         depthwise_separable((2, 32, 29, 19), 64, 3, 1, dtype=dtype),
+        stem_pool((2, 3, 63, 45), 64, dtype=dtype),
     ]
 
 
@@ -121,5 +142,7 @@ def block_calls(dtype: str) -> list[Call]:
             *(inverted_residual((N, C, n, n), E, K, R, U, add, dtype=dtype) for C, E, K, n, R, U, add in INVERTED),
             *(depthwise_separable((N, C, n, n), K, 3, U, dtype=dtype) for C, K, n, U in SEPARABLE),
             depthwise_separable((N, 32, 112, 112), 16, 3, 1, "relu6", None, dtype),
+            stem_pool((N, 3, 224, 224), 64, dtype=dtype),
+            stem_pool((N, 3, 224, 224), 64, 3, 0, 0, True, dtype=dtype),
         )
     ]

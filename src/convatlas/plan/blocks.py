@@ -92,6 +92,16 @@ def _basic_block(last: Step, maker: Maker) -> Members | None:
     return {"first": first, "second": last} if last.operands.get("residual") == first.operands["input"] else None
 
 
+def _stem_pool(last: Step, maker: Maker) -> Members | None:
+    """A convolution of an image's few channels -> max pooling (He et al. 2015, table 1: conv1 and the pooling of conv2_x)."""
+    conv = (
+        maker(last.operands["input"])
+        if last.op == "max_pool2d" and not last.call.params.get("return_indices")
+        else None
+    )
+    return {"conv": conv, "pool": last} if _is(conv, "stem") and not conv.call.epilogue.residual else None
+
+
 # In the order in which they are looked for: a larger block before one that is a part of it.
 PATTERNS = {
     pattern.name: pattern
@@ -100,6 +110,7 @@ PATTERNS = {
         Pattern("depthwise_separable", _depthwise_separable, frozenset({90})),
         Pattern("bottleneck", _bottleneck),
         Pattern("basic_block", _basic_block, frozenset({90})),
+        Pattern("stem_pool", _stem_pool),
     )
 }
 MODES = ("auto", "predicted", "all", "none")
