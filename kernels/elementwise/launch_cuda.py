@@ -28,8 +28,13 @@ THREADS = 256
 PIXELS, RESIDENT = 4, 2048
 
 
-def elementwise(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None) -> CudaLaunch:
-    """y = activation(x + shortcut) as one launch. More than four separate runs of dimensions are made fewer by a copy."""
+def elementwise(
+    x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str | None, kernel: str = "elementwise"
+) -> CudaLaunch:
+    """y = activation(x + shortcut) as one launch, or by the kernel "activation_grad" x times the derivative that shortcut tells.
+
+    More than four separate runs of dimensions are made fewer by a copy.
+    """
     second = x if shortcut is None else shortcut
     sizes, strides = merge(tuple(y.shape), y.stride(), x.stride(), second.stride(), y.stride())
     if len(sizes) > 4:
@@ -43,7 +48,7 @@ def elementwise(x: Tensor, shortcut: Tensor | None, y: Tensor, activation: str |
     count = y.numel() // VEC
     source, code = with_activation("elementwise/elementwise.cu", activation)
     return CudaLaunch(
-        source, "elementwise", (TYPES[dtype_name(y)], str(VEC)), (cdiv(count, THREADS),), THREADS,
+        source, kernel, (TYPES[dtype_name(y)], str(VEC)), (cdiv(count, THREADS),), THREADS,
         dict(
             x=x, shortcut=None if shortcut is None else second, y=y, count=count, rank=4 - lead if lead < 3 else 1,
             D1=sizes[1], D2=sizes[2], D3=sizes[3] // VEC, activation=code,
@@ -58,6 +63,11 @@ def _activation(p: Problem) -> list[CudaLaunch]:
 
 
 relu = relu6 = leaky_relu = sigmoid = hardsigmoid = silu = hardswish = _activation
+
+
+def activation_grad(p: Problem) -> list[CudaLaunch]:
+    """One pass over the gradient and over what tells the derivative."""
+    return [elementwise(p["grad_output"], p["saved"], p.out, p.params["activation"], "activation_grad")]
 
 
 def residual_add(p: Problem) -> list[CudaLaunch]:

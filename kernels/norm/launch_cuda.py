@@ -17,6 +17,11 @@ from convatlas.kernels.common.cuda.launch import (
     with_activation,
 )
 from convatlas.kernels.common.launch import as_image, cdiv
+from convatlas.kernels.norm.launch_cuda_train import (  # noqa: F401 (a room's launchers are found in this module)
+    batch_norm_input_grad,
+    batch_norm_stats,
+    batch_norm_sums,
+)
 
 if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
@@ -57,3 +62,17 @@ def local_response_norm(p: Problem) -> list[CudaLaunch]:
     (before, after), scale = p.spec.reach, p.params["alpha"] / p.spec.size
     numbers = dict(before=before, after=after, beta=float(p.params["beta"]), k=float(p.params["k"]), scale=scale)
     return [_launch(SOURCE, "local_response_norm", as_image(p["input"]), as_image(p.out), 1, (), **numbers)]
+
+
+def local_response_norm_grad(p: Problem) -> list[CudaLaunch]:
+    """One pass; what the windows share comes from L1."""
+    g, x, dx = as_image(p["grad_output"]), as_image(p["input"]), as_image(p.out)
+    (before, after), (N, C, H, W) = p.spec.forward.reach, dx.shape
+    arguments = dict(
+        g=g, x=x, dx=dx, N=N, C=C, H=H, W=W, **strides("g", g, "nchw"), **strides("x", x, "nchw"), **strides("dx", dx, "nchw"),
+        before=before, after=after, channels_last=int(dx.stride(1) == 1), scale=p.params["alpha"] / p.spec.forward.size,
+        beta=float(p.params["beta"]), k=float(p.params["k"]),
+    )  # fmt: skip
+    return [
+        CudaLaunch(SOURCE, "response_norm_grad", (TYPES[p.dtype],), (cdiv(dx.numel(), THREADS),), THREADS, arguments)
+    ]

@@ -35,6 +35,15 @@ template <typename T, int VEC, typename U> __global__ void __launch_bounds__(256
     store(static_cast<T *>(p.y) + at.n * p.y_n + at.p * p.y_h + at.q * p.y_w + at.c * p.y_c, value);
 }
 
+// base^-beta as pow has it for a base that is negative or not finite.
+__device__ __forceinline__ float inverse_power(float base, float beta) {
+    if (beta == 0.0f) return 1.0f;
+    const float factor = exp2f(-beta * log2f(fabsf(base)));
+    if (!(base < 0.0f)) return factor;
+    if (beta != floorf(beta)) return base == -INFINITY ? factor : bits_to_float(0x7FC00000u);
+    return beta != 2.0f * floorf(0.5f * beta) ? -factor : factor;
+}
+
 // y[c] = x[c] / (k + alpha / size * sum of x[j]^2)^beta over the channels c - before to c + after: a thread owns one element, and
 // reads its window from L1.
 template <typename T> __global__ void __launch_bounds__(256) local_response_norm(const NormParams p) {
@@ -46,10 +55,40 @@ template <typename T> __global__ void __launch_bounds__(256) local_response_norm
         const float value = to_float(x[c * p.x_c]);
         squares = fmaf(value, value, squares);
     }
-    const float base = float(p.k) + float(p.scale) * squares, beta = float(p.beta);
-    float factor = beta == 0.0f ? 1.0f : exp2f(-beta * log2f(fabsf(base)));
-    if (base < 0.0f && beta != floorf(beta) && base != -INFINITY) factor = bits_to_float(0x7FC00000u);
-    if (base < 0.0f && beta == floorf(beta) && beta != 2.0f * floorf(0.5f * beta)) factor = -factor;
+    const float factor = inverse_power(float(p.k) + float(p.scale) * squares, float(p.beta));
     const float value = to_float(x[at.c * p.x_c]) * factor;
     static_cast<T *>(p.y)[at.n * p.y_n + at.p * p.y_h + at.q * p.y_w + at.c * p.y_c] = from_float<T>(value);
+}
+
+struct ResponseGradParams {
+    const void *g, *x;
+    void *dx;
+    i64 N, C, H, W;
+    i64 g_n, g_c, g_h, g_w, x_n, x_c, x_h, x_w, dx_n, dx_c, dx_h, dx_w;
+    i64 before, after, channels_last;
+    double scale, beta, k;
+};
+
+// dx[j] = g[j] b[j]^-beta - 2 beta scale x[j] * sum of g[i] x[i] b[i]^(-beta-1) over the channels i from j - after to j + before, with
+// b[i] = k + scale * the sum of squares over i's window, computed anew for each i from what L1 holds.
+template <typename T> __global__ void __launch_bounds__(256) response_norm_grad(const ResponseGradParams p) {
+    const Place at = place<1>(p.N, p.C, p.H, p.W, p.channels_last);
+    if (!at.valid) return;
+    const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.p * p.x_h + at.q * p.x_w;
+    const T *g = static_cast<const T *>(p.g) + at.n * p.g_n + at.p * p.g_h + at.q * p.g_w;
+    const int before = int(p.before), after = int(p.after), last = int(p.C) - 1;
+    const float beta = float(p.beta);
+    float back = 0.0f, own = 0.0f;
+    for (int i = max(at.c - after, 0); i <= min(at.c + before, last); ++i) {
+        float squares = 0.0f;
+        for (int c = max(i - before, 0); c <= min(i + after, last); ++c) {
+            const float value = to_float(x[c * p.x_c]);
+            squares = fmaf(value, value, squares);
+        }
+        const float base = float(p.k) + float(p.scale) * squares, power = to_float(g[i * p.g_c]) * inverse_power(base, beta);
+        back += to_float(x[i * p.x_c]) * power / base;
+        if (i == at.c) own = power;
+    }
+    const float value = own - 2.0f * beta * float(p.scale) * to_float(x[at.c * p.x_c]) * back;
+    static_cast<T *>(p.dx)[at.n * p.dx_n + at.p * p.dx_h + at.q * p.dx_w + at.c * p.dx_c] = from_float<T>(value);
 }

@@ -10,6 +10,7 @@ from convatlas.kernels.common.launch import cdiv, power_of_two
 
 if TYPE_CHECKING:
     from convatlas.kernels.common.problem import Problem
+    from convatlas.specs import Pool2dSpec
 
 THREADS = 256
 IMAGE_THREADS = 128
@@ -19,23 +20,24 @@ TILED = ((3, 2), (3, 1))
 SEPARATE = ((2, 2),)
 
 
+# What a window is where the op has none of its own.
+_FIXED = dict(
+    R=0, S=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0, count_include_pad=1, divisor=0,
+)  # fmt: skip
+
+
 def _arguments(p: Problem, **more: int) -> dict[str, Any]:
     spec, x = p.spec, p["input"]
-    window = dict(
-        R=0, S=0, r0=0, r1=0, s0=0, s1=0, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, top=0, left=0,
-        count_include_pad=1, divisor=0, lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0,
-    )  # fmt: skip
+    window = dict(_FIXED, r0=0, r1=0, s0=0, s1=0, lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0)
     return dict(
         x=x, y=p.out, indices=p.get("indices"), N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
         **strides("x", x, "nchw"), **strides("y", p.out, "nchw"), channels_last=int(x.stride(1) == 1), **{**window, **more},
     )  # fmt: skip
 
 
-def _window(p: Problem) -> dict[str, int]:
-    s = p.spec
-    (r0, r1), (s0, s1) = s.live(0), s.live(1)
+def _window(s: Pool2dSpec) -> dict[str, int]:
     return dict(
-        R=s.R, S=s.S, r0=r0, r1=r1, s0=s0, s1=s1, stride_h=s.stride[0], stride_w=s.stride[1],
+        R=s.R, S=s.S, stride_h=s.stride[0], stride_w=s.stride[1],
         dilation_h=s.dilation[0], dilation_w=s.dilation[1], top=s.padding[0], left=s.padding[1],
         count_include_pad=int(s.count_include_pad), divisor=s.divisor_override or 0,
     )  # fmt: skip
@@ -50,7 +52,8 @@ def _any(kind: str, p: Problem, arguments: dict[str, Any]) -> list[CudaLaunch]:
 
 def _windows(kind: str, p: Problem) -> list[CudaLaunch]:
     spec, x, out = p.spec, p["input"], p.out
-    arguments = _arguments(p, **_window(p))
+    (r0, r1), (s0, s1) = spec.live(0), spec.live(1)
+    arguments = _arguments(p, **_window(spec), r0=r0, r1=r1, s0=s0, s1=s1)
     shape, square = (spec.S, spec.stride[1]), spec.R == spec.S and spec.stride[0] == spec.stride[1]
     if "indices" in p.operands or spec.dilation != (1, 1) or not square or not vectors(x, out):
         return _any(kind, p, arguments)
@@ -97,3 +100,39 @@ def _adaptive(p: Problem) -> list[CudaLaunch]:
 
 
 adaptive_avg_pool2d = adaptive_max_pool2d = _adaptive
+
+
+def _gather(kind: str, p: Problem) -> list[CudaLaunch]:
+    """A thread for each input pixel and vector of channels."""
+    s, g, winners, dx = p.spec.forward, p["grad_output"], p.get("winners"), p.out
+    window = _window(s) if kind in ("MAX", "AVERAGE") else dict(_FIXED)
+    adjacent = winners is None or winners.stride(1) == 1
+    VEC = chunk(dx) if vectors(g, dx) and adjacent else 1
+    (u, v), (d, e) = ((window[f"{name}_h"], window[f"{name}_w"]) for name in ("stride", "dilation"))
+    arguments = dict(
+        g=g, winners=winners, dx=dx, N=s.N, C=s.C, H=s.H, W=s.W, P=s.P, Q=s.Q, **window,
+        **strides("g", g, "nchw"), **strides("w", winners, "nchw"), **strides("dx", dx, "nchw"),
+        channels_last=int(dx.stride(1) == 1), by_h=reciprocal(u), by_w=reciprocal(v), by_d=reciprocal(d), by_e=reciprocal(e),
+    )  # fmt: skip
+    template, grid = (TYPES[p.dtype], str(VEC), kind), (cdiv(dx.numel() // VEC, THREADS),)
+    return [CudaLaunch("pool/pool_grad.cu", "pool_grad", template, grid, THREADS, arguments)]
+
+
+def max_pool2d_grad(p: Problem) -> list[CudaLaunch]:
+    """The windows' winners are given by their place in the input."""
+    return _gather("MAX", p)
+
+
+def avg_pool2d_grad(p: Problem) -> list[CudaLaunch]:
+    """One pass over the windows of each input pixel."""
+    return _gather("AVERAGE", p)
+
+
+def adaptive_avg_pool2d_grad(p: Problem) -> list[CudaLaunch]:
+    """The same with windows that differ in size."""
+    return _gather("ADAPTIVE", p)
+
+
+def adaptive_max_pool2d_grad(p: Problem) -> list[CudaLaunch]:
+    """The same with winners."""
+    return _gather("ADAPTIVE_MAX", p)

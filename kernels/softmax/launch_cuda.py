@@ -1,9 +1,9 @@
-"""Launcher of softmax along any dimension."""
+"""Launchers of softmax along any dimension and of its gradient."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch
 
@@ -15,9 +15,16 @@ THREADS = 128  # as in softmax.cu: 8 elements a thread for 1000 classes
 
 def softmax(p: Problem) -> list[CudaLaunch]:
     """One block computes one row. p.out is contiguous (backend.run sees to it)."""
-    shape, dim = p.spec.shape, p.params["dim"]
-    length, inner = p.spec.reduction, prod(shape[dim + 1 :])
+    return [_launch("softmax", p, dict(x=p["input"].contiguous(), y=p.out))]
+
+
+def softmax_grad(p: Problem) -> list[CudaLaunch]:
+    """Rows as softmax's."""
+    return [_launch("softmax_grad", p, dict(g=p["grad_output"].contiguous(), y=p["output"].contiguous(), dx=p.out))]
+
+
+def _launch(kernel: str, p: Problem, given: dict[str, Any]) -> CudaLaunch:
+    shape, dim, length = p.spec.output_shape, p.params["dim"], p.spec.reduction
     rows = p.out.numel() // length if length else 0
-    arguments = dict(x=p["input"].contiguous(), y=p.out, length=length, inner=inner)
-    shared = 4 * 2 * (THREADS // 32)
-    return [CudaLaunch("softmax/softmax.cu", "softmax", (TYPES[p.dtype],), (rows,), THREADS, arguments, shared, True)]
+    arguments, shared = dict(**given, length=length, inner=prod(shape[dim + 1 :])), 4 * 2 * (THREADS // 32)
+    return CudaLaunch("softmax/softmax.cu", kernel, (TYPES[p.dtype],), (rows,), THREADS, arguments, shared, True)

@@ -1,4 +1,4 @@
-// y = exp(x - max) / sum(exp(x - max)) along one dimension.
+// y = exp(x - max) / sum(exp(x - max)) along one dimension, and its gradient dx = y * (g - sum(g * y)).
 //
 // A block owns one row, its elements `inner` apart, and reads it three times: for the maximum, the sum and the quotients. The second
 // and third time it comes from L1 or L2. Threads combine by shuffles in a warp, then through shared memory.
@@ -39,4 +39,22 @@ template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax
     sum = combine<false>(sum, shared + SOFTMAX_THREADS / 32);
     for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS)
         y[i * p.inner] = from_float<T>(expf(to_float(x[i * p.inner]) - top) / sum);
+}
+
+struct SoftmaxGradParams {
+    const void *g, *y;
+    void *dx;
+    i64 length, inner;
+};
+
+// A block owns a row, and reads it twice: for the sum, and from L1 or L2 for the result.
+template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax_grad(const SoftmaxGradParams p) {
+    const i64 row = blockIdx.x, start = row / p.inner * p.length * p.inner + row % p.inner;
+    const T *g = static_cast<const T *>(p.g) + start, *y = static_cast<const T *>(p.y) + start;
+    T *dx = static_cast<T *>(p.dx) + start;
+    float sum = 0.0f;
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) sum += to_float(g[i * p.inner]) * to_float(y[i * p.inner]);
+    sum = combine<false>(sum, reinterpret_cast<float *>(shared_memory()));
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS)
+        dx[i * p.inner] = from_float<T>((to_float(g[i * p.inner]) - sum) * to_float(y[i * p.inner]));
 }

@@ -280,8 +280,14 @@ __global__ void __launch_bounds__(THREADS, BM * BN > 64 * 64 || sizeof(T) == 4 ?
     }
 }
 
-// The second half of a split reduction: a weight or a bias a thread.
-template <typename T> __global__ void __launch_bounds__(256) weight_reduce(const WeightGradParams p) {
+// The second half of a split reduction: a weight or a bias a thread. Also of depthwise_grad.cu's parts.
+struct WeightReduceParams {
+    const float *partial;
+    void *y, *bias;
+    i64 filters, R, S, group_c, split;
+    i64 y_n, y_c, y_h, y_w;
+};
+template <typename T> __global__ void __launch_bounds__(256) weight_reduce(const WeightReduceParams p) {
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, weights = p.filters * p.R * p.S * p.group_c;
     const bool weight = i < weights;
     if (!weight && (!p.bias || i >= weights + p.filters)) return;

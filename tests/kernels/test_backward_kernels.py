@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from kernel_cases import DTYPES, POOLS, Case, hold, layout, random
+from rotation import share
 from torch import Tensor
 
 import convatlas
@@ -23,13 +24,22 @@ def image(shape: tuple, dtype: str, device: str, form: str, seed: int) -> Tensor
     return layout(random(shape, DTYPES[dtype], device, "normal", seed), form)
 
 
+BACKENDS = ("triton", "cuda")
 # Each case in each form and in each dtype, not in all pairs.
 PAIRS = [("nhwc", "float16"), ("nchw", "float32"), ("sliced", "bfloat16")]
 
 
-@pytest.mark.parametrize("form, dtype", PAIRS)
-@pytest.mark.parametrize("case", POOLS, ids=str)
-def test_poolings(case: Case, form: str, dtype: str, device: str, poisoned: None) -> None:
+def turns(cases: Iterable[Any], kinds: Sequence[Any]) -> list[tuple]:
+    """Each case with each kind on Triton; on CUDA C++, of which each kind costs a compiler's run, with one after another."""
+    listed = list(cases)
+    return [(case, kind, "triton") for case in listed for kind in kinds] + [
+        (case, kinds[i % len(kinds)], "cuda") for i, case in enumerate(listed)
+    ]
+
+
+@pytest.mark.parametrize("case, form_and_dtype, backend", turns(POOLS, PAIRS), ids=str)
+def test_poolings(case: Case, form_and_dtype: tuple[str, str], backend: str, device: str, poisoned: None) -> None:
+    form, dtype = form_and_dtype
     kind, a = case.id.split("-")[0], case.arguments
     x = image(case.input, dtype, device, form, 0).requires_grad_()
     public = {
@@ -38,10 +48,10 @@ def test_poolings(case: Case, form: str, dtype: str, device: str, poisoned: None
         "adaptive": convatlas.adaptive_avg_pool2d,
         "adaptivemax": convatlas.adaptive_max_pool2d,
     }[kind]
-    y = public(x, **a, backend="triton")
+    y = public(x, **a, backend=backend)
     g = image(tuple(y.shape), dtype, device, form, 1)
     call = hold(lambda: backward(y, x, g))
-    assert (call.op.removesuffix("_grad"), call.backend) == (public.__name__, "triton")
+    assert (call.op.removesuffix("_grad"), call.backend) == (public.__name__, backend)
 
 
 def backward(y: Tensor, x: Tensor, g: Tensor) -> None:
@@ -50,9 +60,8 @@ def backward(y: Tensor, x: Tensor, g: Tensor) -> None:
         torch.autograd.grad(y, x, g, retain_graph=True)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations(activation: str, dtype: str, device: str, poisoned: None) -> None:
+@pytest.mark.parametrize("activation, dtype, backend", turns(ACTIVATIONS, list(DTYPES)))
+def test_activations(activation: str, dtype: str, backend: str, device: str, poisoned: None) -> None:
     x = 4 * image((2, 5, 3, 7), dtype, device, "nhwc", 0)
     x[0, 0, 0] = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -3.0, 3.0, 6.0])
     x[0, 1, 0, :2] = torch.tensor([-80.0, 80.0])
@@ -66,36 +75,36 @@ def test_activations(activation: str, dtype: str, device: str, poisoned: None) -
         saved = y
     for form in FORMS:
         g = image(tuple(x.shape), dtype, device, form, 1)
-        assert hold(lambda g=g: ops.activation_grad(g, saved, activation, "triton")).backend == "triton"
+        assert hold(lambda g=g: ops.activation_grad(g, saved, activation, backend)).backend == backend
 
 
-NORMS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor, dict[str, Tensor]], Any]]] = {
-    "batch_norm_stats": ((3, 19, 9, 7), lambda g, x, n: ops.batch_norm_stats(x + 30, "triton")),
-    "batch_norm_stats, long": ((2, 3, 67, 65), lambda g, x, n: ops.batch_norm_stats(x, "triton")),
-    "batch_norm_stats, one pixel": ((5, 70, 1, 1), lambda g, x, n: ops.batch_norm_stats(x, "triton")),
+# The shape, and the op of a gradient, an input, numbers by channel and a backend.
+NORMS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor, dict[str, Tensor], str], Any]]] = {
+    "batch_norm_stats": ((3, 19, 9, 7), lambda g, x, n, b: ops.batch_norm_stats(x + 30, b)),
+    "batch_norm_stats, long": ((2, 3, 67, 65), lambda g, x, n, b: ops.batch_norm_stats(x, b)),
+    "batch_norm_stats, one pixel": ((5, 70, 1, 1), lambda g, x, n, b: ops.batch_norm_stats(x, b)),
     "batch_norm_sums": (
-        (3, 19, 9, 7), lambda g, x, n: ops.batch_norm_sums(g, x, n["mean"], n["var"], 1e-3, "triton"),
+        (3, 24, 9, 7), lambda g, x, n, b: ops.batch_norm_sums(g, x, n["mean"], n["var"], 1e-3, b),
     ),
     "batch_norm_input_grad": (
-        (3, 19, 9, 7),
-        lambda g, x, n: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], n["weight"], n["sums"], 1e-3, "triton"),
+        (3, 24, 9, 7),
+        lambda g, x, n, b: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], n["weight"], n["sums"], 1e-3, b),
     ),
     "batch_norm_input_grad, inference": (
-        (2, 8, 4, 4), lambda g, x, n: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], None, None, 1e-5, "triton"),
+        (2, 8, 4, 4), lambda g, x, n, b: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], None, None, 1e-5, b),
     ),
     "local_response_norm_grad": (
-        (2, 12, 5, 6), lambda g, x, n: ops.local_response_norm_grad(g, x, 5, 0.5, 0.75, 2.0, "triton"),
+        (2, 12, 5, 6), lambda g, x, n, b: ops.local_response_norm_grad(g, x, 5, 0.5, 0.75, 2.0, b),
     ),
     "local_response_norm_grad, even": (
-        (2, 7, 3, 3), lambda g, x, n: ops.local_response_norm_grad(g, x, 2, 1e-2, 1.5, 1.0, "triton"),
+        (2, 7, 3, 3), lambda g, x, n, b: ops.local_response_norm_grad(g, x, 2, 1e-2, 1.5, 1.0, b),
     ),
-    "softmax_grad": ((3, 11, 4, 5), lambda g, x, n: ops.softmax_grad(g, torch.softmax(x.float(), 1).to(x.dtype), 1, "triton")),
+    "softmax_grad": ((3, 11, 4, 5), lambda g, x, n, b: ops.softmax_grad(g, torch.softmax(x.float(), 1).to(x.dtype), 1, b)),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NORMS)
-def test_norms_and_softmax(name: str, dtype: str, device: str, poisoned: None) -> None:
+@pytest.mark.parametrize("name, dtype, backend", turns(NORMS, list(DTYPES)))
+def test_norms_and_softmax(name: str, dtype: str, backend: str, device: str, poisoned: None) -> None:
     shape, run = NORMS[name]
     C = shape[1]
     numbers = {
@@ -106,31 +115,30 @@ def test_norms_and_softmax(name: str, dtype: str, device: str, poisoned: None) -
     }
     for form in FORMS:
         call = hold(
-            lambda form=form: run(image(shape, dtype, device, form, 1), image(shape, dtype, device, form, 0), numbers)
+            lambda form=form: run(
+                image(shape, dtype, device, form, 1), image(shape, dtype, device, form, 0), numbers, backend
+            )
         )
-        assert call.backend == "triton" and call.op == name.split(",")[0]
+        assert call.backend == backend and call.op == name.split(",")[0]
 
 
-def test_two_runs_give_the_same_bits(device: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_runs_give_the_same_bits(backend: str, device: str) -> None:
     x = image((2, 64, 33, 33), "float16", device, "nhwc", 0)
-    first, second = (ops.batch_norm_stats(x, "triton") for _ in range(2))
+    first, second = (ops.batch_norm_stats(x, backend) for _ in range(2))
     assert torch.equal(first, second) and first.dtype == torch.float32
 
 
-def test_a_net_trains_on_triton(device: str) -> None:
+@pytest.mark.parametrize("backend", sorted({"triton", *share(BACKENDS)}))
+def test_a_net_trains(backend: str, device: str) -> None:
     """One step of a small network through the kernels: every op of it within its bound."""
     from convatlas.nets import resnet_cifar
 
     torch.manual_seed(0)
     net = resnet_cifar.build("resnet8", 4, 3).to(device).train()
     x = random((4, 3, 8, 8), torch.float32, device, "normal", 0)
-    with convatlas.use_backend("triton"), convatlas.checking() as report:
+    with convatlas.use_backend(backend), convatlas.checking() as report:
         loss = net(x).square().mean()
         with torch.autograd.set_multithreading_enabled(False):
             loss.backward()
-    assert report.ok and {check.call.backend for check in report} == {"triton"} and len(report) > 60
-
-
-def test_the_cuda_backend_says_what_it_lacks() -> None:
-    with pytest.raises(convatlas.BackendError, match=r'^softmax_grad: backend "cuda" has no kernel for it yet'):
-        ops.softmax_grad(torch.ones(2, 3), torch.ones(2, 3), 1, "cuda")
+    assert report.ok and {check.call.backend for check in report} == {backend} and len(report) > 60

@@ -273,6 +273,31 @@ __device__ __forceinline__ float activate(float v, i64 activation) {
     return v;
 }
 #endif
+
+// g times the derivative of an activation; v is its value or its argument (reference/grad.py has the formulas). Where v is NaN a
+// comparison is false: relu lets g through, relu6 does not.
+#ifndef ALL_ACTIVATIONS
+__device__ __forceinline__ float gradient(float g, float v, i64 activation) {
+    if (int(activation) == RELU) return v <= 0.0f ? 0.0f : g;
+    return int(activation) == NONE || (v > 0.0f && v < 6.0f) ? g : 0.0f;
+}
+#else
+__device__ __forceinline__ float gradient(float g, float v, i64 activation) {
+    switch (int(activation)) {
+    case RELU: return v <= 0.0f ? 0.0f : g;
+    case RELU6: return v > 0.0f && v < 6.0f ? g : 0.0f;
+    case LEAKY_RELU: return v > 0.0f ? g : g * bits_to_float(unsigned((unsigned long long)activation >> 32));
+    case SIGMOID: return g * (1.0f - v) * v;
+    case HARDSIGMOID: return v > -3.0f && v < 3.0f ? g * (1.0f / 6.0f) : 0.0f;
+    case SILU: {
+        const float e = expf(-fabsf(v)), s = (v < 0.0f ? e : 1.0f) / (1.0f + e);
+        return g * s * (1.0f + v * (1.0f - s));
+    }
+    case HARDSWISH: return v <= -3.0f ? 0.0f : v >= 3.0f ? g : g * (v * (1.0f / 3.0f) + 0.5f);
+    }
+    return g;
+}
+#endif
 template <int N> __device__ __forceinline__ void activate(float (&v)[N], i64 activation) {
 #pragma unroll
     for (int i = 0; i < N; ++i) v[i] = activate(v[i], activation);

@@ -288,8 +288,7 @@ def inventory(
     found: dict[tuple, tuple[int, Entry]] = {}
     extra = [(call, contiguous) for call in extra_calls() for contiguous in (False, True)[: 1 + (backend == "cuda")]]
     cases = [(call, False) for call in network_calls(nets.names() if names is None else names, batches)] + extra
-    if backend == "triton":  # CUDA C++ has none of these kernels (roadmap R7)
-        cases += [(call, False) for call in backward_calls()]
+    cases += [(call, False) for call in backward_calls()]
     for arch, mode in ((arch, mode) for arch, modes in targets.items() for mode in modes):
         blocks = [(call, False) for call in block_calls(str(MODES[mode][0]).removeprefix("torch."))]
         for call, contiguous in [*cases, *(blocks if backend == "cuda" else [])]:
