@@ -96,6 +96,7 @@ template <typename T, int TH, int WARPS, int WC1, int STAGES> struct BasicBlock 
 
 template <typename T, int TH, int WARPS, int WC1, int STAGES, int BLOCKS>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS) basic_block(const BasicBlockParams p) {
+    begin();
     BasicBlock<T, TH, WARPS, WC1, STAGES> block(p);
     block();
 }

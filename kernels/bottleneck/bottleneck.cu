@@ -175,6 +175,7 @@ template <typename T, int MID, int TH, int WARPS, int WC1, int STAGES, bool DOWN
 
 template <typename T, int MID, int TH, int WARPS, int WC1, int STAGES, bool DOWNSAMPLE, int BLOCKS>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS) bottleneck(const BottleneckParams p) {
+    begin();
     Bottleneck<T, MID, TH, WARPS, WC1, STAGES, DOWNSAMPLE> block(p);
     block();
 }

@@ -9,8 +9,13 @@ import triton.language as tl
 
 @triton.jit
 def begin(mode):
-    """The first line of every kernel. Where it may start before the kernel in front of it has ended (programmatic dependent launch,
-    CUDA C++ Programming Guide), nothing is read or written before that one has ended; then the next kernel may start to wait.
+    """The first line of every kernel, `begin` of device.cuh too. Where a kernel may start before the one in front of it has ended
+    (programmatic dependent launch, CUDA C++ Programming Guide), nothing is read or written before that one has ended; only then
+    may the next kernel start.
+
+    So a kernel starts when all blocks of the one in front of it have seen the end of everything before them: of what it reads and
+    of whom it writes over, only that one can still be running, and for that one it waits. Weights are not read before the wait:
+    they may be what that kernel computes.
     """
     if mode.DEPENDENT:
         tl.extra.cuda.gdc_wait()

@@ -57,7 +57,7 @@ def loaded(launch: Any, compiled: Any) -> Loaded:
     """What launching `launch` on a GPU left behind: Triton's CompiledKernel, or gpu.py's Kernel. Raises Unprepared."""
     if not isinstance(launch, Launch):
         function = compiled.ready(launch.shared).kernel
-        return Loaded(function.ptr, launch.block, launch.shared, owner=compiled)
+        return Loaded(function.ptr, launch.block, launch.shared, owner=compiled, dependent=launch.early)
     *taken, dependent = launched_as(compiled)
     return Loaded(compiled.function, *taken, compiled, dependent)
 

@@ -37,6 +37,8 @@ KERNELS = {
         for pattern in ("basic_block", "bottleneck", "depthwise_separable", "inverted_residual", "stem_pool")
     },
 }
+# Not a kernel, but noted as one: that plans launch those in CUDA C++ by programmatic dependent launch (plan/program.py).
+DEPENDENT = "cuda/dependent"
 
 
 @cache
@@ -60,6 +62,11 @@ def held(arch: int, device: int | None) -> frozenset[str]:
     return left - set((outcome(device) or {}).get("passed", ())) if left and device is not None else left
 
 
+def depends(arch: int) -> bool:
+    """Whether plans whose kernels in CUDA C++ are launched by dependent launch have passed their tests on that architecture."""
+    return DEPENDENT in shipped().get(arch, {}).get("kernels", ())
+
+
 def outcome(device: int) -> dict[str, Any] | None:
     """What the self-test of this GPU, with this driver and these versions, found; None where it has not run."""
     try:
@@ -79,9 +86,12 @@ def keep(device: int, found: dict[str, Any]) -> Path | None:
 
 
 def record(arch: int, gpu: str, date: str, commit: str, data: Path = DATA) -> None:
-    """Notes in proven.json that all kernels that there are have passed their tests on a GPU of that architecture."""
+    """Notes in proven.json that all kernels that there are have passed their tests on a GPU of that architecture, and from
+    Hopper on dependent launch with them.
+    """
+    names = sorted([*KERNELS, DEPENDENT] if arch >= 90 else KERNELS)
     entries = json.loads(data.read_text())
-    entries[str(arch)] = {"gpu": gpu, "date": date[:10], "kernels": dict.fromkeys(sorted(KERNELS), commit)}
+    entries[str(arch)] = {"gpu": gpu, "date": date[:10], "kernels": dict.fromkeys(names, commit)}
     lines = [
         f'  "{arch}": {json.dumps(entry)}' for arch, entry in sorted(entries.items(), key=lambda item: int(item[0]))
     ]

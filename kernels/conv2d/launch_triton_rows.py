@@ -8,7 +8,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from convatlas.kernels.common.arguments import Box, epilogue, image, mode, window
-from convatlas.kernels.common.launch import Launch, cdiv, is_wide, power_of_two
+from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.common.tiles import MAX_REGISTERS
 from convatlas.kernels.conv2d.configs import VECTOR
@@ -80,7 +80,8 @@ def launches(p: Problem, pixels: int | None = None, num_stages: int = 4) -> list
             x=image(x), w=image(w), z=z, packed=packed, pixels=total, filters=spec.K, H=H, W=W, ROWS=ROWS, COLUMNS=COLUMNS
         ),
         dict(
-            LEFT=spec.padding[1][0], C=C, R=spec.R, S=spec.S, CP=CP, WINDOW=WINDOW, BLOCK=BLOCK, WIDE=is_wide(x, z)
+            LEFT=spec.padding[1][0], C=C, R=spec.R, S=spec.S, CP=CP, WINDOW=WINDOW, BLOCK=BLOCK,
+            mode=mode(p, x, z, whole=False),
         ),
     )  # fmt: skip
     vectors = spec.K % VECTOR == 0  # else filters are stored one by one, and 128 of them spilled

@@ -4,6 +4,7 @@
 constexpr int STEM_THREADS = 128, TILE_H = 8;
 
 template <typename T, int C, int BN> __global__ void __launch_bounds__(STEM_THREADS, 4) conv2d_stem(const StemParams p) {
+    begin();
     using Stem = Stem<T, C, BN, STEM_THREADS>;
     constexpr int NJ = Stem::NJ, PITCH = Stem::PITCH;
     const Stem stem(p);

@@ -20,9 +20,10 @@ from convatlas.kernels.conv2d.triton_tma import corner, inside, phase
 def stem_pack_kernel(
     x, w, z, packed, pixels, filters, H, W, ROWS, COLUMNS,
     LEFT: tl.constexpr, C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, CP: tl.constexpr, WINDOW: tl.constexpr,
-    BLOCK: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK: tl.constexpr, mode,
 ):  # fmt: skip
     """Packs the image (the first programs, a pixel a lane) and the filters (the others, CP numbers of a filter's row a lane)."""
+    begin(mode)
     pid = tl.program_id(0)
     image_programs = tl.cdiv(pixels, BLOCK)
     channel = tl.arange(0, CP)
@@ -31,7 +32,7 @@ def stem_pack_kernel(
         column = at % COLUMNS - LEFT
         row = at // COLUMNS % ROWS
         n = at // COLUMNS // ROWS
-        if WIDE:
+        if mode.WIDE:
             n = n.to(tl.int64)
             at = at.to(tl.int64)
         seen = (at < pixels) & (row < H) & (column >= 0) & (column < W)

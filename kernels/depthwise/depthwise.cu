@@ -30,6 +30,7 @@ __device__ __forceinline__ void finish(const DepthwiseParams &p, float (&sum)[VE
 // multiply.
 template <typename T, int VEC, int R, int U, int TH>
 __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_tile(const DepthwiseParams p) {
+    begin();
     using Window = Tile<T, R, U, TH>;
     const int lanes = int(p.lanes), width = lanes * VEC, threads = blockDim.x;
     const int tile_q = quotient(blockIdx.x, p.by_groups), first = (int(blockIdx.x) - tile_q * int(p.groups)) * width;
@@ -97,6 +98,7 @@ __global__ void __launch_bounds__(16 * TH, (R == 7 ? 24 : 32) / TH) depthwise_ti
 
 // Every other shape and layout: a thread owns one pixel and VEC channels, and reads its window from L1.
 template <typename T, int VEC> __global__ void __launch_bounds__(256) depthwise_any(const DepthwiseParams p) {
+    begin();
     const auto [n, ph, q, k, valid] = place<VEC>(p.N, p.K, p.P, p.Q, p.channels_last);
     if (!valid) return;
     const int h0 = ph * int(p.stride_h) - int(p.top), w0 = q * int(p.stride_w) - int(p.left);

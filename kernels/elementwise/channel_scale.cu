@@ -16,6 +16,7 @@ struct ChannelScaleParams {
 
 // No __restrict__: y may be x or residual.
 template <typename T, int VEC, int PIXELS> __global__ void __launch_bounds__(256) channel_scale(const ChannelScaleParams p) {
+    begin();
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, chunks = p.C / VEC;
     if (i >= p.count) return;
     const i64 inner_size = p.channels_last ? chunks : p.parts, rest = quotient64(i, inner_size), inner = i - rest * inner_size;

@@ -35,6 +35,7 @@ template <int VEC> __device__ __forceinline__ Vector vector(const ElementwisePar
 
 // No __restrict__: y may be x or shortcut.
 template <typename T, int VEC> __global__ void __launch_bounds__(256) elementwise(const ElementwiseParams p) {
+    begin();
     const Vector at = vector<VEC>(p);
     if (!at.valid) return;
     float value[VEC];
@@ -45,6 +46,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) elementwis
 }
 
 template <typename T, int VEC> __global__ void __launch_bounds__(256) activation_grad(const ElementwiseParams p) {
+    begin();
     const Vector at = vector<VEC>(p);
     if (!at.valid) return;
     float value[VEC], told[VEC];

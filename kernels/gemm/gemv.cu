@@ -15,6 +15,7 @@ struct GemvParams {
 constexpr int GEMV_WARPS = 8;  // of a block: enough in flight, and K / 8 blocks still cover the SMs for K = 1000
 
 template <typename T, int VEC, int ROWS> __global__ void __launch_bounds__(GEMV_WARPS * 32, 2) gemv(const GemvParams p) {
+    begin();
     const int lane = threadIdx.x % 32;
     const i64 k = i64(blockIdx.x) * GEMV_WARPS + threadIdx.x / 32;
     if (k >= p.K) return;  // the whole warp

@@ -233,6 +233,7 @@ __device__ constexpr int blocks_per_sm(bool tensor_core, int tile, int load, int
 }
 template <typename T, bool TENSOR_CORE, int BM, int BN, int WM, int WN, int STAGES, int LOAD, int THREADS>
 __global__ void __launch_bounds__(THREADS, blocks_per_sm(TENSOR_CORE, BM * BN, LOAD, THREADS)) implicit_gemm(const GemmParams p) {
+    begin();
     using G = Gemm<T, TENSOR_CORE, BM, BN, WM, WN, STAGES, LOAD, THREADS>;
     // Tiles in bands of GROUP_ROWS row tiles, columns outermost in a band: blocks that run together share rows and filters in L2.
     const int tiles_m = int((p.M + BM - 1) / BM), tiles_n = int((p.K + BN - 1) / BN);
@@ -257,6 +258,7 @@ __global__ void __launch_bounds__(THREADS, blocks_per_sm(TENSOR_CORE, BM * BN, L
 
 // The second half of a split reduction: partial sums added in one order, so that results repeat, and the epilogue.
 template <typename T> __global__ void __launch_bounds__(256) split_reduce(const GemmParams p) {
+    begin();
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x;
     if (i >= p.M * p.K) return;
     const int m = int(quotient64(i, p.K)), n = int(i - m * p.K);

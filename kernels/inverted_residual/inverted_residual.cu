@@ -348,5 +348,6 @@ template <typename T, int R, int U, int TH, int TW, int WARPS, int CE, int KS, i
 
 template <typename T, int R, int U, int TH, int TW, int WARPS, int CE, int KS, int NP, int ACT, int BLOCKS>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS) inverted_residual(const InvertedResidualParams p) {
+    begin();
     Block<T, R, U, TH, TW, WARPS, CE, KS, NP, ACT>(p).run();
 }

@@ -14,6 +14,7 @@ struct NormParams {
 // y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]): one pass, the channel's numbers from L1.
 // U is the type of those numbers, float beside halves under autocast.
 template <typename T, int VEC, typename U> __global__ void __launch_bounds__(256) batch_norm(const NormParams p) {
+    begin();
     const Place at = place<VEC>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     float value[VEC], number[VEC], scale[VEC];
@@ -47,6 +48,7 @@ __device__ __forceinline__ float inverse_power(float base, float beta) {
 // y[c] = x[c] / (k + alpha / size * sum of x[j]^2)^beta over the channels c - before to c + after: a thread owns one element, and
 // reads its window from L1.
 template <typename T> __global__ void __launch_bounds__(256) local_response_norm(const NormParams p) {
+    begin();
     const Place at = place<1>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.p * p.x_h + at.q * p.x_w;
@@ -72,6 +74,7 @@ struct ResponseGradParams {
 // dx[j] = g[j] b[j]^-beta - 2 beta scale x[j] * sum of g[i] x[i] b[i]^(-beta-1) over the channels i from j - after to j + before, with
 // b[i] = k + scale * the sum of squares over i's window, computed anew for each i from what L1 holds.
 template <typename T> __global__ void __launch_bounds__(256) response_norm_grad(const ResponseGradParams p) {
+    begin();
     const Place at = place<1>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     const T *x = static_cast<const T *>(p.x) + at.n * p.x_n + at.p * p.x_h + at.q * p.x_w;

@@ -76,6 +76,7 @@ struct Pixel {
 
 // Each thread keeps a running mean and sum of squares (Welford 1962): no large numbers are subtracted, whatever the mean is.
 template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_stats(const NormReduceParams p) {
+    begin();
     const Range<VEC> at(p);
     float mean[VEC] = {}, squares[VEC] = {}, count = 0.0f;
     if (at.c < p.C)
@@ -105,6 +106,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_s
 
 // The sums of g and of g * (x - mean) / sqrt(var + eps), g the gradient before the activation.
 template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_sums(const NormReduceParams p) {
+    begin();
     const Range<VEC> at(p);
     Sums own[VEC] = {};
     if (at.c < p.C) {
@@ -135,6 +137,7 @@ template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_s
 
 // The second step: a block owns `lanes` channels, and its other threads share the parts.
 template <bool STATS> __global__ void __launch_bounds__(THREADS) norm_join(const NormReduceParams p) {
+    begin();
     const int lane = int(threadIdx.x) % int(p.lanes), share = int(threadIdx.x) / int(p.lanes), shares = THREADS / int(p.lanes);
     const int c = int(blockIdx.x) * int(p.lanes) + lane;
     const float *part = p.part + c;
@@ -171,6 +174,7 @@ struct NormGradParams {
 
 // dx = weight / sqrt(var + eps) * (g - (sums[0] + x' * sums[1]) / M), x' the normalised input; without sums, of g alone.
 template <typename T, int VEC> __global__ void __launch_bounds__(256) norm_input_grad(const NormGradParams p) {
+    begin();
     const Place at = place<VEC>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     float g[VEC], inverse[VEC];

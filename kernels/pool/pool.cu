@@ -63,6 +63,7 @@ template <typename T, int VEC> struct Pooled<T, VEC, MAX> {
 // A tile of the image in shared memory (tile.cuh); a thread pools STRIP outputs of a row for one vector of channels.
 template <typename T, int VEC, int KIND, int R, int U, int TH>
 __global__ void __launch_bounds__(16 * TH, (KIND == MAX ? 40 : 32) / TH) pool_tile(const PoolParams p) {
+    begin();
     using Window = Tile<T, R, U, TH>;
     const int tile_q = quotient(blockIdx.x, p.by_groups), group = int(blockIdx.x) - tile_q * int(p.groups);
     const Window tile(shared_memory(), int(p.lanes), p.by_lanes, tile_q, blockIdx.y);
@@ -100,6 +101,7 @@ __global__ void __launch_bounds__(16 * TH, (KIND == MAX ? 40 : 32) / TH) pool_ti
 // Windows that do not overlap: nothing to share. A thread owns one output pixel and one vector, and all of its loads are in flight
 // before the first is used; a tap outside the image is read from the window's nearest pixel inside, and does not count.
 template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_bounds__(256) pool_window(const PoolParams p) {
+    begin();
     const int i = int(blockIdx.x) * 256 + threadIdx.x, pixel = quotient(i, p.by_groups), c = (i - pixel * int(p.groups)) * VEC;
     if (pixel >= p.N * p.P * p.Q) return;
     const int row = quotient(pixel, p.by_Q), q = pixel - row * int(p.Q), n = quotient(row, p.by_P), ph = row - n * int(p.P);
@@ -123,6 +125,7 @@ template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_
 
 // Every other window and layout: a thread owns one output pixel and VEC channels.
 template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
+    begin();
     const auto [n, ph, q, c, valid] = place<VEC>(p.N, p.C, p.P, p.Q, p.channels_last);
     if (!valid) return;
     int h0 = ph * int(p.stride_h) - int(p.top), w0 = q * int(p.stride_w) - int(p.left);
@@ -167,6 +170,7 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
 // a channel takes them in one order, so that results repeat.
 constexpr int IMAGE_THREADS = 128, IMAGE_LOADS = 4;
 template <typename T, int VEC, int KIND> __global__ void __launch_bounds__(IMAGE_THREADS) pool_image(const PoolParams p) {
+    begin();
     const int lanes = int(p.lanes), shares = IMAGE_THREADS / lanes;  // powers of two
     const int log = 31 - count_leading_zeros(p.channels_last ? lanes : shares), outer = int(threadIdx.x) >> log;
     const int inner = int(threadIdx.x) - (outer << log);

@@ -44,6 +44,7 @@ __device__ __forceinline__ float divisor_of(const PoolGradParams &p, int h0, int
 
 // dx = the sum over the windows that hold the pixel of g / divisor, or of g where the pixel won. A winner is its place h*W + w.
 template <typename T, int VEC, int KIND> __global__ void __launch_bounds__(256) pool_grad(const PoolGradParams p) {
+    begin();
     const Place at = place<VEC>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
     constexpr bool FIXED = KIND == MAX || KIND == AVERAGE, WON = KIND == MAX || KIND == ADAPTIVE_MAX;

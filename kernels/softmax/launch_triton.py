@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from convatlas.kernels.common.launch import Launch, cdiv, is_wide, power_of_two
+from convatlas.kernels.common.arguments import mode
+from convatlas.kernels.common.launch import Launch, cdiv, power_of_two
 from convatlas.kernels.common.problem import Problem
 from convatlas.kernels.softmax.triton import softmax_grad_kernel, softmax_kernel
 
@@ -28,5 +29,5 @@ def _launch(kernel: Any, p: Problem, given: dict[str, Any]) -> Launch:
     BLOCK = min(power_of_two(length), 1 << 16 if unbounded else 1024)
     BM = min(power_of_two(rows), max((1 << 18 if unbounded else 1024) // BLOCK, 1))
     arguments = dict(**given, rows=rows, INNER=inner)
-    constants = dict(LENGTH=length, BM=BM, BLOCK=BLOCK, WIDE=is_wide(p.out), INTERPRET=p.target.interpreted)
+    constants = dict(LENGTH=length, BM=BM, BLOCK=BLOCK, mode=mode(p, p.out))
     return Launch(kernel, (cdiv(rows, BM),), arguments, constants)

@@ -28,6 +28,7 @@ template <bool MAXIMUM> __device__ __forceinline__ float combine(float v, float 
 }
 
 template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax(const SoftmaxParams p) {
+    begin();
     float *shared = reinterpret_cast<float *>(shared_memory());  // a number a warp, for the maximum and for the sum
     const i64 row = blockIdx.x, start = row / p.inner * p.length * p.inner + row % p.inner;
     const T *x = static_cast<const T *>(p.x) + start;
@@ -49,6 +50,7 @@ struct SoftmaxGradParams {
 
 // A block owns a row, and reads it twice: for the sum, and from L1 or L2 for the result.
 template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax_grad(const SoftmaxGradParams p) {
+    begin();
     const i64 row = blockIdx.x, start = row / p.inner * p.length * p.inner + row % p.inner;
     const T *g = static_cast<const T *>(p.g) + start, *y = static_cast<const T *>(p.y) + start;
     T *dx = static_cast<T *>(p.dx) + start;

@@ -12,6 +12,7 @@ constexpr int POOL_THREADS = 256, POOLED = 7;  // 16 = 2 x 7 + 2: the window's t
 constexpr int AHEAD = 6;                       // pixels of a patch that a thread holds
 
 template <typename T, int C, int BN> __global__ void __launch_bounds__(POOL_THREADS, 2) stem_pool(const StemParams p) {
+    begin();
     using Stem = Stem<T, C, BN, POOL_THREADS>;
     constexpr int NJ = Stem::NJ, PITCH = Stem::PITCH;
     const Stem stem(p);

@@ -19,6 +19,7 @@ struct DepthwiseGradParams {
 
 template <typename T, int VEC, int R, int U>
 __global__ void __launch_bounds__(256, R == 3 ? 2 : 1) depthwise_grad(const DepthwiseGradParams p) {
+    begin();
     // With stride 2 a longer strip shares little more, and its registers are others' loads on their way.
     constexpr int STRIP = U == 1 ? 4 : 2, COLUMNS = (STRIP - 1) * U + R, TAPS = R + 1;  // one more sum: of dy, the bias's
     const int lanes = int(p.lanes), shares = int(p.shares), lane = int(threadIdx.x) % lanes, rest = int(threadIdx.x) / lanes;

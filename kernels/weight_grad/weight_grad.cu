@@ -263,6 +263,7 @@ template <typename T, bool TENSOR_CORE, int BM, int BN, int STAGES, bool FILTERS
 
 template <typename T, bool TENSOR_CORE, int BM, int BN, int STAGES, bool FILTERS, bool COLUMNS>
 __global__ void __launch_bounds__(THREADS, BM * BN > 64 * 64 || sizeof(T) == 4 ? 2 : 3) weight_grad(const WeightGradParams p) {
+    begin();
     using G = WeightGrad<T, TENSOR_CORE, BM, BN, STAGES, FILTERS, COLUMNS>;
     const int tile_k = quotient(blockIdx.x, p.by_columns), tile_c = int(blockIdx.x) - tile_k * int(p.columns + (p.bias != nullptr));
     const int split = int(blockIdx.y), pack = int(blockIdx.z);
@@ -288,6 +289,7 @@ struct WeightReduceParams {
     i64 y_n, y_c, y_h, y_w;
 };
 template <typename T> __global__ void __launch_bounds__(256) weight_reduce(const WeightReduceParams p) {
+    begin();
     const i64 i = i64(blockIdx.x) * 256 + threadIdx.x, weights = p.filters * p.R * p.S * p.group_c;
     const bool weight = i < weights;
     if (!weight && (!p.bias || i >= weights + p.filters)) return;

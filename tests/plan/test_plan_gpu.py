@@ -83,16 +83,17 @@ def test_without_a_graph_launches_are_prepared(net: nn.Module, backend: str | No
     assert len(found) > 20 and all(run.fixed is not None for run in found)
 
 
-def test_dependent_launches_compute_the_same(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_dependent_launches_compute_the_same(net: nn.Module, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("needs a Hopper GPU")
     images = [image(2, seed) for seed in range(4)]
     monkeypatch.setenv("CONVATLAS_DEPENDENT", "0")
-    plain = convatlas.compile(net, images[0], backend="triton")
+    plain = convatlas.compile(net, images[0], backend=backend)
     monkeypatch.setenv("CONVATLAS_DEPENDENT", "1")
-    dependent = convatlas.compile(net, images[0], backend="triton")
+    dependent = convatlas.compile(net, images[0], backend=backend)
     launches = [one for ready in dependent.program().steps for one in ready.launches]
-    assert sum("launch_pdl" in one.options for one in launches) > 20
+    assert sum(one.early if backend == "cuda" else "launch_pdl" in one.options for one in launches) > 20
     expected = [plain(x) for x in images]
     for _ in range(50):  # back to back, so that one run's last kernels meet the next run's first
         found = [dependent(x) for x in images]

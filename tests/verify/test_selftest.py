@@ -73,7 +73,7 @@ def test_a_tested_architecture_takes_what_was_tested_there(here) -> None:
     entry = proven.shipped()[90]
     assert here(90).held == set(proven.KERNELS) - entry["kernels"].keys() and taken(of_device(0)) >= QUICK
     assert not any(target.held for target in TARGETS.values())
-    assert set(entry["kernels"]) <= set(proven.KERNELS) and "H100" in entry["gpu"]
+    assert set(entry["kernels"]) <= {*proven.KERNELS, proven.DEPENDENT} and "H100" in entry["gpu"]
 
 
 def test_a_user_may_force_a_kernel_by_name(here, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,14 @@
 
 typedef long long i64;
 
+// The first line of every kernel. One that is compiled with DEPENDENT is launched by programmatic dependent launch (kernels/common/
+// device.py has the rule and its reason): nothing is read or written before the kernel in front of it has ended.
+__device__ __forceinline__ void begin() {
+#ifdef DEPENDENT
+    asm volatile("griddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 struct half_t {
     static constexpr bool BFLOAT = false;
     unsigned short bits;

@@ -17,9 +17,11 @@ from convatlas.errors import BackendError
 from convatlas.files import cache_folder, own_folder, whole
 from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.cuda.source import expand
-from convatlas.kernels.common.driver import TILE, UNASKED
+from convatlas.kernels.common.driver import TILE, UNASKED, cuda_driver
+from convatlas.kernels.common.prepared import Fixed
 
 OPTIONS = ("--std=c++17",)
+EARLY = "DEPENDENT"  # the macro with which begin() of device.cuh waits
 
 
 @cache
@@ -56,12 +58,12 @@ class Kernel:
 
 
 @cache
-def kernel(source: str, expression: str, device: int) -> Kernel:
-    """The compiled kernel, from the cache on disk where it is kept."""
+def kernel(source: str, expression: str, device: int, early: bool = False) -> Kernel:
+    """The compiled kernel, with the wait of a dependent launch where `early`, from the cache on disk where it is kept."""
     cupy = _cupy()
     try:
         with cupy.cuda.Device(device) as on:
-            path, mangled = kept(source, expression, str(on.compute_capability))
+            path, mangled = kept(source, expression, str(on.compute_capability), early)
             return Kernel(cupy.RawModule(path=str(path)).get_function(mangled))
     except Exception as error:  # NVRTC missing, or another CUDA's, raises anything from RuntimeError to OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -71,7 +73,7 @@ def kernel(source: str, expression: str, device: int) -> Kernel:
         ) from error
 
 
-def kept(source: str, expression: str, arch: str) -> tuple[Path, str]:
+def kept(source: str, expression: str, arch: str, early: bool = False) -> tuple[Path, str]:
     """(cubin, mangled name) of one instantiation for the current device, compiled if none is kept that is whole.
 
     CuPy's RawModule has a cache of its own, and has NVRTC flush subnormal numbers to zero (cupy#9576), which float32 and bfloat16
@@ -79,12 +81,13 @@ def kept(source: str, expression: str, arch: str) -> tuple[Path, str]:
     """
     cuda = _cupy().cuda
     text = expand(source)
-    parts = (text, expression, *OPTIONS, arch, str(cuda.nvrtc.getVersion()))
+    options = (*OPTIONS, *([f"--define-macro={EARLY}"] if early else []))
+    parts = (text, expression, *options, arch, str(cuda.nvrtc.getVersion()))
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
     folder = cache_folder("cuda-nvrtc")
     if folder is not None and (found := _whole(folder / f"{key}.cubin")):
         return found
-    code, names = cuda.compiler.compile_using_nvrtc(text, OPTIONS, None, f"{Path(source).name}", (expression,))
+    code, names = cuda.compiler.compile_using_nvrtc(text, options, None, f"{Path(source).name}", (expression,))
     about = json.dumps({"name": names[expression], "sha256": hashlib.sha256(code).hexdigest()})
     for place in (folder, own_folder()):
         if place is None:
@@ -130,7 +133,12 @@ def _stream(pointer: int, device: int) -> Any:
 def run(launch: CudaLaunch, device: torch.device) -> Kernel:
     """Launches on the current stream of `device`. A kernel's first launch compiles it, and must not be in a graph's capture."""
     index = torch.cuda.current_device() if device.index is None else device.index
-    found = kernel(launch.source, launch.expression, index)
+    found = kernel(launch.source, launch.expression, index, launch.early)
+    if launch.early:  # CuPy has no launch attributes
+        driver = cuda_driver()
+        with driver.on(index):
+            Fixed([launch], [found], driver, index).run()
+        return found
     # CuPy passes a NumPy array of one element by value: the parameter struct.
     params = np.frombuffer(launch.packed, dtype=f"V{len(launch.packed)}")
     stream = torch.cuda.current_stream(device).cuda_stream

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from convatlas.kernels.common.cuda.source import FORMATS, pack, parameters
+from convatlas.kernels.common.cuda.source import FORMATS, pack, parameters, waits
 from convatlas.specs import Conv2dSpec
 from convatlas.specs.activations import ACTIVATIONS, exact, parsed
 
@@ -30,6 +30,7 @@ class CudaLaunch:
         arguments: the fields of its parameter struct by name: tensors, integers, floats; None for an operand that is absent.
         shared: bytes of dynamic shared memory.
         barriers: whether its threads wait for one another, in a block or a warp; one that does not runs on a CPU without fibers.
+        early: whether a GPU launches it by programmatic dependent launch, as compiled with the wait. A CPU runs it as any other.
     """
 
     source: str
@@ -40,11 +41,17 @@ class CudaLaunch:
     arguments: dict[str, Any]
     shared: int = 0
     barriers: bool = False
+    early: bool = False
 
     @property
     def expression(self) -> str:
         """The instantiation, as NVRTC's name expressions and g++ take it."""
         return f"{self.kernel}<{', '.join(self.template)}>"
+
+    @property
+    def dependent(self) -> CudaLaunch:
+        """The same by programmatic dependent launch, as Launch.dependent; a kernel without a wait stays as it is."""
+        return replace(self, early=True) if waits(self.source, self.kernel) else self
 
     @property
     def packed(self) -> bytes:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from convatlas.errors import BackendError
-from convatlas.kernels.common.cuda.gpu import OPTIONS
+from convatlas.kernels.common.cuda.gpu import EARLY, OPTIONS
 from convatlas.kernels.common.cuda.source import expand
 
 
-def compiled(source: str, expressions: list[str], arch: int, **options: Any) -> tuple[Any, Any, dict[str, str]]:
-    """(NVRTC's program, what it made, the mangled name of each expression).
+def compiled(
+    source: str, expressions: list[str], arch: int, early: bool = False, **options: Any
+) -> tuple[Any, Any, dict[str, str]]:
+    """(NVRTC's program, what it made, the mangled name of each expression), with the wait of a dependent launch where `early`.
 
     Raises BackendError where cuda-core is missing, or NVRTC is.
     """
@@ -23,6 +25,8 @@ def compiled(source: str, expressions: list[str], arch: int, **options: Any) -> 
         raise BackendError(
             f"cross-compilation needs cuda-core ({error}): pip install cuda-core nvidia-cuda-nvrtc"
         ) from None
+    if early:
+        options["define_macro"] = EARLY
     program = Program(expand(source), "c++", ProgramOptions(std=OPTIONS[0].split("=")[1], arch=f"sm_{arch}", **options))
     made = program.compile("cubin", name_expressions=expressions)
     return (

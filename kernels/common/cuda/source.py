@@ -56,6 +56,12 @@ def parameters(source: str, kernel: str) -> tuple[str, dict[str, str]]:
     return found[1], fields
 
 
+@cache
+def waits(source: str, kernel: str) -> bool:
+    """Whether the kernel's first line is begin(), so that it can be launched before the kernel in front of it has ended."""
+    return re.search(rf"\b{kernel}\(const \w+ p\) {{\s*begin\(\);", expand(source)) is not None
+
+
 def pack(source: str, kernel: str, arguments: dict[str, Any]) -> bytes:
     """The parameter struct's bytes: a tensor is its address, None is null."""
     name, fields = parameters(source, kernel)

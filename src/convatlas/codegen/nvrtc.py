@@ -32,9 +32,12 @@ def compile_launches(launches: Sequence[CudaLaunch], arch: int) -> list[Compiled
     return found
 
 
-def assemble(source: str, expression: str, arch: int) -> tuple[str, bytes, str]:
-    """(PTX, cubin with line information, mangled name) of one instantiation. Raises BackendError as compile_launches does."""
-    program, made, mangled = compiled(source, [expression], arch, lineinfo=True)
+def assemble(source: str, expression: str, arch: int, early: bool = False) -> tuple[str, bytes, str]:
+    """(PTX, cubin with line information, mangled name) of one instantiation, with the wait of a dependent launch where `early`.
+
+    Raises BackendError as compile_launches does.
+    """
+    program, made, mangled = compiled(source, [expression], arch, early, lineinfo=True)
     from cuda.bindings import nvrtc
 
     # cuda-core asks the driver whether it can load PTX, and there is none here: the compiler's own call does not.

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 def key_of(launch: Launch | CudaLaunch) -> str:
     """Equal for two launches of one machine code, in any process."""
     if isinstance(launch, CudaLaunch):
-        parts: Any = ("cuda", launch.source, launch.expression)
+        parts: Any = ("cuda", launch.source, launch.expression, launch.early)
     else:
         from convatlas.kernels.common.compiling import key
 
@@ -60,10 +60,10 @@ def compiled(launches: Iterable[Launch | CudaLaunch], arch: int) -> tuple[dict[s
         code[name] = cubin
         records[key] = {"code": name, "function": function, **more}
 
-    sources: dict[str, dict[str, str]] = {}
+    sources: dict[tuple[str, bool], dict[str, str]] = {}
     for key, launch in wanted.items():
         if isinstance(launch, CudaLaunch):
-            sources.setdefault(launch.source, {})[key] = launch.expression
+            sources.setdefault((launch.source, launch.early), {})[key] = launch.expression
             continue
         from convatlas.kernels.common.compiling import assemble
 
@@ -74,22 +74,22 @@ def compiled(launches: Iterable[Launch | CudaLaunch], arch: int) -> tuple[dict[s
             continue
         taken = {"block": block, "shared": shared, "signature": signature, "maps": maps, "dependent": dependent}
         add(key, kernel.asm["cubin"], kernel.metadata.name, **taken)
-    for source, expressions in sources.items():
-        for key, (cubin, function) in zip(expressions, _nvrtc(source, list(expressions.values()), arch)):
+    for (source, early), expressions in sources.items():
+        for key, (cubin, function) in zip(expressions, _nvrtc(source, list(expressions.values()), arch, early)):
             add(key, cubin, function)
     return records, code
 
 
-def _nvrtc(source: str, expressions: list[str], arch: int) -> list[tuple[bytes, str]]:
+def _nvrtc(source: str, expressions: list[str], arch: int, early: bool) -> list[tuple[bytes, str]]:
     """(cubin, mangled name) of each instantiation: by CuPy on a machine with a GPU, whose cache has them, else by cuda-core."""
     if torch.cuda.is_available():
         from convatlas.kernels.common.cuda.gpu import kept
 
-        found = [kept(source, expression, str(arch)) for expression in expressions]
+        found = [kept(source, expression, str(arch), early) for expression in expressions]
         return [(path.read_bytes(), function) for path, function in found]
     from convatlas.kernels.common.cuda.nvrtc import compiled as by_core
 
-    _, made, mangled = by_core(source, expressions, arch)
+    _, made, mangled = by_core(source, expressions, arch, early)
     return [(made.code, mangled[expression]) for expression in expressions]
 
 
@@ -143,7 +143,7 @@ class Carried:
         block, shared = (launch.block, launch.shared) if cuda else (record["block"], record["shared"])
         function = driver.load(self.code[record["code"]], record["function"], shared, device)
         if cuda:
-            return Loaded(function, block, shared)
+            return Loaded(function, block, shared, dependent=launch.early)
         maps = tuple(record["maps"])
         return Loaded(function, block, shared, record["signature"], maps, None, record["dependent"])
 

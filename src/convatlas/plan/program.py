@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.call import Call
 from convatlas.kernels.backend import launches, viewable
+from convatlas.kernels.common.cuda.launch import CudaLaunch
 from convatlas.kernels.common.driver import Unprepared, cuda_driver
 from convatlas.kernels.common.launch import Launch, require_countable
+from convatlas.kernels.common.proven import depends
 from convatlas.kernels.common.target import Target
 from convatlas.layout import taps_first
 from convatlas.nets.paths import step_of
@@ -132,7 +134,7 @@ class Program:
         self.carried, self.target = carried, target
         self.capture = capture and device.type == "cuda"
         self.driver: Any = cuda_driver() if device.type == "cuda" else None
-        self.dependent = capture and may_depend(target.arch if target else arch_of(device))
+        self.early = early(target.arch if target else arch_of(device)) if capture else ()
         self.index = -1 if device.index is None else device.index
         self.turns = Turns(self.index)
         self.places = places or placed(graph)
@@ -188,8 +190,7 @@ class Program:
             if self.carried is not None:  # such a step takes the ordinary path, in which launches are compiled
                 self.carried.missed.update(map(key_of, listed))
             return Ready(step, backend, tensors, out, run, listed)
-        if self.dependent:
-            listed = [one.dependent if isinstance(one, Launch) else one for one in listed]
+        listed = [one.dependent if isinstance(one, self.early) else one for one in listed]
         return Ready(step, backend, tensors, out, self._launches(listed, out).run, listed)
 
     def _launches(self, listed: list[Any], out: Tensor) -> Launches:
@@ -302,13 +303,16 @@ def arch_of(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def may_depend(arch: int) -> bool:
-    """Whether a graph's kernels are launched before those in front of them have ended, on GPUs of a compute capability.
+def early(arch: int) -> tuple[type, ...]:
+    """Which launches of a graph start before the kernels in front of them have ended, on GPUs of a compute capability.
 
-    By default on Hopper, where it was measured; with CONVATLAS_DEPENDENT=1 on later GPUs too, with 0 nowhere.
+    By default Triton's on Hopper, where it was measured, and those in CUDA C++ once a GPU has passed the tests with it (proven.py);
+    with CONVATLAS_DEPENDENT=1 both, on later GPUs as well, with 0 neither.
     """
     asked = os.environ.get("CONVATLAS_DEPENDENT")
-    return arch // 10 == 9 if asked is None else asked == "1" and arch >= 90
+    if asked is None and arch // 10 == 9:
+        return (Launch, CudaLaunch) if depends(arch) else (Launch,)
+    return (Launch, CudaLaunch) if asked == "1" and arch >= 90 else ()
 
 
 def _meets(x: Tensor, out: Tensor) -> bool:
