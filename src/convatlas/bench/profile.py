@@ -21,7 +21,7 @@ from convatlas.bench.contestants import AUTO
 from convatlas.bench.racing import Racer
 from convatlas.bench.timing import Protocol
 from convatlas.errors import BackendError
-from convatlas.plan.plan import compile
+from convatlas.plan.plan import Plan, compile
 from convatlas.results.standings import Race
 from convatlas.study.tracing import Layer, plan_layers
 
@@ -148,7 +148,7 @@ class Profile:
 
 
 def profile(
-    net: str, batch: int, dtype: str, racer: Racer, size: int | None = None, plan: bool = False, samples: int = 9,
+    net: str, batch: int, dtype: str, racer: Racer, size: int | None = None, plan: bool | Plan = False, samples: int = 9,
     progress: Progress = lambda what, done, total: None,
 ) -> Profile:  # fmt: skip
     """Times net `net` and each of its distinct layers.
@@ -157,14 +157,24 @@ def profile(
         dtype: one of cases.PRECISIONS.
         racer: with ceilings, and with one backend or "auto"; its `fuse` is the plan's.
         size: pixels of the square input; None is the net's own.
-        plan: time the layers of the net's plan (convatlas.compile), and the plan beside the net as a whole.
+        plan: time the layers of the net's plan (convatlas.compile), and the plan beside the net as a whole; or a plan, of a file,
+            whose layers are timed, with nothing beside them: `net` is then a name only, and `size` what the plan takes.
 
     Raises NetError for an unknown net, BackendError where ours fails on a layer, ShapeError for a size that does not fit the net.
     """
-    row = nets.info(net)
-    net, size = row.name, size or row.size
+    stored = isinstance(plan, Plan)
+    if not stored:
+        row = nets.info(net)
+        net, size = row.name, size or row.size
     distinct: dict[tuple, list[Layer]] = {}
-    for layer in _planned(net, batch, dtype, size, racer) if plan else layers_of(net, batch, size):
+    listed = (
+        plan_layers(plan)
+        if stored
+        else _planned(net, batch, dtype, size, racer)
+        if plan
+        else layers_of(net, batch, size)
+    )
+    for layer in listed:
         distinct.setdefault(layer.key, []).append(layer)
     rows, protocol = [], Protocol("cold", "graph", samples)
     for done, layers in enumerate(distinct.values()):
@@ -175,6 +185,8 @@ def profile(
             why = next(iter({**race.absent, **race.wrong}.values()))
             raise BackendError(f'{layers[0].op} {layers[0].spec} on backend "{racer.backend}": {why}')
         rows.append(Row(paths, race))
+    if stored:
+        return Profile(net, batch, dtype, _sorted(rows), None, racer.backend, size)
     progress("the whole network", len(distinct), len(distinct) + 1)
     whole = racer.run(Case("profile", dtype, batch, net_protocol(samples), None, {net: 1}, size))
     return Profile(net, batch, dtype, _sorted(rows), whole, racer.backend, size)

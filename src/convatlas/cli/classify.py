@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from convatlas.cli import folder, output
-from convatlas.cli.runtime import Backend, Fuse, fuse_of, one_of, prepare, ran_on
+from convatlas.cli.runtime import Backend, Fuse, PlanFile, fuse_of, one_of, plan_of, prepare, ran_on
 from convatlas.errors import InputError
 from convatlas.files import shown
 
@@ -26,6 +26,7 @@ def _dtype(name: str) -> str:
 
 
 def command(
+    context: typer.Context,
     image: Annotated[
         str,
         typer.Argument(
@@ -42,6 +43,7 @@ def command(
     dtype: Annotated[str, typer.Option("--dtype", callback=_dtype, help=", ".join(DTYPES))] = "float32",
     plan: Annotated[bool, typer.Option("--plan", help=PLAN_HELP)] = False,
     fuse: Fuse = None,
+    plan_file: PlanFile = None,
     check: Annotated[bool, typer.Option("--check", help="Hold every layer to the NumPy reference.")] = False,
     out: Annotated[
         Path | None,
@@ -74,11 +76,16 @@ def command(
     from convatlas.nets.registry import info
 
     net = info(net).name
-    fused = fuse_of(fuse, plan, backend)
+    fused: Any = "auto"
+    loaded = None
+    if plan_file is None:
+        fused = fuse_of(fuse, plan, backend)
+    else:
+        loaded = plan_of(context, plan_file, "weights", "backend", "dtype", "fuse", "batch")
     if out is not None:
         if check:
             raise typer.BadParameter("with --out: a check is of one picture", param_hint="'--check'")
-        folder.run(image, out, net, weights, backend, top, batch or 32, workers, dtype, plan, fused, json)
+        folder.run(image, out, net, weights, backend, top, batch or 32, workers, dtype, loaded or plan, fused, json)
         return
     for option, value in (("--batch", batch), ("--workers", workers)):
         if value is not None:
@@ -99,7 +106,7 @@ def command(
         def seen(c: LayerCheck) -> None:
             show(c.path or c.call.op, next(done), 0)
 
-        result = classify(image, net, weights, backend, top, check, seen, dtype, plan, fused)
+        result = classify(image, net, weights, backend, top, check, seen, dtype, loaded or plan, fused)
     if json:
         output.print_json(as_dict(result))
     else:

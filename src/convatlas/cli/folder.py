@@ -14,6 +14,7 @@ from convatlas.errors import InputError
 from convatlas.files import shown
 
 if TYPE_CHECKING:
+    from convatlas.plan.plan import LoadedPlan
     from convatlas.verify.many import Tally
 
 REPORTED = 20  # pictures that could not be classified and are named on stderr; the file names all
@@ -21,7 +22,7 @@ REPORTED = 20  # pictures that could not be classified and are named on stderr; 
 
 def run(
     source: str, out: Path, net: str, weights: Path | None, backend: str, top: int, batch: int, workers: int | None, dtype: str,
-    plan: bool, fuse: str | frozenset[str], json: bool,
+    plan: bool | LoadedPlan, fuse: str | frozenset[str], json: bool,
 ) -> None:  # fmt: skip
     """Classifies the pictures; raises typer.Exit(1) where some could not be."""
     if not Path(source).exists():

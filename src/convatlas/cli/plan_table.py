@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from convatlas.model.gpu import GPU
     from convatlas.nets.resolve import Found
     from convatlas.plan.layers import PlanLayer
+    from convatlas.plan.plan import Plan
 
 
 def run(
@@ -34,7 +35,6 @@ def run(
     import torch
 
     from convatlas.plan.plan import compile
-    from convatlas.plan.siblings import gpu_of
     from convatlas.specs import dtype_name
     from convatlas.verify.device import device_for
 
@@ -45,11 +45,20 @@ def run(
         net = found.build().to(device, getattr(torch, dtype))
         x = torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
         plan = compile(net, x, backend=None if device.type == "cuda" else elsewhere, fuse=fuse)
-    on = gpu_of(device)
+    show_plan(plan, found.name, json, as_csv, note)
+
+
+def show_plan(plan: Plan, name: str, json: bool = False, as_csv: bool = False, note: str = "") -> None:
+    """Prints the plan's steps."""
+    from convatlas.plan.siblings import gpu_of
+    from convatlas.specs import dtype_name
+
+    (example, *_), device = plan.example, plan.example[0].device
+    shape, dtype, on = tuple(example.shape), dtype_name(example.dtype), gpu_of(device)
     rows = [as_dict(layer, on) for layer in plan.layers]
     predicted = [row["predicted_seconds"] for row in rows if row["predicted_seconds"] is not None]
     if json:
-        head = {"net": found.name, "input_shape": list(shape), "dtype": dtype, "predicted_on": on.name}
+        head = {"net": name, "input_shape": list(shape), "dtype": dtype, "predicted_on": on.name}
         output.print_json({**head, "predicted_seconds": sum(predicted), "steps": rows})
         return
     if as_csv:
@@ -58,7 +67,7 @@ def run(
         )
         return
     console = output.console()
-    console.print(output.plain(f"{found.name}, {'x'.join(map(str, shape))}, {dtype}: its plan\n"))
+    console.print(output.plain(f"{name}, {'x'.join(map(str, shape))}, {dtype}: its plan\n"))
     dropped = show(console, columns(rows))
     console.print(output.plain("\n" + plan.report()))
     console.print(
@@ -67,8 +76,8 @@ def run(
             "after another with a cold L2 cache"
         )
     )
-    if device.type == "cpu":
-        who = "Triton's interpreter runs them" if elsewhere == "triton" else "CUDA C++ built for the CPU has them"
+    if device.type == "cpu" and plan.backend != "numpy":
+        who = "CUDA C++ built for the CPU has them" if plan.backend == "cuda" else "Triton's interpreter runs them"
         console.print(output.plain(f"kernels and tiles: as {who}; a GPU gets others (`convatlas map`)"))
     if note:
         console.print(output.plain("\n" + note))

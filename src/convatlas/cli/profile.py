@@ -9,7 +9,7 @@ import typer
 
 from convatlas.cli import output, plan_table
 from convatlas.cli.columns import Column, show
-from convatlas.cli.runtime import BACKEND_VARIABLE, Fuse, fuse_of, one_of
+from convatlas.cli.runtime import BACKEND_VARIABLE, Fuse, PlanFile, fuse_of, net_of, one_of, plan_of
 from convatlas.files import check_writable, write_json
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convatlas.bench.profile import Profile
     from convatlas.bench.racing import Racer
     from convatlas.bench.timing import Timer
+    from convatlas.plan.plan import Plan
 
 DTYPES = ("float16", "bfloat16", "tf32", "float32")
 BINDS = {"tensor": "tensor rate", "bandwidth": "bandwidth", "launch": "launch latency"}
@@ -29,7 +30,8 @@ def _backend(name: str) -> str:
 
 
 def command(
-    net: Annotated[str, typer.Argument(help="The network.")],
+    context: typer.Context,
+    net: Annotated[str | None, typer.Argument(help="The network.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")] = 32,
     dtype: Annotated[str, typer.Option("--dtype", help=", ".join(DTYPES))] = "float16",
     backend: Annotated[
@@ -50,6 +52,7 @@ def command(
         ),
     ] = False,
     fuse: Fuse = None,
+    plan_file: PlanFile = None,
     ncu: Annotated[
         bool, typer.Option("--ncu", help="Read hardware counters of one run, where Nsight Compute is installed.")
     ] = False,
@@ -61,7 +64,12 @@ def command(
     from convatlas.errors import BackendError, DtypeError
     from convatlas.nets.registry import info
 
-    net = info(net).name
+    loaded = None
+    if plan_file is not None:
+        loaded = plan_of(context, plan_file, "net", "batch", "dtype", "size", "fuse", "backend", "ncu")
+        net, plan = loaded.name, True
+    else:
+        net = info(net_of(net)).name
     if dtype not in DTYPES:
         raise DtypeError(f"dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
     for path in (json, trace):
@@ -70,12 +78,15 @@ def command(
     import torch
 
     fused = fuse_of(fuse, plan)
+    note = "no times: torch sees no NVIDIA GPU here; `convatlas map` predicts them"
+    if not torch.cuda.is_available() and loaded is not None:
+        plan_table.show_plan(loaded, net, note=note)
+        return
     if not torch.cuda.is_available() and plan:
         from convatlas.nets.resolve import resolve
 
         found = resolve(net)
         shape = (batch, 3, *2 * (size or found.size,))
-        note = "no times: torch sees no NVIDIA GPU here; `convatlas map` predicts them"
         plan_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=note, fuse=fused)
         return
     if not torch.cuda.is_available():
@@ -90,7 +101,18 @@ def command(
     with output.progress("measuring ceilings"):
         ceilings = measure(timer, torch.device("cuda"))
     racer = Racer(ceilings=ceilings, backend=backend, nets=contestants(plan), fuse=fused)
-    run(net, batch, dtype, size, racer, timer, json, trace, top, ncu, plan)
+    if loaded is not None:
+        batch, dtype, size = _said(loaded)
+    run(net, batch, dtype, size, racer, timer, json, trace, top, ncu, loaded or plan)
+
+
+def _said(plan: Plan) -> tuple[int, str, int]:
+    """(batch, dtype, pixels) of a plan's example, float32 as torch's settings have it."""
+    from convatlas.kernels.common.precision import may_be_tf32
+    from convatlas.specs import dtype_name
+
+    (x, *_), name = plan.example, dtype_name(plan.example[0].dtype)
+    return x.shape[0], "tf32" if name == "float32" and may_be_tf32("conv2d") else name, x.shape[-1]
 
 
 def contestants(plan: bool) -> list[str]:
@@ -102,7 +124,7 @@ def contestants(plan: bool) -> list[str]:
 
 def run(
     net: str, batch: int, dtype: str, size: int | None, racer: Racer, timer: Timer, json: Path | None = None,
-    trace: Path | None = None, top: int | None = None, ncu: bool = False, plan: bool = False,
+    trace: Path | None = None, top: int | None = None, ncu: bool = False, plan: bool | Plan = False,
 ) -> None:  # fmt: skip
     """Runs the command with a given racer, as a rehearsal does on a CPU."""
     from convatlas.bench import ncu as hardware

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from convatlas.plan.plan import LoadedPlan
 
 BACKEND_VARIABLE = "CONVATLAS_BACKEND"  # what ops obey as well (ops/backends.py); an option goes before it
 BACKEND_HELP = "triton (in its interpreter where there is no GPU), cuda (built for the CPU there), cudnn or numpy"
@@ -67,6 +71,39 @@ def fuse_of(text: str | None, plan: bool, backend: str = "triton") -> str | froz
                 f"{name!r}, expected {', '.join(MODES)} or names of {', '.join(PATTERNS)}", param_hint="'--fuse'"
             )
     return text if text in MODES else names
+
+
+PLAN_FILE_HELP = (
+    "Take the plan that plan.save wrote to this file, with its weights, in place of making one of a network."
+)
+PlanFile = Annotated[Path | None, typer.Option("--plan-file", metavar="FILE", help=PLAN_FILE_HELP)]
+
+
+def plan_of(context: typer.Context, file: Path, *decided: str) -> LoadedPlan:
+    """The plan of a file, under torchrun on the GPU of the process.
+
+    Raises typer.BadParameter where one of the parameters that the file decides was given beside it.
+    """
+    for parameter in context.command.params:
+        if parameter.name in decided and context.get_parameter_source(parameter.name).name == "COMMANDLINE":
+            hint = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
+            raise typer.BadParameter("with --plan-file, whose plan has its own", param_hint=f"'{hint}'")
+    prepare("triton")
+    import torch
+
+    from convatlas.plan.plan import load_plan
+
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+    return load_plan(file)
+
+
+def net_of(net: str | None) -> str:
+    """The network that a command was given. Raises typer.BadParameter for none, where there is no --plan-file either."""
+    if net is None:
+        raise typer.BadParameter("missing, expected a network or --plan-file FILE", param_hint="'NET'")
+    return net
 
 
 Backend = Annotated[str, typer.Option("--backend", envvar=BACKEND_VARIABLE, callback=_known, help=BACKEND_HELP)]

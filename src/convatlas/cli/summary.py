@@ -8,7 +8,7 @@ import typer
 
 from convatlas.cli import output, plan_table
 from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
-from convatlas.cli.runtime import Fuse, fuse_of, shape_of
+from convatlas.cli.runtime import Fuse, PlanFile, fuse_of, net_of, plan_of, shape_of
 from convatlas.study.numbers import percent, short
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 
 def command(
-    net: Annotated[str, typer.Argument(help=NET_HELP)],
+    context: typer.Context,
+    net: Annotated[str | None, typer.Argument(help=NET_HELP)] = None,
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Pixels of the square input; default: the network's own.")
     ] = None,
@@ -52,6 +53,7 @@ def command(
         ),
     ] = False,
     fuse: Fuse = None,
+    plan_file: PlanFile = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -64,8 +66,12 @@ def command(
     one_format(json, as_csv)
     if input is not None and (size is not None or batch is not None):
         raise typer.BadParameter("with --size or --batch: give one of them", param_hint="'--input'")
+    if plan_file is not None:
+        loaded = plan_of(context, plan_file, "net", "size", "batch", "input", "dtype", "fuse")
+        plan_table.show_plan(loaded, loaded.name, json, as_csv)
+        return
     fused = fuse_of(fuse, plan)
-    found = resolve(net)
+    found = resolve(net_of(net))
     shape = input or (batch or 1, 3, *2 * (size or found.size,))
     if plan:
         plan_table.run(found, shape, dtype, json, as_csv, fuse=fused)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convatlas.cli import output, verify_all, verify_op
-from convatlas.cli.runtime import Backend, Fuse, fuse_of, prepare, ran_on
+from convatlas.cli.runtime import Backend, Fuse, PlanFile, fuse_of, net_of, plan_of, prepare, ran_on
 
 if TYPE_CHECKING:
     from convatlas.verify.verify import LayerResult, Verification
@@ -26,7 +27,8 @@ def _pixels(text: str) -> int | None:
 
 
 def command(
-    net: Annotated[str, typer.Argument(help='The network, "all" of them, or an op (see above).')],
+    context: typer.Context,
+    net: Annotated[str | None, typer.Argument(help='The network, "all" of them, or an op (see above).')] = None,
     size: Annotated[
         str, typer.Option("--size", callback=_pixels, help="Pixels of the square input, or native, the network's own.")
     ] = NATIVE,
@@ -41,6 +43,7 @@ def command(
         typer.Option("--plan", help="Check the steps of the network's plan (convatlas.compile), and what it returns."),
     ] = False,
     fuse: Fuse = None,
+    plan_file: PlanFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run every layer on random inputs, then the whole network, and compare with the NumPy reference.
@@ -52,6 +55,13 @@ def command(
     """
     from convatlas.nets.registry import info
 
+    if plan_file is not None:
+        loaded = plan_of(context, plan_file, "net", "size", "batch", "dtype", "backend", "fuse")
+        from convatlas.verify.verify import verify_plan
+
+        _run(loaded.name, lambda show: verify_plan(loaded, show), worst, json)
+        return
+    net = net_of(net)
     if net.casefold() == ALL:
         if worst is not None:
             raise typer.BadParameter("a row is a network there", param_hint="'--worst' with 'all'")
@@ -64,11 +74,18 @@ def command(
     net = info(net).name
     prepare(backend)
     fused = fuse_of(fuse, plan, backend)
-    from convatlas.verify.verify import Interrupted, verify
+    from convatlas.verify.verify import verify
+
+    _run(net, lambda show: verify(net, size, batch, dtype, backend, show, 0, plan, fused), worst, json)
+
+
+def _run(name: str, work: Callable[[Any], Verification], worst: int | None, json: bool) -> None:
+    """Prints what `work` finds. Raises typer.Exit(1) where something is wrong."""
+    from convatlas.verify.verify import Interrupted
 
     try:
-        with output.progress(f"verifying {net}") as show:
-            result = verify(net, size, batch, dtype, backend, show, 0, plan, fused)
+        with output.progress(f"verifying {name}") as show:
+            result = work(show)
     except Interrupted as stop:
         result = stop.found
     if json:

@@ -37,7 +37,7 @@ from convatlas.plan.export import graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
 from convatlas.plan.program import Program, arch_of
-from convatlas.plan.saved import architecture, graph_from, kernels_of, read, save
+from convatlas.plan.saved import architecture, as_reference, graph_from, kernels_of, read, save
 from convatlas.plan.siblings import gpu_of, siblings
 from convatlas.plan.steps import Graph
 from convatlas.plan.watching import Watch
@@ -290,8 +290,11 @@ def _wants_gradient(inputs: tuple[Tensor, ...]) -> bool:
 class LoadedPlan(Plan):
     """A plan from a file: it has programs for the batch sizes that were saved, and no module."""
 
-    def __init__(self, path: str | PathLike[str], kernels: bool = True) -> None:
+    def __init__(self, path: str | PathLike[str], kernels: bool = True, reference: torch.dtype | None = None) -> None:
         document, tensors = read(path)
+        if reference is not None:
+            document, tensors = as_reference(document, tensors, reference)
+        self._file, self.digest = path, document["sha256"]
         cuda = document["architecture"].startswith("sm_")
         device = torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
         if cuda and device.type == "cuda":
@@ -332,6 +335,10 @@ class LoadedPlan(Plan):
 
     def _programs_for(self, on: GPU) -> dict[Any, Program]:
         raise ArgumentError(f"plan {self.path}: has no module to make a plan for {on.name} of")
+
+    def reference(self, dtype: torch.dtype) -> LoadedPlan:
+        """The same steps by the NumPy backend on the CPU, in `dtype` where they are in the plan's own."""
+        return LoadedPlan(self._file, kernels=False, reference=dtype)
 
     def report(self) -> str:
         """As of any plan; and what became of the kernels that came with the file."""

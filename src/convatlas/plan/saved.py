@@ -175,7 +175,23 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{name}: has format {document['format']} of convatlas {document['convatlas']}, and this is {__version__}, which reads "
             f"formats up to {FORMAT}: install a newer convatlas"
         )
-    return document, load(bytes(data))
+    return {**document, "sha256": given.decode()}, load(bytes(data))
+
+
+def as_reference(
+    document: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The document and the tensors of the same plan for the CPU and the NumPy backend, its own dtype replaced by another."""
+    own = document["dtypes"][0]
+
+    def other(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {name: other(part) for name, part in x.items()}
+        return list(map(other, x)) if isinstance(x, list) else _name(dtype) if x == own else x
+
+    kinds = {"programs": other(document["programs"]), "dtypes": other(document["dtypes"])}
+    changed = {name: x.to(dtype) if _name(x.dtype) == own else x for name, x in tensors.items()}
+    return {**document, **kinds, "architecture": "cpu", "backend": "numpy"}, changed
 
 
 def kernels_of(document: dict[str, Any], tensors: dict[str, Tensor]) -> Carried | None:

@@ -19,7 +19,7 @@ from convatlas.nets import create, fold_batch_norms, info, load, pretrained
 from convatlas.ops import functional as ops
 from convatlas.ops.backend_numpy import as_array
 from convatlas.ops.backends import use_backend
-from convatlas.plan.plan import compile
+from convatlas.plan.plan import LoadedPlan, compile
 from convatlas.verify.check import LayerCheck, checking
 from convatlas.verify.device import device_for, interpreted
 from convatlas.verify.images import load_image, to_input
@@ -84,7 +84,7 @@ def classify(
     check: bool = False,
     seen: Callable[[LayerCheck], None] | None = None,
     dtype: str = "float32",
-    plan: bool = False,
+    plan: bool | LoadedPlan = False,
     fuse: str | Collection[str] = "auto",
 ) -> Classification:
     """The `top` likeliest ImageNet classes of the picture, by the net called `name` on `backend`.
@@ -93,7 +93,8 @@ def classify(
         image: a path, or "skimage:chelsea" for one of scikit-image's bundled pictures.
         weights: a .pth or .safetensors file; None takes the weights that an installed package brings.
         dtype: "float32", "float16" or "bfloat16", of weights and activations.
-        plan, fuse: run the net as a plan (convatlas.compile), and which blocks of layers it makes one kernel of.
+        plan, fuse: run the net as a plan (convatlas.compile), and which blocks of layers it makes one kernel of. A plan from a file
+            is run as it is, with its weights, dtype and backend; `name` then says how the picture is prepared.
         check: hold every layer to the reference while it runs, and the probabilities to the reference network's.
         seen: called with every layer's check.
 
@@ -104,14 +105,18 @@ def classify(
         raise InputError(f"classify: top={top}, expected 1 to {IMAGENET_CLASSES}")
     row = info(name)
     name = row.name
-    device, kind = device_for(backend, dtype), getattr(torch, dtype)
+    stored = plan if isinstance(plan, LoadedPlan) else None
+    if stored is not None:
+        backend, kind, device = stored.backend or "auto", stored.example[0].dtype, stored.example[0].device
+    else:
+        device, kind = device_for(backend, dtype), getattr(torch, dtype)
     x = to_input(load_image(image), row.preprocess).to(kind)
-    net = network(name, weights).to(kind)
-    reference = _reference(net, x) if check else None
+    net = network(name, weights).to(kind) if stored is None else stored.module
+    reference = _reference(net if stored is None else stored, x) if check else None
     net.to(device)
     x = x.to(device)
-    with torch.no_grad(), use_backend(backend), float32_products("ieee"):
-        runs = compile(net, x, backend=backend, fuse=fuse) if plan else net
+    with torch.no_grad(), nullcontext() if stored else use_backend(backend), float32_products("ieee"):
+        runs = stored or (compile(net, x, backend=backend, fuse=fuse) if plan else net)
         with checking(net, raises=False, seen=seen) if check else nullcontext(None) as checks:
             probabilities = as_array(probabilities_of(runs, x))[0]
     order = np.argsort(-probabilities, kind="stable")[:top]
@@ -142,9 +147,10 @@ def best(classes: list[list[int]], values: list[list[float]], of: int) -> list[l
     return result
 
 
-def _reference(net: nn.Module, x: Tensor) -> np.ndarray:
-    """Probabilities by the NumPy backend in float64, from the float32 weights that the kernels get."""
-    exact = fold_batch_norms(net, tuple(x.shape)).double()
+def _reference(net: nn.Module | LoadedPlan, x: Tensor) -> np.ndarray:
+    """Probabilities by the NumPy backend in float64, from the weights that the kernels get."""
+    stored = isinstance(net, LoadedPlan)
+    exact = net.reference(torch.float64) if stored else fold_batch_norms(net, tuple(x.shape)).double()
     with torch.no_grad(), use_backend("numpy"):
         return as_array(probabilities_of(exact, x.double()))[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from os import PathLike
@@ -21,7 +22,8 @@ from convatlas.kernels.common.precision import float32_products
 from convatlas.nets.checkpoint import digest
 from convatlas.nets.registry import info
 from convatlas.ops.backends import use_backend
-from convatlas.plan.plan import compile
+from convatlas.plan.plan import LoadedPlan, compile
+from convatlas.specs import dtype_name
 from convatlas.verify.classify import best, network, probabilities_of
 from convatlas.verify.device import device_for
 from convatlas.verify.images import normalised
@@ -114,7 +116,7 @@ def classify_many(
     batch: int = 32,
     workers: int | None = None,
     dtype: str = "float32",
-    plan: bool = False,
+    plan: bool | LoadedPlan = False,
     fuse: str | Collection[str] = "auto",
     seen: Callable[[int, int, float], None] | None = None,
     failed: Callable[[str], None] | None = None,
@@ -133,22 +135,26 @@ def classify_many(
         batch: pictures at a time.
         workers: processes that read pictures; 0 reads in this one, None takes as many as there are cores for each process here.
         dtype: "float32", "float16" or "bfloat16".
-        plan, fuse: run the net as a plan (convatlas.compile), and which blocks of layers it makes one kernel of.
+        plan, fuse: as classify has them; a plan from a file says how many pictures there are at a time.
         seen: called with (pictures done, of how many, pictures a second) after every batch.
         failed: called with a line for every picture that cannot be classified.
 
     Raises what classify raises; and InputError where there is no picture, or where `out` is another run's.
     """
     row, share, out = info(name), Share.of_environment(), Path(out)
-    device = device_for(backend, dtype)
-    if device.type == "cuda":
+    stored = plan if isinstance(plan, LoadedPlan) else None
+    if stored is not None:
+        backend, dtype, batch = stored.backend or "auto", dtype_name(stored.example[0].dtype), len(stored.example[0])
+    device = device_for(backend, dtype) if stored is None else stored.example[0].device
+    if stored is None and device.type == "cuda":
         device = torch.device("cuda", share.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     paths = listed(source)
-    net = network(row.name, weights)
+    net = network(row.name, weights) if stored is None else stored.module
+    used = digest(net.state_dict()) if stored is None else stored.digest
     head = {
-        "convatlas": __version__, "net": row.name, "weights": digest(net.state_dict()), "backend": backend, "dtype": dtype,
-        "plan": plan, "top": top, "batch": batch, "images": len(paths),
+        "convatlas": __version__, "net": row.name, "weights": used, "backend": backend, "dtype": dtype,
+        "plan": bool(plan), "top": top, "batch": batch, "images": len(paths),
         **({} if fuse == "auto" else {"fuse": fuse if isinstance(fuse, str) else sorted(fuse)}),
         "paths": sha256(b"\0".join(map(os.fsencode, paths))).hexdigest(),
     }  # fmt: skip
@@ -172,7 +178,7 @@ def classify_many(
             batches = read_batches(
                 mine.paths[kept // batch * batch :], row.preprocess, batch, ahead, device.type == "cuda"
             )
-            with torch.no_grad(), use_backend(backend), float32_products("ieee"):
+            with torch.no_grad(), nullcontext() if stored else use_backend(backend), float32_products("ieee"):
                 run = _forward(net, row.preprocess, device, getattr(torch, dtype), backend, plan, fuse)
                 skip = kept % batch
                 for results in _results(batches, run, top):
@@ -225,17 +231,22 @@ def _forward(
     device: torch.device,
     kind: torch.dtype,
     backend: str,
-    plan: bool,
+    plan: bool | LoadedPlan,
     fuse: str | Collection[str],
 ) -> Any:
     """A function from a Batch to (it, its probabilities best first, their classes), which does not wait for a GPU."""
-    made: list[Any] = []
+    made: list[Any] = [plan] if isinstance(plan, LoadedPlan) else []
 
     def run(batch: Batch) -> tuple[Batch, Tensor, Tensor]:
         x = normalised(batch.pixels.to(device, non_blocking=True), how).to(kind)
         if plan and not made:
             made.append(compile(net, x, backend=backend, fuse=fuse))
-        values = probabilities_of(made[0] if plan else net, x).float()
+        count = len(x)
+        if isinstance(plan, LoadedPlan) and count < len(
+            plan.example[0]
+        ):  # the last ones: it runs the batch that was saved
+            x = torch.cat([x, x.new_zeros(len(plan.example[0]) - count, *x.shape[1:])])
+        values = probabilities_of(made[0] if plan else net, x)[:count].float()
         return batch, *values.sort(dim=1, descending=True, stable=True)
 
     return run

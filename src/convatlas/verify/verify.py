@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import sqrt
 from time import perf_counter
@@ -17,13 +18,15 @@ from convatlas.call import Call
 from convatlas.errors import InputError
 from convatlas.nets import create, fold_batch_norms, info
 from convatlas.ops.backend_numpy import as_array
-from convatlas.ops.backends import use_backend
-from convatlas.plan.plan import compile
+from convatlas.ops.backends import BACKENDS, use_backend
+from convatlas.plan.plan import LoadedPlan, compile
+from convatlas.plan.steps import Ref
 from convatlas.reference.error_bound import TF32_CUT, Report
 from convatlas.reference.rounding import FORMATS
+from convatlas.specs import dtype_name
 from convatlas.study.tracing import Layer, plan_layers, trace
 from convatlas.verify.check import LayerCheck, check_alone, checking, precision
-from convatlas.verify.device import device_for, interpreted
+from convatlas.verify.device import device_for
 from convatlas.verify.probes import probes
 
 Progress = Callable[[str, int, int], None]
@@ -189,9 +192,67 @@ def verify(
     moved = copy.deepcopy(net).to(device)
     runs = compile(moved, x.to(device), backend=backend, fuse=fuse) if plan else moved
     layers = plan_layers(runs) if plan else trace(net, shape)
-    distinct: dict[tuple, Layer] = {}
-    for layer in layers:
-        distinct.setdefault(layer.key, layer)
+    return _verified(
+        _Subject(name, moved, runs, x, device, dtype, backend, [backend] * len(layers), layers),
+        lambda: run_net(net, x, "numpy"),
+        lambda: run_net(fold_batch_norms(net, shape).double(), x.double(), "numpy"),
+        seed, progress, start,
+    )  # fmt: skip
+
+
+def verify_plan(plan: LoadedPlan, progress: Progress | None = None, seed: int = 0) -> Verification:
+    """Holds the steps of a plan from a file, and what it returns, to the reference, as verify does with a net's plan.
+
+    The reference network is the plan's own steps by the NumPy backend, in float64 with the file's weights: what a fault in making
+    the plan made of the module it cannot know.
+
+    Raises InputError for a plan that returns more than one tensor; Interrupted.
+    """
+    start = perf_counter()
+    (x, *more), device, graph = plan.example, plan.example[0].device, plan.program().graph
+    if more or not isinstance(graph.rebuild(list(graph.outputs)), Ref):
+        raise InputError(f"plan {plan.path}: takes or returns several tensors, expected one of each")
+    dtype = dtype_name(x.dtype)
+    x = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x.dtype)
+    rows = [layer for layer in plan.layers if layer.ours]
+    by = [layer.backend for layer in rows]
+    named = ", ".join(dict.fromkeys(by))
+    subject = _Subject(plan.name, plan.module, plan, x, device, dtype, named, by, plan_layers(plan))
+
+    def reference(kind: torch.dtype) -> np.ndarray:
+        return run_net(plan.reference(kind), x.to(kind), "numpy")
+
+    return _verified(subject, lambda: reference(x.dtype), lambda: reference(torch.float64), seed, progress, start)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is verified: a net as its `module` or as a plan (`runs`), on an input x on a device, each layer by a backend."""
+
+    name: str
+    module: nn.Module
+    runs: Callable[[Tensor], Tensor]
+    x: Tensor
+    device: torch.device
+    dtype: str
+    backend: str
+    by: list[str]
+    layers: list[Layer]
+
+
+def _verified(
+    subject: _Subject,
+    rounded: Callable[[], np.ndarray],
+    exact: Callable[[], np.ndarray],
+    seed: int,
+    progress: Progress | None,
+    start: float,
+) -> Verification:
+    """Checks each layer alone and in the net, and the outputs beside the reference network's, in the dtype and in float64."""
+    x, layers, backend, dtype, device = subject.x, subject.layers, subject.backend, subject.dtype, subject.device
+    distinct: dict[tuple, tuple[Layer, str]] = {}
+    for layer, one in zip(layers, subject.by):
+        distinct.setdefault(layer.key, (layer, one))
     steps = _Steps(len(distinct) + len(layers) + 2, progress)
 
     alone: dict[tuple, Report] = {}
@@ -202,25 +263,26 @@ def verify(
         results = [
             LayerResult(layer, alone[layer.key], one) for layer, one in zip(layers, inside) if layer.key in alone
         ]
-        where = device.type, interpreted(backend, device)
+        where = device.type, "triton" in subject.by and device.type == "cpu"
         counts = len(layers), len(distinct)
-        return Verification(name, shape, dtype, backend, *where, results, *counts, logits, perf_counter() - start)
+        given = subject.name, tuple(x.shape), dtype, backend
+        return Verification(*given, *where, results, *counts, logits, perf_counter() - start)
 
     try:
-        for i, (key, layer) in enumerate(distinct.items()):
+        for i, (key, (layer, one)) in enumerate(distinct.items()):
             steps.next(layer.path or layer.op)
-            alone[key] = check_alone(layer, probes(layer, kind, device, seed + i), backend, probing=True).report
+            alone[key] = check_alone(layer, probes(layer, x.dtype, device, seed + i), one, probing=True).report
 
-        with checking(moved, raises=False, seen=lambda c: steps.next(c.path or c.call.op)) as checks:
-            y = run_net(runs, x.to(device), backend)
+        with checking(subject.module, raises=False, seen=lambda c: steps.next(c.path or c.call.op)) as checks:
+            y = run_net(subject.runs, x.to(device), backend if backend in BACKENDS else None)
         steps.next("reference network")
-        rounded = y if backend == "numpy" else run_net(net, x, "numpy")
+        rounding = y if backend == "numpy" else rounded()
         steps.next("reference network in float64")
-        exact = run_net(fold_batch_norms(net, shape).double(), x.double(), "numpy")
+        right = exact()
     except KeyboardInterrupt:
         raise Interrupted(found(None)) from None
     return found(
-        compare_logits(y, rounded, exact, relative_accumulation([check.call for check in checks], dtype, device))
+        compare_logits(y, rounding, right, relative_accumulation([check.call for check in checks], dtype, device))
     )
 
 
@@ -249,8 +311,8 @@ def random_net(name: str, seed: int) -> nn.Module:
     return net
 
 
-def run_net(net: Callable[[Tensor], Tensor], x: Tensor, backend: str) -> np.ndarray:
-    with torch.no_grad(), use_backend(backend):
+def run_net(net: Callable[[Tensor], Tensor], x: Tensor, backend: str | None) -> np.ndarray:
+    with torch.no_grad(), nullcontext() if backend is None else use_backend(backend):
         return np.asarray(as_array(net(x)), np.float64)
 
 
