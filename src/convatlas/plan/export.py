@@ -6,6 +6,7 @@ import logging
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -83,18 +84,18 @@ def _one_tf32() -> Iterator[None]:
         yield
 
 
-def exported(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, int, int]:
-    """(torch.export's program without in-place ops, PyTorch's peak of activations in bytes, its launches of ops).
+def exported(module: nn.Module, inputs: tuple[Any, ...], free: bool = False) -> Traced:
+    """What torch.export lists of the module on these inputs; with `free` the batch stays open, where the module lets it.
 
     Raises NetError in one line.
     """
     require_eval(module)
     name = type(module).__name__
+    sizes = tuple({0: torch.export.Dim.AUTO} if x.dim() > 1 else None for x in inputs) if free else None
     try:
         with _one_at_a_time, torch.no_grad(), _quiet(), _one_tf32(), _Composites(), unfolded():
-            program = torch.export.export(module, inputs, strict=False)
-            peak, launched = torch_peak(program), torch_layers(program)
-            program = program.run_decompositions({})
+            program = torch.export.export(module, inputs, dynamic_shapes=sizes, strict=False)
+            return Traced(name, program, program.run_decompositions({}), free)
     except ConvAtlasError:
         raise
     except Exception as error:
@@ -105,22 +106,111 @@ def exported(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, int, int]
                 f"(torch.export: {text})"
             ) from error
         raise NetError(f"compile: torch.export cannot trace {name} ({kind}: {text})") from error
-    return program, peak, launched
 
 
-def graph_of(module: nn.Module, inputs: tuple[Any, ...]) -> Graph:
-    """The module's steps on inputs of these shapes, nothing fused yet. Raises NetError, DtypeError."""
-    program, peak, launched = exported(module, inputs)
-    graph = _Reader(program, type(module).__name__).graph()
-    graph.torch_peak, graph.torch_layers = peak, launched
-    return graph
+def graph_of(module: nn.Module, inputs: tuple[Any, ...], traced: list[Traced] | None = None) -> Graph:
+    """The module's steps on inputs of these shapes, nothing fused yet.
+
+    Args:
+        module, inputs: what is traced.
+        traced: what was traced of the module already, to which this adds. Where one of them has an open batch that these inputs
+            fit, the module is not traced again. The first size is traced by itself, since an open batch costs torch.export more;
+            so is a batch of 1, which torch.export takes for a constant.
+
+    Raises NetError, DtypeError.
+    """
+    traced = [] if traced is None else traced
+    require_eval(module)
+    for one in traced:
+        if (sizes := one.sizes(inputs)) is not None:
+            return one.graph(sizes)
+    found = None
+    if traced and not any(one.free for one in traced) and all(x.shape[0] > 1 for x in inputs if x.dim() > 1):
+        with suppress(NetError):
+            found = exported(module, inputs, free=True)
+    if found is None or (sizes := found.sizes(inputs)) is None:
+        found = exported(module, inputs)
+        sizes = found.sizes(inputs)
+    traced.append(found)
+    return found.graph(sizes or {})
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A module as torch.export lists it.
+
+    Attributes:
+        name: the module's class.
+        before: the program with its in-place ops, as PyTorch runs it.
+        program: the same without them.
+        free: whether its batch was left open.
+    """
+
+    name: str
+    before: Any
+    program: Any
+    free: bool
+
+    def sizes(self, inputs: tuple[Tensor, ...]) -> dict[Any, int] | None:
+        """The open sizes on these inputs, by symbol; None where the program is for other inputs."""
+        given = [node for node, spec in self._placeholders() if spec.kind == InputKind.USER_INPUT]
+        found: dict[Any, int] = {}
+        for node, x in zip(given, inputs):
+            value = node.meta.get("val")
+            for size, wanted in zip(value.shape, x.shape) if isinstance(value, Tensor) else ():
+                expression = size.node.expr if isinstance(size, torch.SymInt) else size
+                if getattr(expression, "is_Symbol", False):
+                    if found.setdefault(expression, wanted) != wanted:
+                        return None
+                elif expression != wanted:
+                    return None
+        ranges = self.program.range_constraints
+        inside = all(
+            ranges[symbol].lower <= size <= ranges[symbol].upper for symbol, size in found.items() if symbol in ranges
+        )
+        return found if inside and all(guard.subs(found) == True for guard in self._guards()) else None  # noqa: E712 (sympy's)
+
+    def _placeholders(self) -> list[tuple[Node, Any]]:
+        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+        return [(node, specs[node.name]) for node in self.program.graph.nodes if node.op == "placeholder"]
+
+    def _guards(self) -> list[Any]:
+        """What torch.export found that sizes have to obey for this to be the module's path."""
+        values = [node.meta.get("val") for node, _ in self._placeholders()]
+        sizes = [size for x in values if isinstance(x, Tensor) for size in x.shape if isinstance(size, torch.SymInt)]
+        return [guard.expr for size in sizes[:1] for guard in size.node.shape_env.guards]
+
+    def graph(self, sizes: dict[Any, int]) -> Graph:
+        """Its steps on inputs of these sizes."""
+        graph = _Reader(self.program, self.name, sizes).graph()
+        before = partial(_sized, sizes=sizes)
+        graph.torch_peak, graph.torch_layers = torch_peak(self.before, before), torch_layers(self.before)
+        return graph
+
+
+def _sized(node: Node, sizes: dict[Any, int]) -> Any:
+    """A node's value with these sizes in the place of symbols: stand-ins for tensors, numbers."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            numbers = [*map(one, x.shape)], [*map(one, x.stride())]
+            with x.fake_mode:
+                return torch.empty_strided(*numbers, dtype=x.dtype, device=x.device)
+        if isinstance(x, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            value = x.node.expr.subs(sizes)
+            return x if value.free_symbols else x.node.pytype(value)
+        return x
+
+    value = node.meta.get("val")
+    return mapped(value, one) if sizes else value
 
 
 class _Reader:
-    """Walks an exported program."""
+    """Walks an exported program, with sizes in the place of its symbols."""
 
-    def __init__(self, program: Any, name: str) -> None:
+    def __init__(self, program: Any, name: str, sizes: dict[Any, int]) -> None:
         self.program, self.name = program, name
+        self.values = {node: _sized(node, sizes) for node in program.graph.nodes}
         self.env: dict[str, Any] = {}  # by node: a Ref, a Weight, a tuple of them, or a constant
         self.graph_ = Graph([], [], {}, [], {}, partial(tree_unflatten, treespec=program.call_spec.out_spec))
 
@@ -143,11 +233,11 @@ class _Reader:
                 self.graph_.outputs = found
                 for x in node.args[0]:
                     if isinstance(x, Node) and isinstance(self._read(x), Ref):
-                        self.graph_.strides[self._read(x).name] = tuple(x.meta["val"].stride())
+                        self.graph_.strides[self._read(x).name] = tuple(self.values[x].stride())
         return self.graph_
 
     def _placeholder(self, node: Node, spec: Any) -> None:
-        value = node.meta.get("val")
+        value = self.values[node]
         if spec.kind == InputKind.USER_INPUT:
             self.env[node.name] = self._value(node.name, value) if isinstance(value, Tensor) else value
             if isinstance(value, Tensor):
@@ -170,8 +260,17 @@ class _Reader:
     def _read(self, x: Any) -> Any:
         return mapped(x, lambda leaf: self.env[leaf.name] if isinstance(leaf, Node) else leaf)
 
+    def _fakes(self, value: Any) -> Any:
+        return mapped(value, lambda x: self.values[x] if isinstance(x, Node) else x)
+
+    def _pairs(self, value: Any) -> list[tuple[Any, Any]]:
+        return [(self.values[x], self._read(x)) for x in _flat(value) if isinstance(x, Node)]
+
     def _function(self, node: Node) -> None:
-        target, value = node.target, node.meta.get("val")
+        target, value = node.target, self.values[node]
+        if isinstance(value, (int, float)):  # computed of the batch
+            self.env[node.name] = value
+            return
         if target is operator.getitem:
             self.env[node.name] = self._read(node.args[0])[node.args[1]]
             return
@@ -182,7 +281,7 @@ class _Reader:
                 raise NetError(f"compile: {self.name} runs {name_of(target)}, expected ops on tensors of fixed shapes")
             return
         args, keywords = self._read(node.args), self._read(node.kwargs)
-        fake = bound(target, *_fakes((node.args, node.kwargs)))
+        fake = bound(target, *self._fakes((node.args, node.kwargs)))
         if is_identity(target, fake):
             first = args[0]
             self.env[node.name] = first
@@ -197,7 +296,7 @@ class _Reader:
         several = isinstance(value, (tuple, list))
         if found and (not several or all(_is_first(user) for user in node.users)):
             call, operands = found
-            by_id = {id(x): y for x, y in _pairs((node.args, node.kwargs), self._read)}
+            by_id = {id(x): y for x, y in self._pairs((node.args, node.kwargs))}
             result = value[0] if several else value
             ref = self._value(node.name, result)
             name, shape = node.name, tuple(call.spec.output_shape)
@@ -253,14 +352,6 @@ def _flat(value: Any) -> list[Any]:
     found: list[Any] = []
     mapped(value, found.append)
     return found
-
-
-def _fakes(value: Any) -> Any:
-    return mapped(value, lambda x: x.meta["val"] if isinstance(x, Node) else x)
-
-
-def _pairs(value: Any, read: Any) -> list[tuple[Any, Any]]:
-    return [(x.meta["val"], read(x)) for x in _flat(value) if isinstance(x, Node)]
 
 
 def _is_first(user: Node) -> bool:

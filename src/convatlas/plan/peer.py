@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
 
 
-def torch_peak(program: Any) -> int:
+def torch_peak(program: Any, value_of: Callable[[Node], Any]) -> int:
     """Bytes of activations that are alive at once when PyTorch runs an exported program, weights not counted.
 
     A tensor lives from the op that makes it to the last op that reads it, or a view of it; in-place ops and views make none.
@@ -25,7 +26,7 @@ def torch_peak(program: Any) -> int:
             last[owner.get(x, x)] = i
         owner[node] = owner.get(inputs[0], inputs[0]) if inputs and shares(node) else node
         counted = owner[node] is node and node.op != "output" and node.name not in parameters
-        size[node] = _bytes(node.meta.get("val")) if counted else 0
+        size[node] = _bytes(value_of(node)) if counted else 0
         last.setdefault(owner[node], i)
     peak = held = 0
     for i, node in enumerate(nodes):
@@ -38,7 +39,8 @@ def torch_peak(program: Any) -> int:
 def torch_layers(program: Any) -> int:
     """Ops that PyTorch launches: all but views, and assertions on metadata."""
     nodes = [node for node in program.graph.nodes if node.op == "call_function" and hasattr(node.target, "_schema")]
-    return sum(node.target._schema.is_mutable or not shares(node) for node in nodes if node.meta.get("val") is not None)
+    made = [node for node in nodes if isinstance(node.meta.get("val"), (Tensor, tuple, list))]
+    return sum(node.target._schema.is_mutable or not shares(node) for node in made)
 
 
 def shares(node: Node) -> bool:

@@ -33,7 +33,7 @@ from convatlas.model.gpu import gpu as known_gpu
 from convatlas.ops.automatic import cuda_is_here, held_on
 from convatlas.ops.observe import observed
 from convatlas.plan.blocks import blocks, checked
-from convatlas.plan.export import graph_of
+from convatlas.plan.export import Traced, graph_of
 from convatlas.plan.layers import PlanLayer, layers, report
 from convatlas.plan.passes import fused
 from convatlas.plan.program import Program, arch_of
@@ -112,6 +112,7 @@ class Plan:
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
         self._kind = given[0].device.type
         self._programs: dict[Any, Program] = {}
+        self._traced: dict[torch.dtype | None, list[Traced]] = {}  # by autocast's dtype
         self._lock = RLock()
         self._watch = Watch(module, ())
 
@@ -186,7 +187,8 @@ class Plan:
         return Program(graph, device, self._state, self.backend, self.graph)
 
     def _fused(self, inputs: tuple[Tensor, ...], on: GPU, held: Collection[str] | None, fuse: Any) -> Graph:
-        graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs)))
+        cast = self._key(inputs)[1]
+        graph = fused(graph_of(self.module, tuple(x.detach() for x in inputs), self._traced.setdefault(cast, [])))
         siblings(graph, on, self.backend)
         return blocks(graph, on, held, self.backend, fuse)
 
@@ -214,6 +216,7 @@ class Plan:
         with self._lock:
             if not self._watch.fits():
                 self._programs.clear()
+                self._traced.clear()
             for program in self._programs.values():
                 with program.lock:
                     program.pack(self._state)
