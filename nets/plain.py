@@ -9,7 +9,7 @@ the batch norms are gone (nets.fold_net folds them): less work for the peer than
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,10 +60,15 @@ def _conv2d(
     return F.conv2d(input, weight, bias, stride, (top, left), dilation, groups)
 
 
+def _concat(tensors: Sequence[Tensor], dim: int = 1) -> Tensor:
+    """torch.cat, along the channels unless told otherwise, as convatlas.concat."""
+    return torch.cat(list(tensors), dim)
+
+
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "conv2d": _fused(_conv2d),
     "residual_add": _fused(torch.add),
-    "concat": _fused(torch.cat),
+    "concat": _fused(_concat),
     **{
         name: _fused(getattr(F, name))
         for name in (
@@ -99,15 +104,25 @@ def for_peers(folded: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def plain() -> Iterator[None]:
-    """Inside, nets that `for_peers` made run on torch.nn.functional alone. Not for several threads: it swaps attributes."""
-    before, forward = {name: getattr(ops, name) for name in FUNCTIONS}, Conv2d.forward
+def swapped() -> Iterator[None]:
+    """Inside, our nets call torch.nn.functional's functions: what a PyTorch user trains. Not for several threads: it swaps attributes."""
+    before = {name: getattr(ops, name) for name in FUNCTIONS}
     for name, function in FUNCTIONS.items():
         setattr(ops, name, function)
-    Conv2d.forward = _forward
     try:
         yield
     finally:
-        Conv2d.forward = forward
         for name, function in before.items():
             setattr(ops, name, function)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """`swapped`, and without a way for batch norms: inside, nets that `for_peers` made run on torch.nn.functional alone."""
+    forward = Conv2d.forward
+    Conv2d.forward = _forward
+    try:
+        with swapped():
+            yield
+    finally:
+        Conv2d.forward = forward
