@@ -105,7 +105,10 @@ def for_peers(folded: nn.Module) -> nn.Module:
 
 @contextmanager
 def swapped() -> Iterator[None]:
-    """Inside, our nets call torch.nn.functional's functions: what a PyTorch user trains. Not for several threads: it swaps attributes."""
+    """Inside, our nets call torch.nn.functional's functions: what a PyTorch user trains.
+
+    Not for several threads: it swaps attributes.
+    """
     before = {name: getattr(ops, name) for name in FUNCTIONS}
     for name, function in FUNCTIONS.items():
         setattr(ops, name, function)

@@ -137,6 +137,11 @@ def info(name: str) -> Net:
     return NETS[spelled(name, NETS, "network", f"`convatlas nets` lists all {len(NETS)}")]
 
 
+def training_options(name: str) -> dict[str, Any]:
+    """The options with which create() makes a net as its paper trains it: GoogLeNet with its auxiliary classifiers."""
+    return {"aux": True} if name.startswith("googlenet") else {}
+
+
 def create(
     name: str, num_classes: int | None = None, in_channels: int = 3, *, seed: int | None = None, **options: Any
 ) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output, plan_table
+from convatlas.cli import output, plan_table, training_table
 from convatlas.cli.columns import Column, show
 from convatlas.cli.runtime import BACKEND_VARIABLE, Fuse, PlanFile, fuse_of, net_of, one_of, plan_of
 from convatlas.files import check_writable, write_json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DTYPES = ("float16", "bfloat16", "tf32", "float32")
 BINDS = {"tensor": "tensor rate", "bandwidth": "bandwidth", "launch": "launch latency"}
 FORMS = {"graph": "in a CUDA graph", "plan": "as a plan", "cudnn_graph": "on torch.nn.functional in a CUDA graph"}
+PREDICTED = "times are predicted; steps are not timed yet (roadmap R7)"
 KERNELS = 10  # that are printed of ncu's
 
 
@@ -53,6 +54,13 @@ def command(
     ] = False,
     fuse: Fuse = None,
     plan_file: PlanFile = None,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training",
+            help="Count a training step and each layer's gradients, and predict their times; none is measured yet (roadmap R7).",
+        ),
+    ] = False,
     ncu: Annotated[
         bool, typer.Option("--ncu", help="Read hardware counters of one run, where Nsight Compute is installed.")
     ] = False,
@@ -63,10 +71,11 @@ def command(
     """
     from convatlas.errors import BackendError, DtypeError
     from convatlas.nets.registry import info
+    from convatlas.nets.resolve import resolve
 
     loaded = None
     if plan_file is not None:
-        loaded = plan_of(context, plan_file, "net", "batch", "dtype", "size", "fuse", "backend", "ncu")
+        loaded = plan_of(context, plan_file, "net", "batch", "dtype", "size", "fuse", "backend", "training", "ncu")
         net, plan = loaded.name, True
     else:
         net = info(net_of(net)).name
@@ -83,11 +92,14 @@ def command(
         plan_table.show_plan(loaded, net, note=note)
         return
     if not torch.cuda.is_available() and plan:
-        from convatlas.nets.resolve import resolve
-
         found = resolve(net)
         shape = (batch, 3, *2 * (size or found.size,))
         plan_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=note, fuse=fused)
+        return
+    if training:
+        found = resolve(net)
+        shape = (batch, 3, *2 * (size or found.size,))
+        training_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=PREDICTED)
         return
     if not torch.cuda.is_available():
         raise BackendError(

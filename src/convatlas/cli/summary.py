@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convatlas.cli import output, plan_table
+from convatlas.cli import output, plan_table, training_table
 from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
 from convatlas.cli.runtime import Fuse, PlanFile, fuse_of, net_of, plan_of, shape_of
 from convatlas.study.numbers import percent, short
@@ -54,6 +54,14 @@ def command(
     ] = False,
     fuse: Fuse = None,
     plan_file: PlanFile = None,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training",
+            help="A training step: FLOPs, bytes and predicted times of its gradients by layer, and its memory.",
+        ),
+    ] = False,
+    optimizer: Annotated[str, typer.Option("--optimizer", help="Of --training: sgd or adamw.")] = "sgd",
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -67,12 +75,17 @@ def command(
     if input is not None and (size is not None or batch is not None):
         raise typer.BadParameter("with --size or --batch: give one of them", param_hint="'--input'")
     if plan_file is not None:
-        loaded = plan_of(context, plan_file, "net", "size", "batch", "input", "dtype", "fuse")
+        loaded = plan_of(context, plan_file, "net", "size", "batch", "input", "dtype", "fuse", "training")
         plan_table.show_plan(loaded, loaded.name, json, as_csv)
         return
     fused = fuse_of(fuse, plan)
     found = resolve(net_of(net))
     shape = input or (batch or 1, 3, *2 * (size or found.size,))
+    if training:
+        if plan:
+            raise typer.BadParameter("with --plan: give one of them", param_hint="'--training'")
+        training_table.run(found, shape, dtype, optimizer, json, as_csv)
+        return
     if plan:
         plan_table.run(found, shape, dtype, json, as_csv, fuse=fused)
         return

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from convatlas.errors import InputError
 from convatlas.files import check_writable, shown, whole, write_json, write_text
 from convatlas.nets import resnet_cifar
-from convatlas.nets.registry import create, info
+from convatlas.nets.registry import create, info, training_options
 from convatlas.ops.backends import use_backend
 from convatlas.train.data import Data, load
 
@@ -170,8 +170,7 @@ def _size(net: str) -> int:
 def network(name: str, classes: int, channels: int, seed: int) -> nn.Module:
     """The network to train, its weights drawn by the seed; GoogLeNet with its auxiliary classifiers. Raises NetError."""
     if name not in resnet_cifar.NAMES:
-        options = {"aux": True} if name.startswith("googlenet") else {}
-        return create(name, classes, channels, seed=seed, **options)
+        return create(name, classes, channels, seed=seed, **training_options(info(name).name))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return resnet_cifar.build(name, classes, channels).to(memory_format=torch.channels_last)

@@ -2,13 +2,13 @@
 
     python -m convatlas.train.steps NET BACKEND [--steps 100] [--store FILE]
 
-A run of 100 steps amplifies the rounding of its first: PyTorch's own float32 losses of MobileNetV2 leave those of its float64 run by
-a fifth within ten steps. So what is compared is each step by itself. With w the weights that our steps have led to,
+A run amplifies the rounding of its first steps: PyTorch's own float32 losses of MobileNetV2 leave those of its float64 run by a
+fifth within ten steps. So what is compared is each step by itself. With w the weights that our steps have led to,
 
     error = |loss(w) - loss64(w)|        gradient = ||g(w) - g64(w)|| / ||g64(w)||
 
-where loss64 and g64 are PyTorch's in float64 and the norm is over all parameters. The bound is what PyTorch's own float32 makes of the
-same two numbers: at every step at most FACTOR times its largest of the run.
+where loss64 and g64 are PyTorch's in float64 and the norm is over all parameters. The bound is what PyTorch's own float32 makes of
+the same two numbers: at every step at most FACTOR times its largest of the run.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ def digest(net: nn.Module) -> str:
     return found.hexdigest()
 
 
-def run(name: str, backend: str, count: int = 100, size: int = 32, batch: int = 4, again: bool = True, say: Any = None) -> Run:
+def run(
+    name: str, backend: str, count: int = 100, size: int = 32, batch: int = 4, again: bool = True, say: Any = None
+) -> Run:
     """`count` steps of the net called `name`, compared, and once more without, to compare the bits."""
     images, net = Images.drawn(size, batch), network(name, CLASSES, 3, 0).train()
     found: list[Step] = []
@@ -169,7 +171,10 @@ def run(name: str, backend: str, count: int = 100, size: int = 32, batch: int = 
         if say:
             say(len(seconds), step)
         start = perf_counter()
-    worst = {name: max(getattr(step, name) for step in found) for name in ("error", "peer_error", "gradient", "peer_gradient")}
+    worst = {
+        name: max(getattr(step, name) for step in found)
+        for name in ("error", "peer_error", "gradient", "peer_gradient")
+    }
     ends = digest(net), digest(second)
     typical = sorted(seconds)[len(seconds) // 2] if seconds else 0.0
     return Run(
@@ -196,7 +201,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--store", type=Path, default=None, metavar="FILE")
     given = parser.parse_args()
-    found = run(given.net, given.backend, given.steps, given.size, given.batch, say=lambda i, step: print(i, step, flush=True))
+    found = run(
+        given.net, given.backend, given.steps, given.size, given.batch, say=lambda i, step: print(i, step, flush=True)
+    )
     print(json.dumps(asdict(found)), "within" if found.within else "NOT within")
     if given.store:
         store(found, given.store)
