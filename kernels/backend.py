@@ -72,6 +72,7 @@ ROOMS = {
     "bottleneck": Room("bottleneck"),
     "basic_block": Room("bottleneck"),
     "stem_pool": Room("stem_pool"),
+    "pool_pointwise": Room("pool_pointwise"),
     "block": Room("", lambda out: out if vectors(out) else None),  # what all of them see an output as
 }
 

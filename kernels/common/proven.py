@@ -34,7 +34,14 @@ KERNELS = {
     "cuda/pool": "Triton's pooling kernels",
     **{
         f"cuda/{pattern}": "the block's layers one after another"
-        for pattern in ("basic_block", "bottleneck", "depthwise_separable", "inverted_residual", "stem_pool")
+        for pattern in (
+            "basic_block",
+            "bottleneck",
+            "depthwise_separable",
+            "inverted_residual",
+            "pool_pointwise",
+            "stem_pool",
+        )
     },
 }
 # Not a kernel, but noted as one: that plans launch those in CUDA C++ by programmatic dependent launch (plan/program.py).

@@ -111,6 +111,19 @@ def stem_pool(
     return Call("block", BlockSpec.of("stem_pool", parts, dtype), dtype=dtype)
 
 
+def pool_pointwise(
+    shape: tuple[int, int, int, int], filters: int, activation: str | None = "relu", dtype: str = "float16"
+) -> Call:
+    """3x3 max pooling of stride 1, and a 1x1 convolution to `filters`."""
+    pool = Pool2dSpec.of("max", shape, 3, 1, 1)
+    conv = Conv2dSpec.of(shape, (filters, shape[1], 1, 1))
+    parts = (
+        Part("pool", "max_pool2d", pool),
+        Part("conv", "conv2d", conv, Epilogue(True, activation), (("input", "pool"),)),
+    )
+    return Call("block", BlockSpec.of("pool_pointwise", parts, dtype), dtype=dtype)
+
+
 def small_block_calls(dtype: str) -> list[Call]:
     """For every pattern small calls of several tiles, of which some reach over an edge, in half precision."""
     if dtype == "float32":
@@ -124,6 +137,7 @@ def small_block_calls(dtype: str) -> list[Call]:
         inverted_residual((2, 40, 29, 19), 240, 80, 5, 2, dtype=dtype),
         depthwise_separable((2, 32, 29, 19), 64, 3, 1, dtype=dtype),
         stem_pool((2, 3, 63, 45), 64, dtype=dtype),
+        pool_pointwise((2, 200, 11, 19), 96, None, dtype),
     ]
 
 
@@ -142,6 +156,7 @@ def block_calls(dtype: str) -> list[Call]:
             *(inverted_residual((N, C, n, n), E, K, R, U, add, dtype=dtype) for C, E, K, n, R, U, add in INVERTED),
             *(depthwise_separable((N, C, n, n), K, 3, U, dtype=dtype) for C, K, n, U in SEPARABLE),
             depthwise_separable((N, 32, 112, 112), 16, 3, 1, "relu6", None, dtype),
+            pool_pointwise((N, 480, 14, 14), 64, dtype=dtype),
             stem_pool((N, 3, 224, 224), 64, dtype=dtype),
             stem_pool((N, 3, 224, 224), 64, 3, 0, 0, True, dtype=dtype),
         )

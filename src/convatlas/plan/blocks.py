@@ -92,14 +92,20 @@ def _basic_block(last: Step, maker: Maker) -> Members | None:
     return {"first": first, "second": last} if last.operands.get("residual") == first.operands["input"] else None
 
 
+def _is_max_pool(step: Step | None) -> bool:
+    return step is not None and step.op == "max_pool2d" and not step.call.params.get("return_indices")
+
+
 def _stem_pool(last: Step, maker: Maker) -> Members | None:
     """A convolution of an image's few channels -> max pooling (He et al. 2015, table 1: conv1 and the pooling of conv2_x)."""
-    conv = (
-        maker(last.operands["input"])
-        if last.op == "max_pool2d" and not last.call.params.get("return_indices")
-        else None
-    )
+    conv = maker(last.operands["input"]) if _is_max_pool(last) else None
     return {"conv": conv, "pool": last} if _is(conv, "stem") and not conv.call.epilogue.residual else None
+
+
+def _pool_pointwise(last: Step, maker: Maker) -> Members | None:
+    """Max pooling -> 1x1 (Szegedy et al. 2015, figure 2b: the branch of an inception that pools)."""
+    pool = maker(last.operands["input"]) if _is(last, "pointwise") and not last.call.epilogue.residual else None
+    return {"pool": pool, "conv": last} if _is_max_pool(pool) else None
 
 
 # In the order in which they are looked for: a larger block before one that is a part of it.
@@ -111,6 +117,7 @@ PATTERNS = {
         Pattern("bottleneck", _bottleneck),
         Pattern("basic_block", _basic_block, frozenset({90})),
         Pattern("stem_pool", _stem_pool),
+        Pattern("pool_pointwise", _pool_pointwise),
     )
 }
 MODES = ("auto", "predicted", "all", "none")
