@@ -101,6 +101,7 @@ docs: $(VENV)/.test ## trace all networks anew, write the lecture, the table of 
 	$(BIN)/python -m convatlas.study.stored
 	$(BIN)/convatlas lecture --markdown docs/lecture.md
 	$(BIN)/python docs/plan_table.py
+	$(BIN)/python docs/fusion_table.py
 	$(BIN)/python docs/refresh.py $(BLOCKS)
 
 clean: ## remove build products, caches and the links of `make dev`
