@@ -151,7 +151,8 @@ def report(name: str, program: Program) -> str:
     lines = [
         f"{name}: {len(rows)} steps ({by_backend}), {graph.torch_layers} ops of PyTorch before; {kernels} launches of our kernels",
         f"FLOPs on our ops: {100 * our_share(rows):.2f} % of {total:,}",
-        f"activations: {size.bytes:,} bytes in one arena; {size.activations:,} without sharing; "
+        f"activations{' and workspaces' if size.workspaces else ''}: {size.bytes:,} bytes in one arena; "
+        f"{size.activations:,} without sharing; "
         f"{graph.torch_peak:,} predicted for PyTorch",
     ]
     if not foreign:

@@ -9,6 +9,7 @@ Inference", greedy by size).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -44,12 +45,14 @@ class Arena:
     Attributes:
         buffers: by name.
         bytes: of the arena: the peak of what is alive at once, and what lies unused between.
-        activations: bytes of all buffers together, as if none shared memory.
+        activations: bytes of all values' buffers together, as if none shared memory.
+        workspaces: bytes of the largest workspace of a step, which lives in that step only.
     """
 
     buffers: dict[str, Buffer]
     bytes: int
     activations: int
+    workspaces: int = 0
 
 
 Lives = tuple[dict[str, int], dict[str, int]]
@@ -105,13 +108,23 @@ def _alike(graph: Graph, places: dict[str, Place], a: str, b: str) -> bool:
     return (x.shape, x.dtype, places[a].strides) == (y.shape, y.dtype, places[b].strides)
 
 
-def arena(graph: Graph, places: dict[str, Place]) -> Arena:
-    """Where every buffer lies."""
+def workspace_of(step: int) -> str:
+    """The name of the buffer that is the workspace of step number `step`."""
+    return f"workspace of step {step}"
+
+
+def arena(graph: Graph, places: dict[str, Place], workspaces: Mapping[int, int] | None = None) -> Arena:
+    """Where every buffer lies, and the workspaces of steps: bytes by the step's number."""
     first, last = lives(graph, places)
     sizes = {}
     for name in first:
         value = graph.values[name]
         sizes[name] = -(-max(prod(value.shape) * value.dtype.itemsize, 1) // ALIGNMENT) * ALIGNMENT
+    activations = sum(sizes.values())
+    workspaces = workspaces or {}
+    for i, size in workspaces.items():
+        name = workspace_of(i)
+        sizes[name], first[name], last[name] = size, i, i
     done: list[Buffer] = []
     for name in sorted(sizes, key=lambda name: (-sizes[name], first[name], name)):
         low, high = first[name], last[name]
@@ -122,4 +135,4 @@ def arena(graph: Graph, places: dict[str, Place]) -> Arena:
             offset = max(offset, other.offset + other.bytes)
         done.append(Buffer(name, sizes[name], low, high, offset))
     total = max((b.offset + b.bytes for b in done), default=0)
-    return Arena({b.name: b for b in done}, total, sum(sizes.values()))
+    return Arena({b.name: b for b in done}, total, activations, max(workspaces.values(), default=0))

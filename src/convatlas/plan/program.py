@@ -27,7 +27,7 @@ from convatlas.ops import backends, hot
 from convatlas.ops.automatic import chosen
 from convatlas.ops.observe import notify, observed
 from convatlas.plan.carried import Carried, key_of
-from convatlas.plan.memory import Arena, arena, written_over
+from convatlas.plan.memory import ALIGNMENT, Arena, arena, workspace_of, written_over
 from convatlas.plan.places import Place, out_form, placed
 from convatlas.plan.replay import Launches, Recording, Turns
 from convatlas.plan.steps import COPY, OURS, Graph, Ref, Step, Weight, mapped
@@ -89,18 +89,33 @@ class Weights:
         self._made = {key: x for key, x in self._made.items() if key in kept}
 
 
-class _Copied(TorchDispatchMode):
-    """Sees whether a launcher copies memory of the arena while it lists launches: such a copy must be made anew in each run."""
+class _Listing(TorchDispatchMode):
+    """What a launcher does with memory while it lists launches.
 
-    def __init__(self, memory: Tensor) -> None:
+    Attributes:
+        copied: whether it copied memory of the arena: such a copy must be made anew in each run.
+        taken: bytes of the workspaces that it asked for; they lie in `room`, or beside the arena where there is none yet.
+    """
+
+    def __init__(self, memory: Tensor, room: Tensor | None) -> None:
         super().__init__()
-        self.memory, self.found = memory.untyped_storage()._cdata, False
+        self.memory, self.room, self.copied, self.taken = memory, room, False, 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if args and isinstance(args[0], Tensor) and args[0].untyped_storage()._cdata == self.memory:
-            fresh = isinstance(result, Tensor) and result.untyped_storage()._cdata != self.memory
-            self.found |= fresh and not function._schema.name.startswith(("aten::empty", "aten::new_"))
+        kwargs = kwargs or {}
+        if (
+            function in (aten.empty.memory_format, aten.empty_strided.default)
+            and kwargs.get("device") == self.memory.device
+        ):
+            like = function(*args, **{**kwargs, "device": torch.device("meta")})
+            start, size = self.taken, like.untyped_storage().nbytes()
+            self.taken += -(-size // ALIGNMENT) * ALIGNMENT
+            if self.room is not None:
+                return self.room[start : start + size].view(like.dtype).as_strided(like.shape, like.stride())
+        result, arena = function(*args, **kwargs), self.memory.untyped_storage()._cdata
+        if args and isinstance(args[0], Tensor) and args[0].untyped_storage()._cdata == arena:
+            fresh = isinstance(result, Tensor) and result.untyped_storage()._cdata != arena
+            self.copied |= fresh and not function._schema.name.startswith(("aten::empty", "aten::new_"))
         return result
 
 
@@ -142,6 +157,7 @@ class Program:
             written_over(graph, self.places)
         self.arena: Arena = arena(graph, self.places)
         self.memory = torch.empty(self.arena.bytes, dtype=torch.uint8, device=device)
+        self.workspaces: dict[int, int] = {}  # bytes, by step
         self.lock = Lock()
         self.pack(get)
 
@@ -154,7 +170,15 @@ class Program:
         """Computes the weights, and lists the launches on them. What runs on the old ones has ended before they are freed."""
         self._synchronize()
         weights = self.weights = Weights(get)
-        self.steps = [self._ready(step, weights) for step in self.graph.steps]
+        listed = [self._ready(i, step, weights) for i, step in enumerate(self.graph.steps)]
+        if (
+            self.workspaces and not self.arena.workspaces
+        ):  # now that their sizes are known, they get places of their own
+            del listed
+            self.arena = arena(self.graph, self.places, self.workspaces)
+            self.memory = torch.empty(self.arena.bytes, dtype=torch.uint8, device=self.device)
+            listed = [self._ready(i, step, weights) for i, step in enumerate(self.graph.steps)]
+        self.steps = listed
         weights.keep(self.graph.weights)
         self.inputs = [self.tensor(name) for name in self.graph.inputs]
         self.given_out = [self._given_out(out) for out in self.graph.outputs]
@@ -165,7 +189,7 @@ class Program:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _ready(self, step: Step, weights: Weights) -> Ready:
+    def _ready(self, i: int, step: Step, weights: Weights) -> Ready:
         if step.kind != OURS:
             return self._torch(step, weights)
         tensors = {
@@ -184,12 +208,15 @@ class Program:
         if backend not in OWN:
             return Ready(step, backend, tensors, out, run, [])
         require_countable(call)
-        with _Copied(self.memory) as copied:
+        room = self.arena.buffers.get(workspace_of(i))
+        with _Listing(self.memory, room and self.memory[room.offset : room.offset + room.bytes]) as listing:
             listed = launches(call, tensors, out, self.target) if viewable(call.op, out) else []
-        if copied.found or not listed:
+        if listing.copied or not listed:
             if self.carried is not None:  # such a step takes the ordinary path, in which launches are compiled
                 self.carried.missed.update(map(key_of, listed))
             return Ready(step, backend, tensors, out, run, listed)
+        if listing.taken:
+            self.workspaces[i] = listing.taken
         listed = [one.dependent if isinstance(one, self.early) else one for one in listed]
         return Ready(step, backend, tensors, out, self._launches(listed, out).run, listed)
 
