@@ -213,6 +213,50 @@ def test_a_function_mode_sees_the_op_as_one_call(driver: Counting) -> None:
     assert mode.seen == [convatlas.conv2d]
 
 
+def by_ops(x: Tensor = X, w: Tensor = W, b: Tensor | None = B[torch.float16]) -> Tensor:
+    return torch.ops.convatlas.conv2d(x, w, b, [1, 1], [1, 1, 1, 1], [1, 1], 1, "relu", None)
+
+
+def test_a_call_by_torch_ops_is_prepared_behind_the_dispatcher(driver: Counting) -> None:
+    """What torch.compile emits: entries of its own, since another part of the dispatcher has the tensors there."""
+    assert not replayed(driver, conv) and not replayed(driver, by_ops) and replayed(driver, by_ops)
+    assert by_ops().shape == (2, 16, 8, 8) and by_ops().is_contiguous(memory_format=LAST)
+    assert len(hot.state().entries) == 2 and replayed(driver, conv)
+    with torch.inference_mode():
+        by_ops()
+        assert replayed(driver, by_ops) and by_ops().is_inference()
+    assert replayed(driver, by_ops) and not by_ops().is_inference()
+    into = conv()
+    out = lambda: torch.ops.convatlas.conv2d_out(  # noqa: E731
+        X, W, None, [1, 1], [1, 1, 1, 1], [1, 1], 1, "relu", None, into=into
+    )
+    version = into._version
+    assert not replayed(driver, out) and replayed(driver, out) and out() is None and into._version > version + 2
+    with pytest.raises(ConvAtlasError, match="shares memory"):
+        shared = image(2, 48, 8, 8)
+        for where in (shared[:, 32:], shared[:, 32:], shared[:, 16:32]):
+            given = shared[:, :32], W, None, [1, 1], [1, 1, 1, 1], [1, 1], 1, "relu", None
+            torch.ops.convatlas.conv2d_out(*given, into=where)
+    for change in (
+        lambda: convatlas.use_backend("cuda"),
+        lambda: observe(lambda call, tensors, output: None),
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]),
+    ):
+        with change():
+            assert not replayed(driver, by_ops)
+        assert replayed(driver, by_ops)
+
+
+def test_a_training_step_replays_its_forward_ops(driver: Counting) -> None:
+    """A call that wants a gradient goes through autograd, and what autograd calls is prepared."""
+    w = W.clone().requires_grad_()
+    with torch.enable_grad():
+        assert not replayed(driver, lambda: conv(w=w))
+        y = conv(w=w)
+        assert replayed(driver, lambda: conv(w=w)) and y.grad_fn is not None and y.requires_grad
+
+
 def test_gradients_and_wrappers_take_the_ordinary_path(driver: Counting) -> None:
     conv()
     wanting = torch.nn.Parameter(W)
@@ -226,7 +270,8 @@ def test_gradients_and_wrappers_take_the_ordinary_path(driver: Counting) -> None
     subclass = type("Mine", (Tensor,), {})
     assert not replayed(driver, lambda: conv(X.as_subclass(subclass)))
     assert not replayed(driver, lambda: conv(torch._neg_view(X)))
-    assert not replayed(driver, lambda: torch.vmap(lambda x: conv(x[None]))(X))
+    assert replayed(driver, lambda: torch.vmap(lambda x: conv(x[None]))(X))  # an example after another, by torch.ops
+    assert torch.vmap(lambda x: conv(x[None]))(X).shape == (2, 1, 16, 8, 8)
     assert not replayed(driver, lambda: torch.compile(conv, backend="eager", fullgraph=True)(X))
 
 

@@ -81,6 +81,22 @@ def test_streams(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_training_step(backend: str) -> None:
+    """What autograd calls by torch.ops is prepared behind it, the backward pass in a thread of autograd's own."""
+    x, w = image(2, 64, 14, 14), image(64, 64, 3, 3)
+
+    def step() -> Tensor:
+        with torch.enable_grad():
+            given = x.clone().requires_grad_(), w.clone().requires_grad_()
+            y = convatlas.conv2d(*given, padding=1, activation="relu", backend=backend)
+            return torch.cat([g.flatten() for g in torch.autograd.grad(y, given, torch.ones_like(y))])
+
+    for _ in range(3):
+        assert torch.equal(step(), ordinary(step))
+    assert prepared() >= 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_graph_captures_replays(backend: str) -> None:
     net = nets.create("resnet18").eval().half().cuda()
     x = image(2, 3, 224, 224)

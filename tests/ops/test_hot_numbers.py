@@ -105,6 +105,25 @@ def test_other_ops(name: str, backend: str, driver: Computing) -> None:
         hold(OTHERS[name], driver)
 
 
+@BACKENDS
+def test_a_training_step(backend: str, driver: Computing) -> None:
+    """What autograd calls by torch.ops, forward and backward, is prepared behind it."""
+    x, w = drawn("integers", X, (8, 16, 3, 3))
+
+    def step() -> tuple[Tensor, ...]:
+        with torch.enable_grad(), convatlas.use_backend(backend):
+            given = x.clone().requires_grad_(), w.clone().requires_grad_()
+            y = convatlas.conv2d(*given, padding=1, activation="relu")
+            return y.detach(), *torch.autograd.grad(y, given, y.detach().sign())
+
+    step()
+    before = driver.count
+    found = step()
+    assert driver.count >= before + 3, "the convolution and its two gradients"
+    with hot.using(None):
+        assert all(map(torch.equal, found, step()))
+
+
 def test_what_is_computed_on_the_way_is_computed_anew(driver: Computing) -> None:
     """A copy of an NCHW image, which is a replay's own, and split-K's sums, which lie in the thread's workspace."""
     with convatlas.use_backend("cuda"):

@@ -2,10 +2,11 @@
 
 A call's first way is the ordinary one, through torch's dispatcher, and leaves a Prepared behind. A later call of the same key
 replays it, on a GPU, where nothing looks on that the dispatcher would tell: no compiler, tracer, mode, transform, autocast,
-profiler, observer or gradient. CONVATLAS_PREPARED=0 in the environment turns it off. All that such a call can depend on is in its
-key or in its guard, so a changed setting is another entry:
+profiler, observer or gradient. What the dispatcher brings to an op's own code by torch.ops, as torch.compile and autograd call it,
+is replayed there, of entries of its own. CONVATLAS_PREPARED=0 in the environment turns it off. All that a call can depend on is in
+its key or in its guard, so a changed setting is another entry:
 
-    key     op, parameters with their types, backend settings, forced config, TF32, shapes, alignment
+    key     op, side of the dispatcher, parameters with their types, backend settings, forced config, TF32, shapes, alignment
     guard   of every tensor its class, dispatch keys (autocast, inference mode, neg), dtype, device, sizes, strides, requires_grad
 
 The guard is torch's own, TensorGuards, by which torch.compile decides whether compiled code fits.
@@ -18,7 +19,7 @@ import os
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import chain
 from threading import Thread
@@ -108,13 +109,15 @@ def call(
     keywords: dict[str, Any],
     ordinary: Callable[..., Any],
     found: Callable[[_State, Entry, tuple], None] | None = None,
+    inside: bool = False,
 ) -> Any:
     """The op's result, by the short way where there is one, else `ordinary(*args, **keywords)`.
 
-    `found` is told of an entry that was replayed on aligned operands, and of the settings under which it holds.
+    `found` is told of an entry that was replayed on aligned operands, and of the settings under which it holds. `inside` is a call
+    by torch.ops, which the dispatcher has brought behind autograd; one that a call takes on its ordinary way is no call of its own.
     """
     state = _state
-    if state.asked and state.driver is None:
+    if (state.asked and state.driver is None) or (inside and requested.get() is not None):
         return ordinary(*args, **keywords)
     operands: list[Tensor] = []
     rest: list[Any] = []
@@ -143,6 +146,7 @@ def call(
             low |= address
         key = (
             op,
+            inside,
             marshal.dumps(
                 rest, 2
             ),  # by type too: 1, 1.0 and True are three parameters; what it cannot write is no plain one
@@ -277,13 +281,17 @@ def _dispatching() -> tuple[int, int]:
 
 @cache
 def _ordinary_dispatching() -> frozenset[tuple[int, int]]:
-    """It of a thread in which nothing is on, and of one in inference mode: asked in a thread of its own."""
+    """It of a thread in which nothing is on, and of one in inference mode, each in front of autograd and behind it: asked in a
+    thread of its own.
+    """
     found = []
 
     def ask() -> None:
-        found.append(_dispatching())
-        with torch.inference_mode():
-            found.append(_dispatching())
+        for mode in (nullcontext(), torch.inference_mode()):
+            with mode:
+                found.append(_dispatching())
+                with torch._C._AutoDispatchBelowAutograd():
+                    found.append(_dispatching())
 
     thread = Thread(target=ask)
     thread.start()

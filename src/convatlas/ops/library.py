@@ -19,7 +19,7 @@ from torch import Tensor
 from convatlas.call import Call
 from convatlas.errors import DtypeError, ShapeError
 from convatlas.layout import address, allocate_extra, allocate_result, is_static, overlap, overlaps_itself
-from convatlas.ops import backends, flop_counter
+from convatlas.ops import backends, flop_counter, hot
 from convatlas.ops.observe import notify, observed
 from convatlas.ops.transforms import derivative_rule, vmap_rule
 from convatlas.specs import (
@@ -351,8 +351,11 @@ def register(op: Op) -> None:
         # The dispatcher leaves out trailing arguments that equal their default, on its way through autograd at least.
         return {"backend": None, **dict(zip(names, values)), **keywords}
 
+    def computed(*values: Any, out: Tensor | None = None, **keywords: Any) -> Any:
+        return _run(op, bind(values, keywords), out)
+
     def implementation(*values: Any, **keywords: Any) -> Any:
-        return _run(op, bind(values, keywords), None)
+        return hot.call(op.name, values, keywords, computed, inside=True)
 
     def fake(*values: Any, **keywords: Any) -> Any:
         return _fake(op, bind(values, keywords), None)
@@ -373,7 +376,7 @@ def register(op: Op) -> None:
 
     # Named "into": torch.compile takes any keyword "out" for torch's own and refuses a channel slice there.
     def implementation_out(*values: Any, into: Tensor, **keywords: Any) -> None:
-        _run(op, bind(values, keywords), into)
+        hot.call(op.name, values, {**keywords, "out": into}, computed, inside=True)
 
     def fake_out(*values: Any, into: Tensor, **keywords: Any) -> None:
         _fake(op, bind(values, keywords), into)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 from torch.autograd.function import _SingleLevelFunction
 
@@ -185,7 +186,7 @@ def derivative_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
 
     def rule(keyset: Any, *values: Any, **keywords: Any) -> Any:
         tensors = list(tensors_in((*values, *keywords.values())))
-        if any(unpack_dual(x).tangent is not None for x in tensors):
+        if forward_ad._current_level >= 0 and any(unpack_dual(x).tangent is not None for x in tensors):
             raise BackwardError(
                 f"convatlas.{public} has no forward-mode derivative yet: expected tensors without a tangent (x.detach()), "
                 "or torch.nn.functional"
