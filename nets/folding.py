@@ -51,12 +51,16 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.Module) -> Folded:
 class FoldCache:
     """The last folded weights of one convolution, used again until a tensor they came from changes.
 
-    A tensor has changed if its object, version, memory or dtype is another. PyTorch counts no version for a write through
-    `.data`, so the convolution also drops the cache in train(), in eval(), and whenever it is moved or cast.
+    A tensor has changed if its object, version or memory is another, or the weight's dtype. PyTorch counts no version for a write
+    through `.data`, so the convolution also drops the cache in train(), in eval(), and whenever it is moved or cast.
     """
 
     def __init__(self) -> None:
         self._entry: _Entry | None = None
+
+    def __reduce__(self) -> tuple[type[FoldCache], tuple]:
+        """A copy of a module, or one that is unpickled, computes its own."""
+        return FoldCache, ()
 
     def get(self, conv: nn.Module, bn: nn.Module) -> Folded:
         """fold(conv.weight, conv.bias, bn), from the cache where nothing changed."""
@@ -70,17 +74,18 @@ class FoldCache:
             entry is not None
             and entry.eps == bn.eps
             and all(map(is_, sources, entry.sources))
-            and list(map(_state, entry.tensors)) == entry.states
-            and list(map(Tensor.data_ptr, entry.tensors)) == entry.addresses
+            and [*map(_version, entry.tensors)] == entry.versions
+            and [*map(Tensor.data_ptr, entry.tensors)] == entry.addresses
+            and weight.dtype is entry.folded[0].dtype
         ):
             return entry.folded
         if not _cacheable(sources):
             return fold(weight, bias, bn)
         tensors = [x for x in sources if x is not None]
-        states, addresses = list(map(_state, tensors)), list(map(Tensor.data_ptr, tensors))
+        versions, addresses = [*map(_version, tensors)], [*map(Tensor.data_ptr, tensors)]
         with torch.no_grad():
             folded = fold(weight, bias, bn)
-        self._entry = _Entry(bn.eps, sources, tensors, states, addresses, folded)
+        self._entry = _Entry(bn.eps, sources, tensors, versions, addresses, folded)
         return folded
 
     def clear(self) -> None:
@@ -89,17 +94,17 @@ class FoldCache:
 
 
 class _Entry(NamedTuple):
-    """Folded weights, and what they came from: eps, and of each tensor itself, its version and dtype, and its address."""
+    """Folded weights, and what they came from: eps, and of each tensor itself, its version and its address."""
 
     eps: float
     sources: tuple[Tensor | None, ...]
     tensors: list[Tensor]
-    states: list[tuple[int, torch.dtype]]
+    versions: list[int]
     addresses: list[int]
     folded: Folded
 
 
-_state = attrgetter("_version", "dtype")
+_version = attrgetter("_version")
 
 
 def _sources(conv: nn.Module, bn: nn.Module) -> tuple[Tensor | None, ...]:

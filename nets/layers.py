@@ -166,10 +166,6 @@ class Conv2d(nn.Conv2d):
         self._folded.clear()
         return super()._apply(fn, recurse)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The state for pickle and copy.deepcopy, without the folded weights: a copy computes its own."""
-        return {**self.__dict__, "_folded": FoldCache(), "_site": Site()}
-
 
 def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None) -> Tensor:
     """activation(bn(x)) by convatlas.batch_norm, with torch.nn.BatchNorm2d's rules for its statistics."""
@@ -185,7 +181,15 @@ def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None) -> 
     )  # fmt: skip
 
 
-class Linear(nn.Linear):
+class _Sited(nn.Module):
+    """A layer that calls one op, at a site of its own."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._site = Site()
+
+
+class Linear(_Sited, nn.Linear):
     """torch.nn.Linear on convatlas.linear, with a fused activation."""
 
     def reset_parameters(self) -> None:
@@ -196,41 +200,42 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """activation(x @ weight.T + bias). Raises ShapeError, DtypeError, BackendError."""
-        return ops.linear(x, self.weight, self.bias, activation=activation)
+        return self._site(ops.linear, (x, self.weight, self.bias), (), activation)
 
 
-class MaxPool2d(nn.MaxPool2d):
+class MaxPool2d(_Sited, nn.MaxPool2d):
     """torch.nn.MaxPool2d on convatlas.max_pool2d."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises ShapeError, DtypeError, BackendError."""
         window = self.kernel_size, self.stride, self.padding, self.dilation
-        return ops.max_pool2d(x, *window, self.ceil_mode, self.return_indices)
+        return self._site(ops.max_pool2d, (x,), (*window, self.ceil_mode, self.return_indices))
 
 
-class AvgPool2d(nn.AvgPool2d):
+class AvgPool2d(_Sited, nn.AvgPool2d):
     """torch.nn.AvgPool2d on convatlas.avg_pool2d."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises ShapeError, DtypeError, BackendError."""
         window = self.kernel_size, self.stride, self.padding
-        return ops.avg_pool2d(x, *window, self.ceil_mode, self.count_include_pad, self.divisor_override)
+        counted = self.ceil_mode, self.count_include_pad, self.divisor_override
+        return self._site(ops.avg_pool2d, (x,), (*window, *counted))
 
 
-class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(_Sited, nn.AdaptiveAvgPool2d):
     """torch.nn.AdaptiveAvgPool2d on convatlas.adaptive_avg_pool2d."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises ShapeError, DtypeError, BackendError."""
-        return ops.adaptive_avg_pool2d(x, self.output_size)
+        return self._site(ops.adaptive_avg_pool2d, (x,), (self.output_size,))
 
 
-class LocalResponseNorm(nn.LocalResponseNorm):
+class LocalResponseNorm(_Sited, nn.LocalResponseNorm):
     """torch.nn.LocalResponseNorm on convatlas.local_response_norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises ShapeError, DtypeError, BackendError."""
-        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+        return self._site(ops.local_response_norm, (x,), (self.size, self.alpha, self.beta, self.k))
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -244,9 +249,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         return batch_norm(x, self, activation)
 
 
-class ResidualAdd(nn.Module):
+class ResidualAdd(_Sited):
     """activation(x + shortcut) as a kernel of its own; it has no parameters."""
 
     def forward(self, x: Tensor, shortcut: Tensor, activation: str | None = None) -> Tensor:
         """Raises ShapeError, DtypeError, BackendError."""
-        return ops.residual_add(x, shortcut, activation=activation)
+        return self._site(ops.residual_add, (x, shortcut), (), activation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from convatlas.ops import functional as ops
 
 ACTIVATIONS = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 
-Step = tuple[nn.Module, nn.BatchNorm2d | None, str | None]
+Step = tuple[Callable[..., Tensor], tuple]
 
 
 class FusedSequential(nn.Sequential):
@@ -22,27 +24,30 @@ class FusedSequential(nn.Sequential):
 
     def forward(self, x: Tensor, **epilogue: Any) -> Tensor:
         """Raises ShapeError, DtypeError, BackendError, as the modules do."""
-        steps = self._steps()
-        for step in steps[:-1]:
-            x = _run(step, x)
-        return _run(steps[-1], x, **epilogue)
+        *steps, (last, fused) = self._steps()
+        for run, given in steps:
+            x = run(x, *given)
+        return last(x, *fused, **epilogue)
 
     _found: tuple[list[nn.Module], list[Step]] = [], []
 
     def _steps(self) -> list[Step]:
-        """(module, batch norm, activation): every module with what is fused into it."""
+        """Every module, or an op of ours, and what it is given behind its input: the batch norm and the activation behind it."""
         modules, steps = self._found
         if modules and modules == [*self._modules.values()]:  # modules are equal where they are one
             return steps
         steps = []
         for module in self:
-            last, bn, activation = steps[-1] if steps else (None, None, None)
-            if isinstance(module, nn.BatchNorm2d) and isinstance(last, Conv2d) and bn is activation is None:
-                steps[-1] = last, module, None
-            elif type(module) in ACTIVATIONS and isinstance(last, (Conv2d, Linear)) and activation is None:
-                steps[-1] = last, bn, ACTIVATIONS[type(module)]
+            last, given = steps[-1] if steps else (None, ())
+            activation = ACTIVATIONS.get(type(module))
+            if isinstance(last, Conv2d) and given == (None, None) and isinstance(module, nn.BatchNorm2d):
+                steps[-1] = last, (module, None)
+            elif isinstance(last, (Conv2d, Linear)) and given[-1] is None and activation:
+                steps[-1] = last, (*given[:-1], activation)
+            elif isinstance(module, (Conv2d, Linear)):
+                steps.append((module, (None, None) if isinstance(module, Conv2d) else (None,)))
             else:
-                steps.append((module, None, None))
+                steps.append((partial(_activated, activation) if activation else module, ()))
         self._found = [*self._modules.values()], steps
         return steps
 
@@ -51,12 +56,6 @@ class FusedSequential(nn.Sequential):
         return {name: value for name, value in self.__dict__.items() if name != "_found"}
 
 
-def _run(step: Step, x: Tensor, **epilogue: Any) -> Tensor:
-    module, bn, activation = step
-    if isinstance(module, Conv2d):
-        return module(x, bn, activation, **epilogue)
-    if isinstance(module, Linear):
-        return module(x, activation)
-    if type(module) in ACTIVATIONS:  # nothing before it to be fused into
-        return getattr(ops, ACTIVATIONS[type(module)])(x, **epilogue)
-    return module(x, **epilogue)
+def _activated(name: str, x: Tensor, **epilogue: Any) -> Tensor:
+    """An activation with nothing before it to be fused into."""
+    return getattr(ops, name)(x, **epilogue)

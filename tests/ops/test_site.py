@@ -6,9 +6,11 @@ No kernel runs here: launches are an H100's, made for CPU tensors, and the drive
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +22,15 @@ from torch import Tensor, nn
 import convatlas
 from convatlas.kernels.common.override import override
 from convatlas.kernels.common.tiles import TileConfig
-from convatlas.nets.layers import Conv2d
+from convatlas.nets.layers import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    Conv2d,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2d,
+    ResidualAdd,
+)
 from convatlas.nets.sequential import FusedSequential
 from convatlas.ops import hot
 from convatlas.ops.observe import observe
@@ -48,9 +58,9 @@ class Way:
         self.driver, self.looked = driver, 0
         call = hot.call
 
-        def counted(*given: Any) -> Any:
-            self.looked += 1
-            return call(*given)
+        def counted(*given: Any, inside: bool = False) -> Any:
+            self.looked += not inside
+            return call(*given, inside=inside)
 
         monkeypatch.setattr(hot, "call", counted)
 
@@ -73,6 +83,42 @@ def test_the_third_call_needs_no_look_up(layer: tuple[Conv2d, nn.BatchNorm2d], w
     assert way.of(lambda: conv(X.clone(), bn, "relu")) == "site"
     y = conv(X, bn, "relu")
     assert y.shape == (2, 16, 8, 8) and y.is_contiguous(memory_format=LAST)
+
+
+FLAT = torch.randn(4, 32).half()
+SITED: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
+    "linear": (lambda: Linear(32, 16).half(), (FLAT, "relu")),
+    "max pooling": (lambda: MaxPool2d(3, 2, 1), (X,)),
+    "average pooling": (lambda: AvgPool2d(2), (X,)),
+    "mean": (lambda: AdaptiveAvgPool2d(1), (X,)),
+    "local response norm": (lambda: LocalResponseNorm(5), (X,)),
+    "add": (ResidualAdd, (X, X.clone(), "relu")),
+}
+
+
+@pytest.mark.parametrize("name", SITED)
+def test_every_layer_of_one_op_has_a_site(name: str, way: Way) -> None:
+    make, given = SITED[name]
+    layer = make().eval()
+    assert [way.of(lambda: layer(*given)) for _ in range(4)] == ["ordinary", "look-up", "site", "site"]
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other._site.last is None and layer._site.last is not None
+        assert way.of(lambda: other(*given)) == "look-up"  # noqa: B023
+
+
+def test_threads_share_a_site(layer: tuple[Conv2d, nn.BatchNorm2d], driver: Counting) -> None:
+    """Each has the output of its own input's shape, whatever the site's last call was."""
+    conv, bn = layer
+    pool, inputs = MaxPool2d(2), [image(1 + i % 2, 32, 8 + 2 * (i % 3), 8) for i in range(6)]
+
+    def work(i: int) -> list[tuple[int, ...]]:
+        with torch.no_grad(), convatlas.use_backend("triton"):
+            return [tuple(pool(conv(inputs[i], bn, "relu")).shape) for _ in range(50)]
+
+    with ThreadPoolExecutor(6) as pool_of_threads:
+        for x, found in zip(inputs, pool_of_threads.map(work, range(6))):
+            assert set(found) == {(x.shape[0], 16, x.shape[2] // 2, 4)}
+    assert driver.count > 300
 
 
 def test_a_call_of_a_layer_is_few_calls(layer: tuple[Conv2d, nn.BatchNorm2d], driver: Counting) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import is_
+from functools import reduce
+from itertools import compress
+from operator import is_, is_not, or_
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convatlas.ops import hot
+
+_ABSENT = (None,) * 16  # as many as no op has tensors
 
 
 class _Last(NamedTuple):
@@ -18,21 +22,24 @@ class _Last(NamedTuple):
     state: Any
     entry: hot.Entry
     settings: tuple
-    parameters: tuple
-    absent: tuple[bool, ...]
+    fixed: tuple  # the op, its parameters, and the activation
+    present: list[bool]
 
 
 class Site:
     """Remembers the entry that its last call led to. A call with the same parameters and settings replays it where its guard holds.
 
     Parameters are the same where they are the same objects, as a module's are. Everything else goes by hot.call, whose rules hold
-    here too. It keeps one entry, as long as it lives.
+    here too. It keeps one entry, as long as it lives; a copy of its layer, or one that is unpickled, has an empty one.
     """
 
     __slots__ = ("last",)
 
     def __init__(self) -> None:
         self.last: _Last | None = None
+
+    def __reduce__(self) -> tuple[type[Site], tuple]:
+        return Site, ()
 
     def __call__(
         self,
@@ -49,7 +56,7 @@ class Site:
         given = (*tensors, residual, out)
         fixed = (op, *parameters, activation)
         last = self.last  # read once and replaced whole: threads may share a site
-        if last is not None and last.state is hot.state() and all(map(is_, fixed, last.parameters)):
+        if last is not None and last.state is hot.state() and all(map(is_, fixed, last.fixed)):
             result = _replayed(last, given, out)
             if result is not hot.MISS:
                 return result
@@ -58,7 +65,7 @@ class Site:
             return op(*tensors, *parameters, **keywords)
 
         def found(state: Any, entry: hot.Entry, settings: tuple) -> None:
-            self.last = _Last(state, entry, settings, fixed, tuple([x is None for x in given]))
+            self.last = _Last(state, entry, settings, fixed, [*map(is_not, given, _ABSENT)])
 
         return hot.call(op.__name__, (*tensors, *parameters), keywords, ordinary, found)
 
@@ -70,17 +77,15 @@ def _present(activation: Any, residual: Tensor | None, out: Tensor | None) -> di
 
 
 def _replayed(last: _Last, given: tuple[Tensor | None, ...], out: Tensor | None) -> Any:
-    """The result by the entry of the last call, or MISS where this call may be another one."""
-    if last.absent != tuple([x is None for x in given]) or last.settings != hot.settings(last.parameters[0].__name__):
+    """The result by the entry of the last call, or MISS where this call may be another one. Its loops are C's."""
+    state, entry, settings, fixed, present = last
+    if [*map(is_not, given, _ABSENT)] != present or settings != hot.settings(fixed[0].__name__):
         return hot.MISS
-    there = [x for x in given if x is not None]
+    there = [*compress(given, present)]
     try:
-        addresses = [x.data_ptr() for x in there]
-        low = 0
-        for address in addresses:
-            low |= address
-        if low & hot.LOW or hot.looked_at() or not last.entry.guard(*there):
+        addresses = [*map(Tensor.data_ptr, there)]
+        if reduce(or_, addresses) & hot.LOW or hot.looked_at() or not entry.guard(*there):
             return hot.MISS
     except (RuntimeError, TypeError, AttributeError):  # a wrapper, a tensor without memory, no tensor
         return hot.MISS
-    return hot.replayed(last.state, last.entry, None, there if out is None else there[:-1], out, addresses)
+    return hot.replayed(state, entry, None, there if out is None else there[:-1], out, addresses)
