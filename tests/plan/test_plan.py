@@ -190,6 +190,10 @@ def test_a_changed_weight_is_noticed(small: nn.Module) -> None:
     assert not torch.equal(plan(x), before)
     small.fc.bias = nn.Parameter(torch.ones(5))  # another tensor
     assert_same(plan, small, x)
+    small.fc = nn.Linear(6, 7).eval()  # another module, of another shape
+    assert_same(plan, small, x)
+    small.a[1] = nn.SiLU()  # another part without weights
+    assert_same(plan, small, x)
     small.fc.weight.data.mul_(3)  # PyTorch counts no version for this
     plan.refresh()
     assert_same(plan, small, x)

@@ -210,7 +210,8 @@ class Plan:
     def refresh(self) -> None:
         """Computes all weights anew from the module's.
 
-        A call does so by itself where a parameter or buffer is another tensor, has another address, or was written in place. What
+        A call does so by itself where a parameter or buffer is another tensor, has another address, or was written in place, and
+        makes the plan anew where another module stands in the place of a part. What
         PyTorch counts no version for, a write through `.data` or under torch.inference_mode, has to be told by this method.
         """
         with self._lock:

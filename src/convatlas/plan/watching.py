@@ -1,4 +1,4 @@
-"""Whether the tensors that a plan's weights came from are still the same, and hold the same numbers."""
+"""Whether the modules and tensors that a plan came from are still the same, and hold the same numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ _version = attrgetter("_version")
 
 
 class Watch:
-    """Parameters and buffers of a module as they are now. `changed` runs in every call of a plan, so its loops are C's."""
+    """Parts, parameters and buffers of a module as they are now. `changed` runs in every call of a plan, so its loops are C's."""
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
+        self._parents = [part._modules for part in module.modules() if part._modules]
+        self._parts = self._parts_now()
         self._owners, self._names = [], []
         for name in sorted(names):
             path, _, last = name.rpartition(".")
@@ -28,6 +30,9 @@ class Watch:
         self._addresses = list(map(Tensor.data_ptr, self._tensors))
         self._forms = self._formed(self._tensors)
 
+    def _parts_now(self) -> list[list[nn.Module | None]]:
+        return list(map(list, map(dict.values, self._parents)))
+
     def _now(self) -> list[Tensor] | None:
         try:
             return list(map(getitem, self._owners, self._names))
@@ -39,16 +44,17 @@ class Watch:
         return [x if x is None else (x.shape, x.dtype, x.device) for x in tensors]
 
     def changed(self) -> bool:
-        """Whether one is another tensor, lies elsewhere, or was written in place as far as PyTorch counts that."""
+        """Whether a part or a tensor is another one, or a tensor lies elsewhere or was written in place, as PyTorch counts that."""
         now = self._now()
         return (
             now is None
+            or self._parts_now() != self._parts
             or any(map(is_not, now, self._tensors))
             or list(map(_version, self._counting)) != self._versions
             or list(map(Tensor.data_ptr, self._tensors)) != self._addresses
         )
 
     def fits(self) -> bool:
-        """Whether all have the shapes, dtypes and devices that they had."""
+        """Whether no part is another module, and all have the shapes, dtypes and devices that they had."""
         now = self._now()
-        return now is not None and self._formed(now) == self._forms
+        return now is not None and self._parts_now() == self._parts and self._formed(now) == self._forms
