@@ -158,6 +158,7 @@ template <typename T, int STAGES> struct PoolPointwise {
 };
 
 template <typename T, int STAGES> __global__ void __launch_bounds__(256, 2) pool_pointwise(const PoolPointwiseParams p) {
+    begin();
     PoolPointwise<T, STAGES> block(p);
     block();
 }

@@ -128,10 +128,11 @@ def _cuda_kernels() -> dict[str, str]:
 
 
 def test_every_kernel_in_cuda_cpp_begins_with_the_wait(tmp_path: Path) -> None:
+    """A kernel without it is launched plainly: what this holds is that a plan's chain has no gaps."""
     found = _cuda_kernels()
-    assert len(found) > 15
+    assert len(found) > 25
     for name, source in found.items():
-        assert waits(source, name), name
+        assert waits(source, name), f"{name} ({source}): begin() is no kernel's first line"
         wider = source.replace(".cu", "_activations.cu")
         assert not (ROOT / wider).exists() or waits(wider, name), name
     path = tmp_path / "late.cu"
