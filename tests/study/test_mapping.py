@@ -3,9 +3,13 @@
 import csv
 import io
 import json
+from dataclasses import replace
+from functools import cache
 from math import ceil
 
 import pytest
+import torch
+from torch import nn
 
 from convatlas import study
 from convatlas.call import Call
@@ -16,6 +20,8 @@ from convatlas.model.gpu import gpu
 from convatlas.model.occupancy import occupancy
 from convatlas.model.time import LIMITS, launch_time, waves
 from convatlas.model.work import Tiling, Work
+from convatlas.plan.plan import Plan, compile
+from convatlas.plan.siblings import seconds
 from convatlas.specs import Conv2dSpec, Epilogue
 from convatlas.study.layer import Layer
 from convatlas.study.written import EXAMPLES, is_layer, layer
@@ -213,3 +219,30 @@ def test_what_does_not_compile_is_said(tmp_path, monkeypatch):
     )
     (row,) = study.map(CONV).layers
     assert row.note == "ptxas is unwell" and row.main.registers is None and row.seconds > 0
+
+
+@cache
+def stem() -> Plan:
+    """A plan of shapes alone: a first convolution with its pooling, and a layer behind."""
+    with torch.device("meta"):
+        layers = nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(64, 64, 1)
+        net = nn.Sequential(*layers).half().eval()
+    return compile(net, torch.empty(8, 3, 224, 224, dtype=torch.float16, device="meta"), fuse={"stem_pool"})
+
+
+def test_a_block_of_a_plan_is_one_row_with_a_predicted_time():
+    found = study.map(stem(), compile=False)
+    block, behind = found.layers
+    assert (found.batch, block.layer.op, block.main.work.kernel, block.backend) == (8, "block", "stem_pool", "cuda")
+    assert block.bytes == block.layer.spec.bytes("float16") and behind.layer.op == "conv2d"
+    assert block.seconds == seconds(replace(block.layer.call, dtype="float16"), gpu("h100-sxm"))
+    assert found.as_dict()["layers"][0]["spec"] == "stem_pool 8x3x224x224 -> 64x112x112 7x7/2 -> 64x56x56 3x3/2"
+
+
+def test_a_plan_is_mapped_whole(monkeypatch, capsys):
+    monkeypatch.setattr("convatlas.cli.mapping.planned", lambda *given: stem())
+    assert main(["map", "resnet18", "--plan", "--fuse", "stem_pool", "--no-compile", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows[0]["kernel"] == "stem_pool" and len(rows) == 2
+    assert main(["map", "resnet18", "--plan", "--layer", "conv1"]) == 2
+    assert "'--plan'" in capsys.readouterr().err

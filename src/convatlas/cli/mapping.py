@@ -10,12 +10,13 @@ import typer
 
 from convatlas.cli import output
 from convatlas.cli.columns import CSV_HELP, JSON_HELP, Column, not_shown, one_format, print_csv, show
-from convatlas.cli.runtime import one_of, shape_of
+from convatlas.cli.runtime import Fuse, fuse_of, one_of, shape_of
 from convatlas.cli.summary import NET_HELP
 from convatlas.study.numbers import percent, short
 
 if TYPE_CHECKING:
     from convatlas.model.gpu import GPU
+    from convatlas.plan.plan import Plan
     from convatlas.study.mapping import LayerMap, Map
 
 LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s stride, p padding, d dilation, g groups)."
@@ -24,6 +25,7 @@ LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s st
 NET_OR_LAYER_HELP = NET_HELP.rstrip(".") + LAYER_HELP
 BACKEND_HELP = "triton, cuda or auto, the one that measured quicker on such layers on an H100."
 GPUS_HELP = "GPUs by name, with commas between (a100-80,h100-sxm); here, those of this machine; or a JSON file."
+MODES = ("float16", "bfloat16", "tf32", "float32")
 DTYPE_HELP = "float16, bfloat16, tf32 or float32."
 
 
@@ -74,6 +76,11 @@ def command(
             "--fill", help="The nearest batch and filters that fill each layer's last wave, as one layer has it."
         ),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Map the steps of the network's plan (convatlas.compile), blocks of layers too."),
+    ] = False,
+    fuse: Fuse = None,
     json: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help=CSV_HELP)] = False,
 ) -> None:
@@ -84,7 +91,14 @@ def command(
     """
     one_format(json, as_csv)
     gpus = gpus_of(gpu)
+    fused = fuse_of(fuse, plan)
     what: Any = net
+    if plan:
+        if layer is not None or svg is not None or what_if:
+            raise typer.BadParameter(
+                "is of a whole network: leave out --layer, --svg and --what-if", param_hint="'--plan'"
+            )
+        what = planned(net, input, batch, dtype, fused)
     if layer is not None:
         from convatlas.study.inspecting import one_layer
 
@@ -113,7 +127,9 @@ def command(
         for variant in wanted if what_if else ():
             maps.append(map(variant, gpu=gpus[0], ceilings=rates, progress=progress, **options))
         for one in gpus if not what_if else ():
-            maps.append(map(what, None if layer else input, gpu=one, ceilings=rates, progress=progress, **options))
+            maps.append(
+                map(what, None if layer or plan else input, gpu=one, ceilings=rates, progress=progress, **options)
+            )
     if svg is not None:
         from convatlas.study.drawing.layer import layer as drawn
 
@@ -128,6 +144,21 @@ def command(
         show_one(maps[0])
     else:
         show_beside(maps)
+
+
+def planned(net: str, shape: tuple[int, ...] | None, batch: int, mode: str, fuse: str | frozenset[str]) -> Plan:
+    """A network's plan of shapes alone; which layers are joined is what the model says of an H100."""
+    import torch
+
+    from convatlas.nets.resolve import resolve
+    from convatlas.plan.plan import compile
+    from convatlas.study.mapping import element_of
+
+    found, dtype = resolve(net), getattr(torch, element_of(one_of(mode, MODES)))
+    with output.progress(f"compiling {found.name}"):
+        made = found.build().to("meta", dtype)
+        sizes = shape or (batch, 3, *2 * (found.size,))
+        return compile(made, torch.empty(sizes, dtype=dtype, device="meta"), fuse=fuse)
 
 
 def gpus_of(text: str) -> list[GPU]:

@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 
     from convatlas.codegen.resources import Task
     from convatlas.nets.resolve import Found
+    from convatlas.plan.plan import Plan
     from convatlas.study.summary import Summary
     from convatlas.study.variations import Filling
 
 PREDICTED = "times are predicted, not measured (docs/model.md)"
 BACKENDS = ("auto", "triton", "cuda")
-# Shared memory and registers where nothing was compiled: what fits one block on an SM.
-UNKNOWN = 1
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 def map(
-    net: nn.Module | str | Layer,
+    net: nn.Module | str | Layer | Plan,
     shape: tuple[int, ...] | None = None,
     *,
     gpu: str | GPU = "h100-sxm",
@@ -231,13 +230,14 @@ def map(
     """What each layer of a net becomes on a GPU that need not be here.
 
     Args:
-        net: a module of our ops, of PyTorch's or of both; a name, torchvision:NAME or FILE.py:NAME; or a layer, as a Layer or as
-            text ("conv 32x64x56x56 64 3x3 s1 p1").
+        net: a module of our ops, of PyTorch's or of both; a name, torchvision:NAME or FILE.py:NAME; a layer, as a Layer or as
+            text ("conv 32x64x56x56 64 3x3 s1 p1"); or a plan, each of whose steps is a layer, a block of several too.
         shape: of the input; None is `batch` images of the net's own size.
         gpu: a name of model.gpu.names(), a JSON file, or a GPU.
         dtype: float16, bfloat16, tf32 or float32.
         backend: triton, cuda or auto, the one that measured quicker on an H100 on such layers.
-        compile: False leaves registers, shared memory and occupancy out; predictions then take one block an SM.
+        compile: False leaves registers, shared memory and occupancy out; predictions then take one block an SM, or as many as a
+            kernel's launcher bounds its registers for.
         ceilings: measured rates, for the bound in place of the published peaks.
         progress: called with (what, done, total) while kernels are compiled.
         fill: whether the nearest batch and filters that fill each layer's last wave are looked for, some 0.1 s a layer.
@@ -264,13 +264,19 @@ def _filled(layers: Sequence[LayerMap], gpu: GPU, dtype: str) -> list[LayerMap]:
 
 
 def layers_of(
-    net: nn.Module | str | Layer, shape: tuple[int, ...] | None, batch: int, dtype: str
+    net: nn.Module | str | Layer | Plan, shape: tuple[int, ...] | None, batch: int, dtype: str
 ) -> tuple[str, list[Layer], str, int]:
     """(name, layers, what is not counted, images) of what `map` takes."""
     from convatlas.study.written import is_layer, layer
 
     if isinstance(net, str) and is_layer(net):
         net = layer(net)
+    if hasattr(net, "program"):  # a Plan, whose class is not imported for nets that are none
+        from convatlas.study.tracing import plan_layers
+
+        foreign = ", ".join(dict.fromkeys(step.op for step in net.layers if not step.ours))
+        said = f"not counted, PyTorch's own: {foreign}" if foreign else ""
+        return type(net.module).__name__, plan_layers(net), said, net.example[0].shape[0]
     if isinstance(net, Layer):
         sizes = getattr(net.spec, "input_shape", None) or net.spec.output_shape
         return net.path or net.op, [net], "", sizes[0]
@@ -331,7 +337,7 @@ def _mapped(
     for layer in layers:
         if layer.key not in tasks:
             call = replace(layer.call, dtype=element_of(dtype))
-            chosen = preferred(call) if backend == "auto" else backend
+            chosen = preferred(call) if backend == "auto" or call.op == "block" else backend
             tasks[layer.key] = Task(replace(call, backend="meta"), dtype, target, chosen)
     firsts = {layer.key: layer for layer in reversed(layers)}
     entries = [(firsts[key], task) for key, task in tasks.items()]
@@ -372,7 +378,7 @@ def _layer(
         None if r is None else occupancy(gpu.architecture, w.threads, r.registers, r.shared)
         for w, r in zip(found, taken)
     ]
-    per_sm = [UNKNOWN if o is None else o.blocks for o in held]
+    per_sm = [w.resident if o is None else o.blocks for w, o in zip(found, held)]
     prediction = predict(found, per_sm, gpu, task.mode)
     launches = []
     for work, r, o, n, time in zip(found, taken, held, per_sm, prediction.launches):
