@@ -110,6 +110,12 @@ def forms(races: Sequence[Race]) -> list[str]:
     return [name for name in NET_FORMS if name in ran] + sorted(ran - set(NET_FORMS))
 
 
+def own_times(races: Sequence[Race], net: str, precision: str, form: str) -> dict[int, float]:
+    """A network's seconds in one form, by batch size."""
+    found = [r for r in races if r.get("spec").split(" ")[0] == net and r.setting[0] == precision and form in r.entries]
+    return {race.setting[1]: race.entries[form].median for race in found}
+
+
 @cache
 def _templates() -> Environment:
     environment = Environment(
@@ -128,6 +134,7 @@ def _templates() -> Environment:
         by_kind,
         losses,
         absent,
+        own_times,
         clocks,
         forms,
         short,
