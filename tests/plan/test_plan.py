@@ -179,6 +179,19 @@ def test_products_inside_of_pytorchs_ops_are_counted() -> None:
     assert sum(layer.flops for layer in plan.layers if not layer.ours) == 2 * 2 * 3 * 3 * 20
 
 
+def test_a_plan_that_does_not_watch_is_told_of_changes(small: nn.Module) -> None:
+    x = noise(1, 3, 19, 17)
+    plan = convatlas.compile(small, x, backend="numpy", watch=False)
+    before = plan(x)
+    small.stem[1] = nn.BatchNorm2d(small.stem[1].num_features).eval()
+    with torch.no_grad():
+        small.stem[1].running_var.add_(3)
+    assert torch.equal(plan(x), before)
+    plan.refresh()
+    assert_same(plan, small, x)
+    assert not torch.equal(plan(x), before)
+
+
 def test_a_changed_weight_is_noticed(small: nn.Module) -> None:
     x = noise(1, 3, 19, 17)
     plan = convatlas.compile(small, x, backend="numpy")

@@ -52,6 +52,7 @@ def compile(
     backend: str | None = None,
     graph: bool = True,
     fuse: str | Collection[str] = "auto",
+    watch: bool = True,
 ) -> Plan:
     """A plan that computes what `module` computes at inference.
 
@@ -65,6 +66,8 @@ def compile(
         fuse: which blocks of layers become one kernel (docs/fusion.md): "auto" those whose kernels are proven on this GPU and
             that the time model predicts to gain; "predicted" those that it predicts to gain, proven or not; "all", or a set of
             names of patterns, wherever a kernel takes the shapes; "none".
+        watch: whether a call looks at the module's weights, and packs them anew where one has changed. Without, a call costs the
+            host less, and after a change it may compute with old weights, or with some of each, until Plan.refresh is called.
 
     Convolutions, norms, activations, pooling, additions, concatenations and linear layers become our kernels; every other op stays
     PyTorch's, in the same plan (Plan.report). Outputs have the module's dtypes and memory formats. Nothing has a gradient.
@@ -72,7 +75,7 @@ def compile(
     Raises NetError for a module that torch.export cannot trace or that is in training mode, ArgumentError for an example that is no
     tensor and for an unknown `fuse`, BackendError for a backend that cannot run here.
     """
-    plan = Plan(module, example, backend, graph, fuse)
+    plan = Plan(module, example, backend, graph, fuse, watch)
     plan.program(plan.example)
     return plan
 
@@ -93,7 +96,8 @@ class Plan:
 
     Threads may share a plan: one at a time runs, the others wait. While a plan is made, or meets a batch size for the first time,
     no other thread may call a module: torch.export listens to all of them. A changed weight is noticed at the next call
-    (`refresh`). The precision settings of torch (TF32) and torch.autocast hold as they are when the plan is called.
+    (`refresh`), unless the plan was made with watch=False. The precision settings of torch (TF32) and torch.autocast hold as they
+    are when the plan is called.
     """
 
     def __init__(
@@ -103,12 +107,13 @@ class Plan:
         backend: str | None = None,
         graph: bool = True,
         fuse: str | Collection[str] = "auto",
+        watch: bool = True,
     ) -> None:
         given = example if isinstance(example, tuple) else (example,)
         if not given or not all(isinstance(x, Tensor) for x in given):
             raise ArgumentError(f"compile: example {type(example).__name__}, expected a tensor or a tuple of tensors")
         self.module, self.backend, self.graph, self.name = module, backend, graph, type(module).__name__
-        self.example, self.fuse = given, checked(fuse)
+        self.example, self.fuse, self.watch = given, checked(fuse), watch
         self.expected = tuple(_Input(tuple(x.shape), x.dtype, x.device) for x in given)
         self._kind = given[0].device.type
         self._programs: dict[Any, Program] = {}
@@ -205,14 +210,14 @@ class Plan:
 
     def _watched(self) -> Watch:
         used = (weight for program in self._programs.values() for weight in program.graph.weights)
-        return Watch(self.module, {source for weight in used for source in weight.sources})
+        return Watch(self.module, {source for weight in used for source in weight.sources}, self.watch)
 
     def refresh(self) -> None:
         """Computes all weights anew from the module's.
 
         A call does so by itself where a parameter or buffer is another tensor, has another address, or was written in place, and
-        makes the plan anew where another module stands in the place of a part. What
-        PyTorch counts no version for, a write through `.data` or under torch.inference_mode, has to be told by this method.
+        makes the plan anew where another module stands in the place of a part. What PyTorch counts no version for, a write through
+        `.data` or under torch.inference_mode, has to be told by this method; of a plan made with watch=False, every change.
         """
         with self._lock:
             if not self._watch.fits():
