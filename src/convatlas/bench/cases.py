@@ -23,6 +23,7 @@ from convatlas.specs import (
     Epilogue,
     Spec,
 )
+from convatlas.specs.activations import FLOPS
 from convatlas.study.tracing import Layer, trace
 
 # Precision by name: the tensors' dtype, and what float32 products are computed in.
@@ -322,7 +323,7 @@ def shrink(layer: Layer) -> Layer:
         _, C, H, W = spec.shape
         C = min(C, 16)
         return layer.of(replace(spec, shape=(1, C, min(H, 8), min(W, 8)), scale=(1, C, 1, 1)))
-    if layer.op in ("residual_add", "batch_norm", "local_response_norm") and len(spec.shape) == 4:
+    if layer.op in ("residual_add", "batch_norm", "local_response_norm", *FLOPS) and len(spec.shape) == 4:
         _, C, H, W = spec.shape
         return layer.of(replace(spec, shape=(1, min(C, 16), min(H, 8), min(W, 8))))
     return layer

@@ -8,7 +8,9 @@ convnet          Chintala, https://github.com/soumith/convnet-benchmarks, README
 DCGAN            the generator of Radford, Metz, Chintala 2015 (arXiv 1511.06434) as PyTorch's example has it,
                  https://github.com/pytorch/examples, dcgan/main.py: five transposed convolutions, 64 images.
 EfficientNet-B0  the products of squeeze and excitation (Tan, Le 2019, arXiv 1905.11946, table 1), 32 images: no network here has
-                 any, and nobody has published times of them alone.
+                 any, and nobody has published times of them alone; and silu by itself on its first and its last map.
+MobileNetV3      hardswish by itself on the first and the last map of MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244,
+                 table 1), and the maximum over the last, 32 images: as launches of their own, which a plan fuses where it can.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from convatlas.call import Call
-from convatlas.specs import ChannelScaleSpec, Conv2dSpec, ConvTranspose2dSpec, Epilogue
+from convatlas.specs import (
+    AdaptivePool2dSpec,
+    ChannelScaleSpec,
+    Conv2dSpec,
+    ConvTranspose2dSpec,
+    ElementwiseSpec,
+    Epilogue,
+)
 from convatlas.study.tracing import Layer
 
 # (W, H, C, K, S, R, pad W, pad H, stride W, stride H), in DeepBench's order; what it calls each group's use.
@@ -98,6 +107,13 @@ SCALED = (
 SCALED_BATCH = 32
 
 
+# (op, channels, pixels) of the element-wise launches and of the maximum over a map.
+ALONE = {
+    "EfficientNet-B0": (("silu", 32, 112), ("silu", 1280, 7)),
+    "MobileNetV3": (("hardswish", 16, 112), ("hardswish", 960, 7), ("adaptive_max_pool2d", 960, 7)),
+}
+
+
 class Published(NamedTuple):
     """One layer of a published list: which list, and the layer with no epilogue, as they time it."""
 
@@ -115,8 +131,8 @@ def _deepbench(batch: int, geometry: tuple[int, ...]) -> Layer:
 
 
 def published() -> Iterator[Published]:
-    """convnet-benchmarks' five layers, DCGAN's five, EfficientNet-B0's ten products, DeepBench's for training and for inference;
-    each layer of a list once.
+    """convnet-benchmarks' five layers, DCGAN's five, EfficientNet-B0's ten products, what stands in ALONE, DeepBench's for training
+    and for inference; each layer of a list once.
     """
     for C, K, size, kernel in CONVNET:
         spec = Conv2dSpec.of((CONVNET_BATCH, C, size, size), (K, C, kernel, kernel))
@@ -127,6 +143,11 @@ def published() -> Iterator[Published]:
     for C, size in SCALED:
         spec = ChannelScaleSpec.of((SCALED_BATCH, C, size, size), (SCALED_BATCH, C, 1, 1))
         yield Published("EfficientNet-B0", Layer("", Call("channel_scale", spec, Epilogue())))
+    for source, launches in ALONE.items():
+        for op, C, size in launches:
+            shape, pool = (SCALED_BATCH, C, size, size), op.startswith("adaptive")
+            spec = AdaptivePool2dSpec.of(shape, 1, "max") if pool else ElementwiseSpec(op, shape)
+            yield Published(source, Layer("", Call(op, spec)))
     for source, place in (("DeepBench training", 1), ("DeepBench inference", 2)):
         for group in DEEPBENCH:
             for batch in group[place]:
