@@ -132,13 +132,18 @@ def test_every_kernel_in_cuda_cpp_begins_with_the_wait(tmp_path: Path) -> None:
     found = _cuda_kernels()
     assert len(found) > 25
     for name, source in found.items():
-        assert waits(source, name), f"{name} ({source}): begin() is no kernel's first line"
+        assert waits(source, name), f"{name} ({source}): begin() does not stand in front of all"
         wider = source.replace(".cu", "_activations.cu")
         assert not (ROOT / wider).exists() or waits(wider, name), name
     path = tmp_path / "late.cu"
     path.write_text("template <typename T> __global__ void late(const P p) {\n    int i = p.x[0];\n    begin();\n}\n")
     late = CudaLaunch(str(path), "late", ("float",), (1,), 32, {})
     assert late.dependent is late  # no attribute without the wait in front of all
+    path = tmp_path / "two.cu"
+    path.write_text(
+        "__global__ void none(const P p) {\n    g(p);\n}\n__global__ void other(const P p) {\n    begin();\n}\n"
+    )
+    assert not waits(str(path), "none") and waits(str(path), "other")
     plain = CudaLaunch("softmax/softmax.cu", "softmax", ("float",), (1,), 32, {})
     assert plain.dependent.early and plain.dependent == replace(plain, early=True) and not plain.early
 

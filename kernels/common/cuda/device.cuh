@@ -16,8 +16,9 @@
 
 typedef long long i64;
 
-// The first line of every kernel. One that is compiled with DEPENDENT is launched by programmatic dependent launch (kernels/common/
-// device.py has the rule and its reason): nothing is read or written before the kernel in front of it has ended.
+// The first line of every kernel, or in front of its first access. A kernel that is compiled with DEPENDENT is launched by
+// programmatic dependent launch (kernels/common/device.py has the rule and its reason): nothing is read or written before the kernel
+// in front of it has ended.
 __device__ __forceinline__ void begin() {
 #ifdef DEPENDENT
     asm volatile("griddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;" ::: "memory");

@@ -58,8 +58,11 @@ def parameters(source: str, kernel: str) -> tuple[str, dict[str, str]]:
 
 @cache
 def waits(source: str, kernel: str) -> bool:
-    """Whether the kernel's first line is begin(), so that it can be launched before the kernel in front of it has ended."""
-    return re.search(rf"\b{kernel}\(const \w+ p\) {{\s*begin\(\);", expand(source)) is not None
+    """Whether begin() stands in front of all that the kernel reads and writes, so that it can be launched before the one in front
+    of it has ended. Before it there may be sizes and addresses, and nothing that looks like an access or a return.
+    """
+    found = re.search(rf"\b{kernel}\(const \w+ p\) {{(.*?)\bbegin\(\);", expand(source), re.DOTALL)
+    return found is not None and not re.search(r"\[|\n}|\breturn\b|load|store|fetch|__sync", found[1])
 
 
 def pack(source: str, kernel: str, arguments: dict[str, Any]) -> bytes:
