@@ -10,6 +10,7 @@ import torch
 from block_cases import meta, run
 from kernel_cases import guarded, hold
 from planting import copied_kernels
+from rotation import share
 from torch import Tensor, nn
 
 import convatlas
@@ -73,7 +74,7 @@ FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", share(list(FAULTS), 2))
 def test_a_planted_fault_is_found(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = FAULTS[fault]
     with copied_kernels(tmp_path, monkeypatch, "bottleneck", "pool_pointwise") as root:
