@@ -73,6 +73,7 @@ ROOMS = {
     "basic_block": Room("bottleneck"),
     "stem_pool": Room("stem_pool"),
     "pool_pointwise": Room("pool_pointwise"),
+    "persistent": Room("persistent"),
     "block": Room("", lambda out: out if vectors(out) else None),  # what all of them see an output as
 }
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from convatlas.call import Call
 from convatlas.errors import ShapeError
 from convatlas.kernels.bottleneck.configs import BASIC_BLOCKS, BOTTLENECKS, LINE, WIDTH, Tile, tile_for
-from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, aligned, strides, vectors
+from convatlas.kernels.common.cuda.launch import TYPES, CudaLaunch, strides, vectors, with_vectors
 from convatlas.kernels.common.launch import is_wide
 from convatlas.kernels.common.packing import krsc
 from convatlas.model.work import Tiling, Work
@@ -70,7 +70,7 @@ def bottleneck(p: Problem) -> list[CudaLaunch]:
     tile = tile_for(BOTTLENECKS[middle], _image(p), channels, down is not None, p.target)
     arguments = dict(
         **_convolution(p, "reduce", 1), **_convolution(p, "window", 2), **_convolution(p, "expand", 3),
-        wd=_vectors(krsc(p["downsample.weight"])) if down else None, bd=_vectors(p.get("downsample.bias")),
+        wd=with_vectors(krsc(p["downsample.weight"])) if down else None, bd=with_vectors(p.get("downsample.bias")),
         C=channels[0], K=channels[1],
     )  # fmt: skip
     template = (*map(str, (middle, tile.height, tile.warps, tile.across, tile.stages)), "true" if down else "false")
@@ -91,12 +91,7 @@ def _image(p: Problem) -> tuple[int, int, int]:
 
 
 def _convolution(p: Problem, part: str, number: int) -> dict[str, Tensor | None]:
-    return {f"w{number}": _vectors(krsc(p[f"{part}.weight"])), f"b{number}": _vectors(p.get(f"{part}.bias"))}
-
-
-def _vectors(x: Tensor | None) -> Tensor | None:
-    """The same where its vectors are aligned, else a copy."""
-    return x if aligned(x) else x.clone()
+    return {f"w{number}": with_vectors(krsc(p[f"{part}.weight"])), f"b{number}": with_vectors(p.get(f"{part}.bias"))}
 
 
 def _launch(

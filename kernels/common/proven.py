@@ -39,6 +39,7 @@ KERNELS = {
             "bottleneck",
             "depthwise_separable",
             "inverted_residual",
+            "persistent",
             "pool_pointwise",
             "stem_pool",
         )

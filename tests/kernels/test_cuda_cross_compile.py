@@ -69,7 +69,7 @@ def test_tensor_cores_where_they_should_be(arch: int) -> None:
     assert len(dense) > 4
     bad = [r for r in dense if ("HMMA" in r["opcodes"]) != (template(r)[1] == "true")]
     stems = [r for r in compiled(arch) if r["kernel"].startswith("conv2d_stem")]
-    blocks = [r for r in compiled(arch) if r["kernel"].startswith(("bottleneck", "basic_block"))]
+    blocks = [r for r in compiled(arch) if r["kernel"].startswith(("bottleneck", "basic_block", "persistent<"))]
     bad += [r for r in (*stems, *blocks) if "HMMA" not in r["opcodes"]]
     assert bool(stems) == any(a == arch and mode in ("float16", "bfloat16") for a, mode in CHOSEN)  # no stem in float32
     assert not bad, describe(bad)

@@ -214,7 +214,7 @@ SANITIZED = """
 import torch
 from kernel_cases import CONVOLUTIONS, POOLS, run_convolution, run_pool
 import convatlas
-from convatlas.codegen.block_calls import basic_block, bottleneck
+from convatlas.codegen.block_calls import basic_block, bottleneck, persistent
 from convatlas.ops.block import block
 from convatlas.study.layer import Layer
 from convatlas.verify.single import operands
@@ -233,6 +233,7 @@ for height in (9, 1):
         "bottleneck-downsample": bottleneck((1, 64, height, 17), 64, 256, True),
         "bottleneck-128": bottleneck((1, 512, height, 15), 128, 512),
         "basic-block": basic_block((1, 64, height, 17)),
+        "persistent": persistent((2, 64, height, 17), [(64, 128, 2)]),
     }}
     for call in (blocks[name] for name in names if name in blocks):
         block(call.spec, operands(Layer("", call), torch.float16, torch.device("cpu"), 0), backend="cuda"); ran += 1
@@ -254,7 +255,7 @@ NAMES = [
     "3x3-residual-relu", "kernel-larger-than-input", "asymmetric-padding", "bottleneck-64", "stem-3x3-same", "1x1-17-to-3",
     "1x1-strided", "bottleneck-downsample", "depthwise-3x3", "depthwise-5x5-stride-2", "depthwise-multiplier", "grouped-32x4d",
     "bottleneck-128", "grouped-uneven", "max-3x3-stride-2", "max-ceil-padded", "avg-3x3", "adaptive-global", "basic-block",
-    "adaptive-larger",
+    "adaptive-larger", "persistent",
 ]  # fmt: skip
 
 

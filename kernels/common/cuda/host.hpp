@@ -2,10 +2,12 @@
 //
 // The .cu files include this header where no CUDA compiler reads them, and g++ compiles them unchanged. A kernel runs block by
 // block, blocks in parallel on a few OS threads. Inside a block each CUDA thread is a fiber, so that __syncthreads and warp-wide
-// instructions can suspend it; a kernel that is launched as one without barriers needs no fibers and runs as a plain loop.
+// instructions can suspend it; a kernel that is launched as one without barriers needs no fibers and runs as a plain loop. Blocks
+// that wait for one another (between.cuh) run by turns on one OS thread, in an order that the launch asks for.
 //
 // What a GPU would do silently wrong is an error here: a barrier that not all threads of a block reach, or that they reach on
-// different lines, a misaligned vector access, shared memory read before its asynchronous copy was waited for (it holds NaN).
+// different lines, a misaligned vector access, shared memory read before its asynchronous copy was waited for (it holds NaN), blocks
+// of which each waits for another.
 #pragma once
 #include <math.h>
 #include <pthread.h>
@@ -79,7 +81,7 @@ struct Thread {
     Warp *warp = nullptr;
     Gate *waits = nullptr;
     unsigned epoch = 0;
-    bool started = false, done = true;
+    bool started = false, done = true, paused = false;
     ucontext_t context;
     jmp_buf at;
     char *stack = nullptr;
@@ -94,7 +96,9 @@ struct Launch {
     dim3 grid;
     unsigned block;
     size_t shared;
-    bool fibers, reversed;
+    bool fibers, reversed, together;
+    int order;                   // whose turn it is among blocks that wait for one another: an Order, or a seed
+    unsigned long long changes;  // of counters that blocks wait for
     unsigned long long next, blocks;
     int failed;
     char *message;
@@ -109,7 +113,9 @@ struct Block {
     Warp *warps = nullptr;
     Gate gate;
     char *shared = nullptr;
-    bool broken = false;
+    bool broken = false, counted = false;  // counted: it has changed a counter
+    unsigned left = 0;               // threads that have not returned
+    unsigned long long seen = ~0ull; // changes of counters when it last had nothing to do but wait for one
     ucontext_t home_context;
     jmp_buf home;
 };
@@ -185,6 +191,21 @@ template <typename Work> void together(void *a, void *b, void *c, int line, Work
     wait(warp->gate, "a warp-wide product", line);
 }
 
+// Counters between blocks (between.cuh). A thread that finds one too low lets other threads and blocks go on before it looks again.
+static unsigned signal(unsigned *counter) {
+    if (!block->launch->together) fail("a counter between blocks in a launch whose blocks do not run together");
+    ++block->launch->changes;
+    block->counted = true;
+    return (*counter)++;
+}
+static void await(const unsigned *counter, unsigned count) {
+    if (!block->launch->together) fail("a wait for another block in a launch whose blocks do not run together");
+    while (*counter < count) {
+        block->self->paused = true;
+        yield();
+    }
+}
+
 template <typename V> V *aligned(V *p, const char *what) {
     if (reinterpret_cast<uintptr_t>(p) & 15) fail(what);
     return p;
@@ -234,14 +255,38 @@ static void stuck(int left) {
     block->broken = true;
 }
 
-static void run_block() {
+static void begin() {
     Launch *launch = block->launch;
-    const unsigned count = launch->block;
     if (launch->shared) memset(block->shared, 0xFF, launch->shared);  // NaN in every format
-    for (unsigned t = 0; t < count; ++t) {
+    block->left = launch->block;
+    for (unsigned t = 0; t < launch->block; ++t) {
         Thread &thread = block->threads[t];
         thread.done = false, thread.waits = nullptr, thread.pending = thread.groups = 0;
     }
+}
+
+enum State { MOVED, PAUSED, STUCK, DONE };
+
+// Every thread of the block that can go on does so, up to the next place where it waits.
+static State pass() {
+    Launch *launch = block->launch;
+    bool moved = false, paused = false;
+    for (unsigned i = 0; i < launch->block; ++i) {
+        Thread &thread = block->threads[launch->reversed ? launch->block - 1 - i : i];
+        if (thread.done || (thread.waits && thread.waits->epoch == thread.epoch)) continue;
+        thread.waits = nullptr, thread.paused = false;
+        resume(thread);
+        if (block->broken) return STUCK;
+        (thread.paused ? paused : moved) = true;
+        if (thread.done) --block->left;
+    }
+    return !block->left ? DONE : moved ? MOVED : paused ? PAUSED : STUCK;
+}
+
+static void run_block() {
+    Launch *launch = block->launch;
+    const unsigned count = launch->block;
+    begin();
     if (!launch->fibers) {
         if (_setjmp(block->home)) return;  // fail() comes here
         for (unsigned i = 0; i < count; ++i) {
@@ -250,25 +295,12 @@ static void run_block() {
         }
         return;
     }
-    for (unsigned left = count; left;) {
-        bool moved = false;
-        for (unsigned i = 0; i < count; ++i) {
-            Thread &thread = block->threads[launch->reversed ? count - 1 - i : i];
-            if (thread.done || (thread.waits && thread.waits->epoch == thread.epoch)) continue;
-            thread.waits = nullptr;
-            moved = true;
-            resume(thread);
-            if (block->broken) return;
-            if (thread.done) --left;
-        }
-        if (!moved) return stuck(left);
-    }
+    State state;
+    while ((state = pass()) == MOVED) {}
+    if (state == STUCK && !block->broken) stuck(block->left);
 }
 
-static void *worker(void *given) {
-    Launch *launch = static_cast<Launch *>(given);
-    Block mine;
-    block = &mine;
+static void make(Block &mine, Launch *launch) {
     mine.launch = launch;
     const unsigned warps = (launch->block + WARP - 1) / WARP;
     mine.threads = new Thread[launch->block];
@@ -283,26 +315,91 @@ static void *worker(void *given) {
         if (launch->fibers) thread.stack = static_cast<char *>(malloc(STACK));
     }
     if (launch->shared) mine.shared = static_cast<char *>(aligned_alloc(128, (launch->shared + 127) / 128 * 128));
-    while (!__atomic_load_n(&launch->failed, __ATOMIC_ACQUIRE)) {
-        const unsigned long long i = __atomic_fetch_add(&launch->next, 1, __ATOMIC_RELAXED);
-        if (i >= launch->blocks) break;
-        mine.index = {unsigned(i % launch->grid.x), unsigned(i / launch->grid.x % launch->grid.y),
-                      unsigned(i / launch->grid.x / launch->grid.y)};
-        run_block();
-    }
-    for (unsigned t = 0; t < launch->block; ++t) free(mine.threads[t].stack);
+}
+
+static void release(Block &mine) {
+    for (unsigned t = 0; t < mine.launch->block; ++t) free(mine.threads[t].stack);
     free(mine.shared);
     delete[] mine.warps;
     delete[] mine.threads;
+}
+
+static void place(Block &mine, unsigned long long i) {
+    const dim3 &grid = mine.launch->grid;
+    mine.index = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
+}
+
+static void *worker(void *given) {
+    Launch *launch = static_cast<Launch *>(given);
+    Block mine;
+    block = &mine;
+    make(mine, launch);
+    while (!__atomic_load_n(&launch->failed, __ATOMIC_ACQUIRE)) {
+        const unsigned long long i = __atomic_fetch_add(&launch->next, 1, __ATOMIC_RELAXED);
+        if (i >= launch->blocks) break;
+        place(mine, i);
+        run_block();
+    }
+    release(mine);
     return nullptr;
 }
 
+// Whose turn it is: the first block for as long as it can go on, then the second; the last one; each in turn; each in turn but the
+// first, which once it has taken its first task has its turn when all others wait. A positive number: at random, by this seed.
+enum Order { FIRST = 0, LAST = -1, TURNS = -2, STARVED = -3 };
+
+// Runs blocks that wait for one another. A turn is one pass over a block's threads; a block that only waits for a counter has no turn
+// before some counter has changed. Where no block can have one, none ever will: that is a deadlock.
+static void run_together(Launch &launch) {
+    const unsigned count = unsigned(launch.blocks);
+    Block *blocks = new Block[count];
+    for (unsigned i = 0; i < count; ++i) {
+        block = &blocks[i];
+        make(*block, &launch), place(*block, i), begin();
+    }
+    unsigned last = count - 1;
+    unsigned long long random = launch.order;
+    auto ready = [&](unsigned i) { return blocks[i].left && blocks[i].seen != launch.changes; };
+    auto choose = [&]() -> unsigned {
+        unsigned can = 0;
+        for (unsigned i = 0; i < count; ++i) can += ready(i);
+        if (!can) return count;
+        unsigned at = launch.order == LAST ? can - 1 : 0;
+        if (launch.order > 0) at = unsigned((random = random * 6364136223846793005ull + 1442695040888963407ull) >> 33) % can;
+        if (launch.order == STARVED && !blocks[0].counted && ready(0)) return 0;
+        if (launch.order == TURNS || launch.order == STARVED) {
+            for (unsigned i = 1; i <= count; ++i)
+                if (const unsigned next = (last + i) % count; ready(next) && (launch.order == TURNS || next || can == 1)) return next;
+        }
+        for (unsigned i = 0;; ++i)
+            if (ready(i) && !at--) return i;
+    };
+    while (!launch.failed && (last = choose()) != count) {
+        block = &blocks[last];
+        const State state = pass();
+        if (state == PAUSED) block->seen = launch.changes;
+        if (state == STUCK && !block->broken) stuck(block->left);
+    }
+    unsigned waiting = 0;
+    for (unsigned i = 0; i < count; ++i) waiting += blocks[i].left != 0;
+    if (waiting && !launch.failed) {
+        launch.failed = 1;
+        snprintf(launch.message, launch.room, "%u of %u blocks wait for a counter that no block will change", waiting, count);
+    }
+    for (unsigned i = 0; i < count; ++i) release(blocks[i]);
+    delete[] blocks;
+}
+
 static int run(Launch &launch, int workers) {
-    launch.next = 0, launch.failed = 0;
+    launch.next = launch.changes = 0, launch.failed = 0;
     launch.blocks = 1ull * launch.grid.x * launch.grid.y * launch.grid.z;
     if (launch.fibers && launch.block % WARP) {
         snprintf(launch.message, launch.room, "a block of %u threads, expected whole warps of %d", launch.block, WARP);
         return 1;
+    }
+    if (launch.together && launch.fibers) {
+        run_together(launch);
+        return launch.failed;
     }
     pthread_t others[64];
     int started = 0;

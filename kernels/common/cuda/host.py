@@ -29,15 +29,18 @@ FLAGS = (
 )  # fmt: skip
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1")
 DIGEST = 32  # bytes of a SHA-256
+TOGETHER = 6  # blocks that wait for one another: a CPU needs no more of them, and each has a stack a thread
+ORDERS = {"first": 0, "last": -1, "turns": -2, "starved": -3}  # host.hpp's Order
 
 WRAPPER = """
 #include "{source}"
 extern "C" __attribute__((visibility("default"))) int convatlas_run(const void *params, const unsigned *grid, unsigned block,
-        size_t shared, int barriers, int reversed, int workers, char *message, size_t room) {{
+        size_t shared, int barriers, int reversed, int together, int order, int workers, char *message, size_t room) {{
     host::Launch launch{{}};
     launch.body = [](const void *p) {{ {expression}(*static_cast<const {params} *>(p)); }};
     launch.params = params, launch.grid = dim3{{grid[0], grid[1], grid[2]}}, launch.block = block, launch.shared = shared;
-    launch.fibers = barriers, launch.reversed = reversed, launch.message = message, launch.room = room;
+    launch.fibers = barriers, launch.reversed = reversed, launch.together = together, launch.order = order;
+    launch.message = message, launch.room = room;
     static_assert(sizeof({params}) == {size}, "a parameter struct of 8-byte fields");
     return host::run(launch, workers);
 }}
@@ -180,20 +183,28 @@ def _function(source: str, kernel: str, template: tuple[str, ...], sanitize: boo
 
 
 def run(launch: CudaLaunch, device: torch.device | None = None, reverse: bool | None = None) -> None:
-    """Runs the launch on the CPU, blocks on torch's number of threads.
+    """Runs the launch on the CPU, blocks on torch's number of threads; blocks that wait for one another by turns on one.
 
     reverse: run the threads of a block in descending order, so that a race between them gives another result; None asks
-    CONVATLAS_REVERSE. Raises BackendError for what a GPU would do silently wrong (see host.hpp).
+    CONVATLAS_REVERSE. CONVATLAS_ORDER says whose turn it is among blocks that wait for one another: one of ORDERS, or a positive
+    number, the seed of a random order; CONVATLAS_BLOCKS how many there are at most.
+
+    Raises BackendError for what a GPU would do silently wrong (see host.hpp).
     """
     function = _function(launch.source, launch.kernel, launch.template, sanitized())
     if reverse is None:
         reverse = os.environ.get("CONVATLAS_REVERSE") == "1"
-    grid = (ctypes.c_uint * 3)(*launch.grid, *(1,) * (3 - len(launch.grid)))
+    order = os.environ.get("CONVATLAS_ORDER", "turns")
+    blocks = launch.grid
+    if launch.together:
+        blocks = (min(launch.grid[0], int(os.environ.get("CONVATLAS_BLOCKS", TOGETHER))),)
+    grid = (ctypes.c_uint * 3)(*blocks, *(1,) * (3 - len(blocks)))
     message = ctypes.create_string_buffer(400)
     packed = launch.packed
     failed = function(
         ctypes.c_char_p(packed), grid, ctypes.c_uint(launch.block), ctypes.c_size_t(launch.shared), int(launch.barriers),
-        int(reverse), torch.get_num_threads(), message, ctypes.c_size_t(len(message)),
+        int(reverse), int(launch.together), ORDERS[order] if order in ORDERS else int(order), torch.get_num_threads(),
+        message, ctypes.c_size_t(len(message)),
     )  # fmt: skip
     if failed:
         raise BackendError(f"{launch.expression}: {message.value.decode()}")

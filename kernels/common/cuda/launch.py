@@ -31,6 +31,7 @@ class CudaLaunch:
         shared: bytes of dynamic shared memory.
         barriers: whether its threads wait for one another, in a block or a warp; one that does not runs on a CPU without fibers.
         early: whether a GPU launches it by programmatic dependent launch, as compiled with the wait. A CPU runs it as any other.
+        together: whether its blocks wait for one another (between.cuh); on a CPU they then run by turns. Any number will do.
     """
 
     source: str
@@ -42,6 +43,7 @@ class CudaLaunch:
     shared: int = 0
     barriers: bool = False
     early: bool = False
+    together: bool = False
 
     @property
     def expression(self) -> str:
@@ -139,6 +141,11 @@ def vectors(*tensors: Tensor | None) -> bool:
         if x.stride(1) != 1 or x.shape[1] % n or not whole or not aligned(x):
             return False
     return True
+
+
+def with_vectors(x: Tensor | None) -> Tensor | None:
+    """The same where it is aligned, else a copy, which is."""
+    return x if aligned(x) else x.clone()
 
 
 def aligned(*tensors: Tensor | None) -> bool:

@@ -42,7 +42,10 @@ def expand(source: str, host: bool = False) -> str:
 
 @cache
 def parameters(source: str, kernel: str) -> tuple[str, dict[str, str]]:
-    """(struct name, field name -> kind) of the one argument that `kernel` (a name without template arguments) takes."""
+    """(struct name, field name -> kind) of the one argument that `kernel` (a name without template arguments) takes.
+
+    Of an array `w[3]` the fields are "w[0]", "w[1]" and "w[2]".
+    """
     text = re.sub(r"//.*", "", expand(source))
     found = re.search(rf"\b{kernel}\(const (\w+) p\)", text)
     if not found:
@@ -52,7 +55,9 @@ def parameters(source: str, kernel: str) -> tuple[str, dict[str, str]]:
     for kind, names in re.findall(r"(const void|void|float|i64|double)\s+([^;]+);", body):
         for name in names.split(","):
             pointer = "*" in name or "void" in kind
-            fields[name.strip(" *\n")] = "pointer" if pointer else kind
+            plain, _, count = name.strip(" *\n]").partition("[")
+            each = [f"{plain}[{i}]" for i in range(int(count))] if count else [plain]
+            fields |= dict.fromkeys(each, "pointer" if pointer else kind)
     return found[1], fields
 
 

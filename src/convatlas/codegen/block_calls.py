@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from convatlas.call import Call
 from convatlas.specs import BlockSpec, Conv2dSpec, Epilogue, Part, Pool2dSpec
 
@@ -79,6 +81,37 @@ def _separable(
     )
 
 
+def persistent(
+    shape: tuple[int, int, int, int], blocks: Sequence[tuple[int, int, int]], dtype: str = "float16"
+) -> Call:
+    """Bottlenecks one after another, each (middle channels, filters, stride of the 3x3), as one run of layers.
+
+    The input of a block is added to its result, or a 1x1 of it where the shapes differ.
+    """
+    parts: list[Part] = []
+    source = "input"
+
+    def layer(
+        read: str, given: tuple, filters: int, window: int, stride: int, epilogue: Epilogue, **more: str
+    ) -> tuple:
+        spec = Conv2dSpec.of(given, (filters, given[1], window, window), stride, window // 2)
+        reads = (("input", read), *more.items())
+        parts.append(Part(f"layer{len(parts)}", "conv2d", spec, epilogue, reads))
+        return parts[-1].name, spec.output_shape
+
+    for middle, filters, stride in blocks:
+        added = source
+        if stride > 1 or shape[1] != filters:
+            added, _ = layer(source, shape, filters, 1, stride, Epilogue(True))
+        name, inner = layer(source, shape, middle, 1, 1, RELU)
+        name, inner = layer(name, inner, middle, 3, stride, RELU)
+        source, shape = layer(name, inner, filters, 1, 1, ADDED, residual=added)
+    return Call("block", BlockSpec.of("persistent", tuple(parts), dtype), dtype=dtype)
+
+
+# ResNet-50's third and fourth stage.
+LATE = ((256, 1024, 2), *[(256, 1024, 1)] * 5, (512, 2048, 2), *[(512, 2048, 1)] * 2)
+
 # (C, inner, filters, size, window, stride, shortcut) of the blocks of MobileNetV2 and EfficientNet-Lite0 that the kernel takes.
 INVERTED = (
     (16, 96, 24, 112, 3, 2, False), (24, 144, 24, 56, 3, 1, True), (24, 144, 32, 56, 3, 2, False), (32, 192, 32, 28, 3, 1, True),
@@ -138,6 +171,7 @@ def small_block_calls(dtype: str) -> list[Call]:
         depthwise_separable((2, 32, 29, 19), 64, 3, 1, dtype=dtype),
         stem_pool((2, 3, 63, 45), 64, dtype=dtype),
         pool_pointwise((2, 200, 11, 19), 96, None, dtype),
+        persistent((2, 64, 29, 17), [(64, 128, 2), (64, 128, 1)], dtype),
     ]
 
 
@@ -145,7 +179,7 @@ def block_calls(dtype: str) -> list[Call]:
     """One call for every kernel and tile of a block that a network gets, in half precision; none in float32."""
     if dtype == "float32":
         return []
-    return [
+    return [persistent((1, 512, 28, 28), LATE, dtype)] + [
         call
         for N in (1, 2, 32)
         for call in (

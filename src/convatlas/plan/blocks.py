@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 from convatlas.call import Call
 from convatlas.errors import ArgumentError
 from convatlas.kernels.backend import room
 from convatlas.model.gpu import GPU
+from convatlas.plan.runs import run
 from convatlas.plan.siblings import seconds
 from convatlas.plan.steps import OURS, Graph, Operand, Ref, Step
 from convatlas.specs import INPUT, BlockSpec, Part
@@ -33,11 +35,13 @@ class Pattern:
             others read that value too, or it is no such step's), to the block's steps by the names of its parts, in order.
         slower: compute capabilities on which a GPU measured it to be no quicker than its layers where the model says that it is;
             there `fuse="auto"` leaves it out.
+        whole: `match` takes the plan's graph in the place of that function, and sees by itself who reads what.
     """
 
     name: str
-    match: Callable[[Step, Maker], Members | None]
+    match: Callable[[Step, Any], Members | None]
     slower: frozenset[int] = frozenset()
+    whole: bool = False
 
 
 def _is(step: Step | None, kind: str) -> bool:
@@ -118,6 +122,7 @@ PATTERNS = {
         Pattern("basic_block", _basic_block, frozenset({90})),
         Pattern("stem_pool", _stem_pool),
         Pattern("pool_pointwise", _pool_pointwise),
+        Pattern("persistent", run, whole=True),  # of what the others leave
     )
 }
 MODES = ("auto", "predicted", "all", "none")
@@ -178,7 +183,7 @@ def _members(graph: Graph, pattern: Pattern, last: Step) -> Members | None:
         step = graph.steps[at] if at is not None else None
         return step if step is not None and step.kind == OURS else None
 
-    found = pattern.match(last, maker)
+    found = pattern.match(last, graph if pattern.whole else maker)
     if found is None:
         return None
     made = {step.output for step in found.values()}

@@ -146,7 +146,10 @@ class BlockSpec(Spec):
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
-        return f"{self.pattern} {shape} -> " + " -> ".join(_short(part) for part in self.parts)
+        shown = [_short(part) for part in self.parts]
+        if len(shown) > 6:
+            shown = [*shown[:2], f"... {len(shown) - 3} more", shown[-1]]
+        return f"{self.pattern} {shape} -> " + " -> ".join(shown)
 
 
 def _size(shape: tuple[int, ...]) -> int:
