@@ -147,7 +147,7 @@ def test_a_compiler_that_cannot_be_run_is_one_line(compilations: list, monkeypat
 
 def test_builders_at_once_leave_one_whole_library(compilations: list, library: bytes) -> None:
     host._version()
-    threads = [Thread(target=host.build, args=(LAUNCH, False, True)) for _ in range(8)]
+    threads = [Thread(target=host.build, args=(LAUNCH, (), True)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -26,7 +26,7 @@ __device__ __forceinline__ unsigned take(unsigned *counter) {
     asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
     return before;
 #else
-    return host::signal(counter);
+    return host::take(counter);
 #endif
 }
 

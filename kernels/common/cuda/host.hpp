@@ -3,11 +3,11 @@
 // The .cu files include this header where no CUDA compiler reads them, and g++ compiles them unchanged. A kernel runs block by
 // block, blocks in parallel on a few OS threads. Inside a block each CUDA thread is a fiber, so that __syncthreads and warp-wide
 // instructions can suspend it; a kernel that is launched as one without barriers needs no fibers and runs as a plain loop. Blocks
-// that wait for one another (between.cuh) run by turns on one OS thread, in an order that the launch asks for.
+// that wait for one another (between.cuh) run by turns on one OS thread (turns.hpp), in an order that the launch asks for.
 //
 // What a GPU would do silently wrong is an error here: a barrier that not all threads of a block reach, or that they reach on
 // different lines, a misaligned vector access, shared memory read before its asynchronous copy was waited for (it holds NaN), blocks
-// of which each waits for another.
+// of which each waits for another. A build that watches accesses finds races, too (race.hpp).
 #pragma once
 #include <math.h>
 #include <pthread.h>
@@ -18,6 +18,11 @@
 #include <string.h>
 #include <ucontext.h>
 
+#ifdef WATCHED  // built to look for races (race.hpp): what the emulation itself does is no access of a kernel's
+#define UNWATCHED __attribute__((no_sanitize("thread")))
+#else
+#define UNWATCHED
+#endif
 #define __global__
 #define __device__
 #define __host__
@@ -70,6 +75,7 @@ struct Copy {
 
 struct Warp {
     Gate gate;
+    unsigned syncs = 0;  // of memory: __syncwarp's
     // Two sets, used in turn: a lane that runs ahead to the next exchange must not overwrite what others have yet to read.
     alignas(16) unsigned char value[2][WARP][16];
     void *operands[WARP][3];
@@ -113,6 +119,7 @@ struct Block {
     Warp *warps = nullptr;
     Gate gate;
     char *shared = nullptr;
+    struct Watch *watch = nullptr;
     bool broken = false, counted = false;  // counted: it has changed a counter
     unsigned left = 0;               // threads that have not returned
     unsigned long long seen = ~0ull; // changes of counters when it last had nothing to do but wait for one
@@ -131,7 +138,7 @@ static void yield() {
         _longjmp(block->home, 1);
 }
 
-[[noreturn]] static void fail(const char *what) {
+[[noreturn]] UNWATCHED static void fail(const char *what) {
     Launch *launch = block->launch;
     if (!__atomic_exchange_n(&launch->failed, 1, __ATOMIC_ACQ_REL)) {
         const dim3 b = block->index;
@@ -167,6 +174,14 @@ static void wait(Gate &gate, const char *what, int line) {
     yield();
 }
 
+static void sync_warp(int line) {
+    Thread *self = block->self;
+    if (!block->launch->fibers) wait(block->gate, "__syncwarp", line);
+    Warp *warp = self->warp;
+    if (warp->gate.arrived == WARP - 1) ++warp->syncs;
+    wait(warp->gate, "__syncwarp", line);
+}
+
 // v of lane `source`, for all lanes of a warp at once.
 template <typename V> V exchange(V v, int source, int line) {
     static_assert(sizeof(V) <= 16, "a lane exchanges at most 16 bytes");
@@ -191,19 +206,29 @@ template <typename Work> void together(void *a, void *b, void *c, int line, Work
     wait(warp->gate, "a warp-wide product", line);
 }
 
+}  // namespace host
+#include "race.hpp"
+namespace host {
+
 // Counters between blocks (between.cuh). A thread that finds one too low lets other threads and blocks go on before it looks again.
-static unsigned signal(unsigned *counter) {
+UNWATCHED static unsigned take(unsigned *counter) {
     if (!block->launch->together) fail("a counter between blocks in a launch whose blocks do not run together");
     ++block->launch->changes;
     block->counted = true;
     return (*counter)++;
 }
-static void await(const unsigned *counter, unsigned count) {
+UNWATCHED static unsigned signal(unsigned *counter) {
+    const unsigned before = take(counter);
+    released(counter);
+    return before;
+}
+UNWATCHED static void await(const unsigned *counter, unsigned count) {
     if (!block->launch->together) fail("a wait for another block in a launch whose blocks do not run together");
     while (*counter < count) {
         block->self->paused = true;
         yield();
     }
+    acquired(counter);
 }
 
 template <typename V> V *aligned(V *p, const char *what) {
@@ -239,7 +264,7 @@ static void resume(Thread &thread) {
     }
 }
 
-static void stuck(int left) {
+UNWATCHED static void stuck(int left) {
     char text[240];
     int waiting = 0, line = 0, exited = int(block->launch->block) - left;
     bool warp = false;
@@ -259,6 +284,7 @@ static void begin() {
     Launch *launch = block->launch;
     if (launch->shared) memset(block->shared, 0xFF, launch->shared);  // NaN in every format
     block->left = launch->block;
+    watch(*block, true);
     for (unsigned t = 0; t < launch->block; ++t) {
         Thread &thread = block->threads[t];
         thread.done = false, thread.waits = nullptr, thread.pending = thread.groups = 0;
@@ -318,6 +344,7 @@ static void make(Block &mine, Launch *launch) {
 }
 
 static void release(Block &mine) {
+    watch(mine, false);
     for (unsigned t = 0; t < mine.launch->block; ++t) free(mine.threads[t].stack);
     free(mine.shared);
     delete[] mine.warps;
@@ -329,7 +356,7 @@ static void place(Block &mine, unsigned long long i) {
     mine.index = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
 }
 
-static void *worker(void *given) {
+UNWATCHED static void *worker(void *given) {
     Launch *launch = static_cast<Launch *>(given);
     Block mine;
     block = &mine;
@@ -341,57 +368,18 @@ static void *worker(void *given) {
         run_block();
     }
     release(mine);
+    block = nullptr;
     return nullptr;
 }
 
-// Whose turn it is: the first block for as long as it can go on, then the second; the last one; each in turn; each in turn but the
-// first, which once it has taken its first task has its turn when all others wait. A positive number: at random, by this seed.
-enum Order { FIRST = 0, LAST = -1, TURNS = -2, STARVED = -3 };
+}  // namespace host
+#include "turns.hpp"
+namespace host {
 
-// Runs blocks that wait for one another. A turn is one pass over a block's threads; a block that only waits for a counter has no turn
-// before some counter has changed. Where no block can have one, none ever will: that is a deadlock.
-static void run_together(Launch &launch) {
-    const unsigned count = unsigned(launch.blocks);
-    Block *blocks = new Block[count];
-    for (unsigned i = 0; i < count; ++i) {
-        block = &blocks[i];
-        make(*block, &launch), place(*block, i), begin();
-    }
-    unsigned last = count - 1;
-    unsigned long long random = launch.order;
-    auto ready = [&](unsigned i) { return blocks[i].left && blocks[i].seen != launch.changes; };
-    auto choose = [&]() -> unsigned {
-        unsigned can = 0;
-        for (unsigned i = 0; i < count; ++i) can += ready(i);
-        if (!can) return count;
-        unsigned at = launch.order == LAST ? can - 1 : 0;
-        if (launch.order > 0) at = unsigned((random = random * 6364136223846793005ull + 1442695040888963407ull) >> 33) % can;
-        if (launch.order == STARVED && !blocks[0].counted && ready(0)) return 0;
-        if (launch.order == TURNS || launch.order == STARVED) {
-            for (unsigned i = 1; i <= count; ++i)
-                if (const unsigned next = (last + i) % count; ready(next) && (launch.order == TURNS || next || can == 1)) return next;
-        }
-        for (unsigned i = 0;; ++i)
-            if (ready(i) && !at--) return i;
-    };
-    while (!launch.failed && (last = choose()) != count) {
-        block = &blocks[last];
-        const State state = pass();
-        if (state == PAUSED) block->seen = launch.changes;
-        if (state == STUCK && !block->broken) stuck(block->left);
-    }
-    unsigned waiting = 0;
-    for (unsigned i = 0; i < count; ++i) waiting += blocks[i].left != 0;
-    if (waiting && !launch.failed) {
-        launch.failed = 1;
-        snprintf(launch.message, launch.room, "%u of %u blocks wait for a counter that no block will change", waiting, count);
-    }
-    for (unsigned i = 0; i < count; ++i) release(blocks[i]);
-    delete[] blocks;
-}
-
-static int run(Launch &launch, int workers) {
+// ranges: address and bytes of each of `count` tensors.
+UNWATCHED static int run(Launch &launch, int workers, const size_t *ranges, int count) {
     launch.next = launch.changes = 0, launch.failed = 0;
+    watch_tensors(ranges, count);
     launch.blocks = 1ull * launch.grid.x * launch.grid.y * launch.grid.z;
     if (launch.fibers && launch.block % WARP) {
         snprintf(launch.message, launch.room, "a block of %u threads, expected whole warps of %d", launch.block, WARP);
@@ -417,6 +405,6 @@ static int run(Launch &launch, int workers) {
 #define blockDim (dim3{host::block->launch->block, 1, 1})
 #define gridDim (host::block->launch->grid)
 #define __syncthreads() host::wait(host::block->gate, "__syncthreads", __LINE__)
-#define __syncwarp() host::exchange(0, 0, __LINE__)
+#define __syncwarp() host::sync_warp(__LINE__)
 #define __shfl_xor_sync(mask, v, lanes) host::exchange(v, host::block->self->lane ^ (lanes), __LINE__)
 #define __shfl_sync(mask, v, source) host::exchange(v, source, __LINE__)

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from convatlas.errors import BackendError, ConvAtlasWarning
 from convatlas.files import cache_folder, own_folder, whole
@@ -28,6 +30,7 @@ FLAGS = (
     "-fvisibility=hidden", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w",
 )  # fmt: skip
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g1")
+WATCH = ("-fsanitize=thread", "-DWATCHED", "-fno-omit-frame-pointer", "-g1")
 DIGEST = 32  # bytes of a SHA-256
 TOGETHER = 6  # blocks that wait for one another: a CPU needs no more of them, and each has a stack a thread
 ORDERS = {"first": 0, "last": -1, "turns": -2, "starved": -3}  # host.hpp's Order
@@ -35,14 +38,15 @@ ORDERS = {"first": 0, "last": -1, "turns": -2, "starved": -3}  # host.hpp's Orde
 WRAPPER = """
 #include "{source}"
 extern "C" __attribute__((visibility("default"))) int convatlas_run(const void *params, const unsigned *grid, unsigned block,
-        size_t shared, int barriers, int reversed, int together, int order, int workers, char *message, size_t room) {{
+        size_t shared, int barriers, int reversed, int together, int order, int workers, const size_t *ranges, int count,
+        char *message, size_t room) {{
     host::Launch launch{{}};
     launch.body = [](const void *p) {{ {expression}(*static_cast<const {params} *>(p)); }};
     launch.params = params, launch.grid = dim3{{grid[0], grid[1], grid[2]}}, launch.block = block, launch.shared = shared;
     launch.fibers = barriers, launch.reversed = reversed, launch.together = together, launch.order = order;
     launch.message = message, launch.room = room;
     static_assert(sizeof({params}) == {size}, "a parameter struct of 8-byte fields");
-    return host::run(launch, workers);
+    return host::run(launch, workers, ranges, count);
 }}
 """
 
@@ -93,13 +97,20 @@ def sanitized() -> bool:
     return os.environ.get("CONVATLAS_SANITIZE") == "1"
 
 
+def _checks() -> tuple[str, ...]:
+    """Flags of a build that looks for faults: address sanitizer's, or with CONVATLAS_RACES=1 those that find races (race.hpp)."""
+    return SANITIZE if sanitized() else WATCH if os.environ.get("CONVATLAS_RACES") == "1" else ()
+
+
 def folder() -> Path:
     """Where built kernels are kept: $CONVATLAS_CACHE, else the user's cache folder, else, without a home, one of this process."""
     return cache_folder("cuda-host") or own_folder()
 
 
-def build(launch: CudaLaunch, sanitize: bool = False, anew: bool = False) -> Path:
+def build(launch: CudaLaunch, checks: tuple[str, ...] = (), anew: bool = False) -> Path:
     """The library of one instantiation, built if none is kept that is whole, or where `anew` asks for it.
+
+    checks: flags of a build that looks for faults, SANITIZE or WATCH.
 
     A library is kept with its SHA-256 behind it, since a loader would map a damaged one, and the process would die of it. Where
     there is no compiler any more, a library that any compiler built of this source for this CPU is taken. A folder that cannot
@@ -109,7 +120,7 @@ def build(launch: CudaLaunch, sanitize: bool = False, anew: bool = False) -> Pat
     """
     params, fields = parameters(launch.source, launch.kernel)
     text = WRAPPER.format(source=launch.source, expression=launch.expression, params=params, size=8 * len(fields))
-    flags = (*FLAGS, *(SANITIZE if sanitize else ()))
+    flags = (*FLAGS, *checks)
     if platform.machine() == "x86_64":
         flags += ("-mtls-dialect=gnu2",)  # thread-locals of a loaded library without a call for each access
     name = f"{launch.kernel}-{_key(expand(launch.source, host=True), text, *flags, _machine())}"
@@ -141,9 +152,16 @@ def _compiled(launch: CudaLaunch, text: str, flags: tuple[str, ...]) -> bytes:
         with tempfile.TemporaryDirectory(prefix="convatlas-") as scratch:
             code, made = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
             code.write_text(text)
-            done = _run([*compiler(), *flags, f"-I{ROOT}", str(code), "-o", str(made)])
-            if done.returncode:
-                raise BackendError(f"{launch.expression} does not compile for the CPU:\n{done.stderr[-4000:]}")
+            commands = [[*flags, f"-I{ROOT}", str(code), "-o", str(made)]]
+            if "-DWATCHED" in flags:  # linked without the sanitizer, whose functions race.hpp has in their place
+                commands = [
+                    [*flags, f"-I{ROOT}", "-c", str(code), "-o", f"{made}.o"],
+                    ["-shared", f"{made}.o", "-o", str(made)],
+                ]
+            for command in commands:
+                done = _run([*compiler(), *command])
+                if done.returncode:
+                    raise BackendError(f"{launch.expression} does not compile for the CPU:\n{done.stderr[-4000:]}")
             return made.read_bytes()
     except OSError as error:
         raise BackendError(f"{launch.expression} cannot be built for the CPU: {error}") from None
@@ -169,12 +187,14 @@ def _keep(path: Path, library: bytes) -> Path:
 
 
 @cache
-def _function(source: str, kernel: str, template: tuple[str, ...], sanitize: bool) -> ctypes._CFuncPtr:
+def _function(
+    source: str, kernel: str, template: tuple[str, ...], checks: tuple[str, ...]
+) -> tuple[ctypes._CFuncPtr, Path]:
     launch = CudaLaunch(source, kernel, template, (), 0, {})
     for anew in (False, True):
-        path = build(launch, sanitize, anew)
+        path = build(launch, checks, anew)
         try:
-            return ctypes.CDLL(str(path)).convatlas_run
+            return ctypes.CDLL(str(path)).convatlas_run, path
         except (OSError, AttributeError) as error:
             reason = error
     raise BackendError(
@@ -191,7 +211,7 @@ def run(launch: CudaLaunch, device: torch.device | None = None, reverse: bool | 
 
     Raises BackendError for what a GPU would do silently wrong (see host.hpp).
     """
-    function = _function(launch.source, launch.kernel, launch.template, sanitized())
+    function, path = _function(launch.source, launch.kernel, launch.template, _checks())
     if reverse is None:
         reverse = os.environ.get("CONVATLAS_REVERSE") == "1"
     order = os.environ.get("CONVATLAS_ORDER", "turns")
@@ -199,12 +219,29 @@ def run(launch: CudaLaunch, device: torch.device | None = None, reverse: bool | 
     if launch.together:
         blocks = (min(launch.grid[0], int(os.environ.get("CONVATLAS_BLOCKS", TOGETHER))),)
     grid = (ctypes.c_uint * 3)(*blocks, *(1,) * (3 - len(blocks)))
+    tensors = {x.data_ptr(): _reach(x) for x in launch.arguments.values() if isinstance(x, Tensor) and x.numel()}
+    ranges = (ctypes.c_size_t * (2 * len(tensors)))(*(n for pair in tensors.items() for n in pair))
     message = ctypes.create_string_buffer(400)
     packed = launch.packed
     failed = function(
         ctypes.c_char_p(packed), grid, ctypes.c_uint(launch.block), ctypes.c_size_t(launch.shared), int(launch.barriers),
         int(reverse), int(launch.together), ORDERS[order] if order in ORDERS else int(order), torch.get_num_threads(),
-        message, ctypes.c_size_t(len(message)),
+        ranges, len(tensors), message, ctypes.c_size_t(len(message)),
     )  # fmt: skip
     if failed:
-        raise BackendError(f"{launch.expression}: {message.value.decode()}")
+        raise BackendError(f"{launch.expression}: {_located(message.value.decode(), path)}")
+
+
+def _reach(x: Tensor) -> int:
+    """Bytes from a tensor's first element to its last."""
+    return (1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride()))) * x.element_size()
+
+
+def _located(message: str, library: Path) -> str:
+    """The message with the lines of the source in the place of an address in the library, where binutils are here."""
+    found = re.search(r", code (0x[0-9a-f]+)", message)
+    if not found or not shutil.which("addr2line"):
+        return message
+    lines = _run(["addr2line", "-i", "-e", str(library), found[1]]).stdout.split("\n")
+    places = [Path(line.split(" ")[0]).name for line in lines if line and not line.startswith("?")]
+    return message.replace(found[0], f", at {' < '.join(places)}") if places else message

@@ -20,6 +20,7 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool pres
     host::Thread *self = host::block->self;
     if (self->pending == host::COPIES) host::fail("more asynchronous copies in flight than host::COPIES");
     memset(to, 0xFF, 16);  // NaN until it is waited for
+    host::copy_begins(to, present ? from : nullptr);
     self->copies[self->pending++] = {to, from, present ? 16u : 0u, present ? 0u : 16u};
 #endif
 }
@@ -45,6 +46,7 @@ template <int LATEST> __device__ __forceinline__ void wait_copies() {
     const int count = self->ends[over - 1];
     for (int i = 0; i < count; ++i) {
         const host::Copy &c = self->copies[i];
+        host::copy_ends(c.to);
         if (c.bytes) memcpy(c.to, c.from, c.bytes);
         if (c.zeros) memset(static_cast<char *>(c.to) + c.bytes, 0, c.zeros);
     }
@@ -132,7 +134,7 @@ __device__ __forceinline__ void multiply(float (&acc)[MI][NJ][4], unsigned (&a)[
 #undef OPERANDS
 #else
     // The last lane to come computes the whole warp's product: fragments to matrices, one small GEMM, and back.
-    host::together(acc, a, b, 0, [](void *operands[][3]) {
+    host::together(acc, a, b, 0, [](void *operands[][3]) UNWATCHED {
         constexpr int PER = 4 / sizeof(T), KS = 8 * PER, M = 16 * MI, N = 8 * NJ;  // elements a register; k of a step
         alignas(64) float A[M][KS], B[KS][N], C[M][N];
         auto element = [](unsigned word, int half) {
