@@ -142,7 +142,7 @@ class Case:
     """One race.
 
     Attributes:
-        suite: "layers", "published", "networks" or "profile".
+        suite: "layers", "gradients", "published", "networks" or "profile".
         precision: one of PRECISIONS.
         batch: images.
         protocol: cache, form, samples.
@@ -249,10 +249,15 @@ def described(spec: Spec) -> str:
     return text + (" ceil" if getattr(spec, "ceil_mode", False) else "")
 
 
+def suite_of(layer: Layer) -> str:
+    """ "gradients" for a convolution's, else "layers": means over layers are of inference."""
+    return "gradients" if layer.spec.layer_kind in GRADIENTS else "layers"
+
+
 def layer_cases(choice: Choice) -> list[Case]:
     """The distinct layers of the chosen nets and kinds, the most wanted first."""
     found = [
-        Case("layers", precision, batch, choice.protocol, timed.layer, timed.places)
+        Case(suite_of(timed.layer), precision, batch, choice.protocol, timed.layer, timed.places)
         for batch in choice.batches
         for listed in (distinct, residual_adds, *(gradients,) * any(map(choice.wants, GRADIENTS)))
         for timed in listed(tuple(choice.net_names), batch)

@@ -35,7 +35,7 @@ from convatlas.results.store import (
     slug,
 )
 
-SUITES = ("layers.json", "networks.json")
+SUITES = ("layers.json", "networks.json", "training.json")
 OTHERS = ("tests.json", "tuning.json")
 # What an entry need not hold: the first three follow from times, flops, bytes and batch, the next stand at the top.
 LEFT_OUT = ("tflops", "gbps", "images_per_s", "versions", "gpu", "driver", "commit", "clocks_before")

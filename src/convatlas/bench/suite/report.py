@@ -19,7 +19,7 @@ from convatlas.results.store import entries_of
 
 MOST = 10_000  # characters
 LINE = 300
-SUITES = ("layers", "networks")
+SUITES = ("layers", "networks", "training")
 PROFILED = "float16", 32  # the precision and batch by which networks are profiled
 
 

@@ -20,9 +20,11 @@ HEADLINE = (*PLANNED, "googlenet", "resnext50_32x4d", "vgg16")
 # A rehearsal's: every kind of layer that benchmarks/conftest.py rehearses, one small net.
 REHEARSED = {
     "layers": ("--dtypes", "float16", "--samples", "3"),
+    "training": ("--kind", "dgrad,wgrad", "--nets", "squeezenet1_1", "--dtypes", "float16", "--samples", "3"),
     "nets": ("--nets", "squeezenet1_1", "--batches", "1", "--dtypes", "float16", "--samples", "3"),
 }
 # Runs of their own, the most wanted first: what one finished is on disk when the next is killed.
+GRADIENTS = ("float16 32", "bfloat16 32", "tf32 32")
 LAYERS = ("float16 32", "float16 1", "bfloat16 32", "tf32 32", "float32 32", "float16 128")
 NETWORKS = ("float16 32", "float16 1", "float16 128")
 # torch.compile(mode="max-autotune") takes more than two minutes a case: each is a step of its own, begun only with that much left.
@@ -196,6 +198,18 @@ def _layers(settings: Settings) -> list[Step]:
     return [*_waves("layers", LAYERS, settings, HEADLINE), published]
 
 
+def _training(settings: Settings) -> list[Step]:
+    """The gradients of convolutions against torch.ops.aten.convolution_backward."""
+    kinds = "--kind", "dgrad,wgrad"
+    if settings.rehearsal:
+        return [benchmark("rehearsal", settings, "layers", *REHEARSED["training"])]
+    chosen = [(wave, *wave.split()) for wave in GRADIENTS]
+    named = "--nets", ",".join(HEADLINE)
+    return [
+        benchmark(w, settings, "layers", *kinds, *named, "--dtypes", dtype, "--batches", n) for w, dtype, n in chosen
+    ]
+
+
 def _networks(settings: Settings) -> list[Step]:
     """Plans first, then torch.compile beside them at the batch most wanted, the other networks, and torch.compile at the others."""
     if settings.rehearsal:
@@ -215,6 +229,7 @@ STAGES = (
     Stage("tests", 165, 0.15, 30, _tests, outputs.add_tests),
     Stage("networks", 150, 0.25, 30, _networks, outputs.add_benchmarks),
     Stage("layers", 290, 0.45, 30, _layers, outputs.add_benchmarks),
+    Stage("training", 60, 0.05, 30, _training, outputs.add_benchmarks),
     Stage("tuning", 60, 0.12, 20, _tuning, outputs.replace),
 )
 NAMES = tuple(stage.name for stage in STAGES)
