@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from math import exp, log
 
 from convatlas.specs import Conv2dSpec
-from convatlas.study.lecture import tables
+from convatlas.study.lecture import tables, trained
 from convatlas.study.lecture.atlas import Atlas, total
 from convatlas.study.lecture.claim import Claim, Finding, Number, Table, Topic, Unanswered, parameter_counts
 
@@ -135,6 +137,56 @@ def addition(atlas: Atlas) -> Finding:
     )
 
 
+def spread(norms: Sequence[float]) -> float:
+    """The factor, at least 1, between the geometric means of the first and the last third of the norms."""
+    third = len(norms) // 3
+    first, last = (sum(map(log, part)) / third for part in (norms[:third], norms[-third:]))
+    return exp(abs(first - last))
+
+
+def through(atlas: Atlas) -> Finding:
+    found = trained.load()["gradients"]
+    numbers = []
+    for when, words in (("start", "at initialisation"), ("later", f"after {trained.STEPS} steps")):
+        for depth in (18, 34):
+            plain, residual = (spread(found[f"{kind}{depth}"][when]) for kind in ("plain", "resnet"))
+            numbers.append(Number(f"plain{depth}, {words}", plain))
+            numbers.append(Number(f"resnet{depth}, {words}", residual, plain, "<="))
+    return Finding(
+        tuple(numbers),
+        "the factor between the norms of the weights' gradients in the first and in the last third of the convolutions, geometric "
+        f"means; 1 is a gradient that depth does not change. One seed, random images of {trained.SIZE}x{trained.SIZE} pixels, "
+        f"batch {trained.BATCH}; trained on our ops (study/lecture/trained.py), the norms stored",
+    )
+
+
+def step_work(atlas: Atlas) -> Finding:
+    numbers = []
+    for name, step in trained.load()["steps"].items():
+        (forward, whole), (first, first_whole) = step["all"], step["first"]
+        numbers.append(Number(f"{name}, MACs of a step over the forward pass's", whole / forward, 3))
+        numbers.append(Number(f"{name}, of its first layer", first_whole / first, 2))
+    return Finding(
+        tuple(numbers),
+        "products of convolutions and linear layers: forward, gradients by input, gradients by weight. Nobody asks for the image's "
+        "gradient; AlexNet's first layer is a larger part of it",
+    )
+
+
+def step_memory(atlas: Atlas) -> Finding:
+    numbers = []
+    for name, step in trained.load()["steps"].items():
+        numbers.append(Number(f"{name}, training", step["memory"], step["inference"], ">=", "B"))
+        numbers.append(Number(f"{name}, of it kept for the backward pass", step["kept"], unit="B"))
+        segments = f"{name}, training with checkpointing in {step['segments']} segments"
+        numbers.append(Number(segments, step["checkpointed"], step["memory"], "<=", "B"))
+    return Finding(
+        tuple(numbers),
+        f"{trained.STEP_BATCH} images in float16; weights, gradients and momentum in float32. Beside training is inference: "
+        "weights in float16 and the most activations alive at once; beside checkpointing training without",
+    )
+
+
 def shown(atlas: Atlas) -> tuple[Table, ...]:
     return tables.family(atlas, (*COUNTS, "plain18", "plain34")), tables.stages(atlas, "resnet50")
 
@@ -152,14 +204,14 @@ TOPIC = Topic(
         Claim("depth grows", grows),
         Claim("1x1 bottleneck as in GoogLeNet", bottleneck),
         Claim("identity mapping: shortcuts cost nearly no parameters", free, "He et al. 2015, section 3.2"),
+        Claim("identity mapping lets the gradient through", through),
+        Claim("a training step is three forward passes, but for the first layer", step_work, "a rule of thumb"),
+        Claim("training takes more memory than inference, and checkpointing less", step_memory, "Chen et al. 2016"),
         Claim("residual addition, as a kernel of its own and as an epilogue", addition),
     ),
     (
         Unanswered(
             "deeper plain nets are harder to optimise, not only overfit", "training (plain18 and plain34 are there)"
-        ),
-        Unanswered(
-            "identity mapping lets the gradient through", "norms of gradients by depth, in training (roadmap R7)"
         ),
         Unanswered("better than a person", "ImageNet, trained weights, and the people's results"),
     ),
