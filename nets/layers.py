@@ -113,14 +113,13 @@ class Conv2d(nn.Conv2d):
         """activation(bn(conv(x)) + residual).
 
         At inference the batch norm is folded into the weights (nets.folding) and all of it is one kernel. While bn.training, it
-        normalises by the batch, which the convolution's kernel cannot know beforehand: then norm and residual are ops of their own.
+        normalises by the batch, which the convolution's kernel cannot know beforehand: then norm, residual and activation are an op
+        of their own. A torch.nn.SyncBatchNorm normalises by the batch of all processes of its group.
 
         Raises ShapeError, DtypeError, BackendError as convatlas.conv2d.
         """
         if bn is not None and (bn.training or (bn._buffers.get("running_var") is None and bn.running_var is None)):
-            y = batch_norm(self._convolve(x, self.weight, self.bias), bn, activation if residual is None else None)
-            if residual is not None:
-                y = ops.residual_add(y, residual, activation=activation)
+            y = batch_norm(self._convolve(x, self.weight, self.bias), bn, activation, residual)
             return y if out is None else out.copy_(y)
         if bn is not None and _unfolded.get():
             y = self._convolve(x, self.weight, self.bias)
@@ -167,8 +166,8 @@ class Conv2d(nn.Conv2d):
         return super()._apply(fn, recurse)
 
 
-def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None) -> Tensor:
-    """activation(bn(x)) by convatlas.batch_norm, with torch.nn.BatchNorm2d's rules for its statistics."""
+def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None, residual: Tensor | None = None) -> Tensor:
+    """activation(bn(x) + residual) by convatlas.batch_norm, with torch.nn.BatchNorm2d's rules for its statistics."""
     momentum = 0.0 if bn.momentum is None else bn.momentum
     if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
@@ -176,8 +175,11 @@ def batch_norm(x: Tensor, bn: nn.BatchNorm2d, activation: str | None = None) -> 
             momentum = 1.0 / float(bn.num_batches_tracked)
     training = bn.training or bn.running_mean is None
     statistics = (bn.running_mean, bn.running_var) if not training or bn.track_running_stats else (None, None)
+    more = {} if residual is None else {"residual": residual}
+    if training and isinstance(bn, nn.SyncBatchNorm) and torch.distributed.is_initialized():
+        more["group"] = bn.process_group or torch.distributed.group.WORLD
     return ops.batch_norm(
-        x, *statistics, bn.weight, bn.bias, training, momentum, bn.eps, activation=activation
+        x, *statistics, bn.weight, bn.bias, training, momentum, bn.eps, activation=activation, **more
     )  # fmt: skip
 
 

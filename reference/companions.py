@@ -144,12 +144,17 @@ def channel_scale(spec: ChannelScaleSpec, a: Arrays, params: Params, value: np.n
 
 
 def batch_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
-    """At most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|, whether or not it is folded into scale and shift."""
+    """At most 9 roundings of |x|*|scale|, |mean|*|scale| or |bias|, whether or not it is folded into scale and shift; a residual
+    is added with one more.
+    """
     scale = np.abs(a.get("weight", np.float64(1))) / np.sqrt(a["running_var"] + params.get("eps", 1e-5))
     shift = np.abs(a["running_mean"]) * scale + np.abs(a.get("bias", np.float64(0)))
     rank = a["input"].ndim
     magnitude = np.abs(a["input"]) * per_channel(scale, rank) + per_channel(shift, rank)
-    return Companions(magnitude, magnitude, 0, 9)
+    if "residual" not in a:
+        return Companions(magnitude, magnitude, 0, 9)
+    magnitude = magnitude + np.abs(a["residual"])
+    return Companions(magnitude, magnitude, 0, 10)
 
 
 def local_response_norm(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:

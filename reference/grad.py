@@ -13,7 +13,7 @@ import numpy as np
 from convatlas.reference.activation import sigmoid
 from convatlas.reference.companions import Arrays, Companions, Params, exact
 from convatlas.reference.norm import lrn_base, per_channel
-from convatlas.reference.pool import adaptive_divisors, divisors
+from convatlas.reference.pool import adaptive_divisors, corners, divisors
 from convatlas.specs import AdaptivePool2dSpec, Pool2dSpec
 from convatlas.specs.activations import parsed
 
@@ -66,12 +66,20 @@ def _plain(magnitude: np.ndarray, roundings: int, length: int = 0) -> Companions
 
 
 def max_pool2d_grad(spec: Any, a: Arrays, params: Params) -> np.ndarray:
-    """dx[h, w] = the sum of dy over the windows whose winner is (h, w). `winners` has each one's place h*W + w in the input."""
+    """dx[h, w] = the sum of dy over the windows whose winner is (h, w).
+
+    `winners` has each one's place h*W + w in the input or, with the parameter `taps`, its number r*S + s in the window.
+    """
     s, g = spec.forward, a["grad_output"]
     dx = np.zeros((s.N * s.C, s.H * s.W), g.dtype)
-    where = a["winners"].astype(np.int64).reshape(s.N * s.C, s.P * s.Q)
-    rows = np.broadcast_to(np.arange(s.N * s.C)[:, None], where.shape)
+    where = a["winners"].astype(np.int64)
     inside = (where >= 0) & (where < s.H * s.W)  # a window of nothing but padding has its winner outside
+    if params.get("taps"):
+        rows, columns = corners(s)
+        h, w = rows + where // s.S * s.dilation[0], columns + where % s.S * s.dilation[1]
+        where, inside = h * s.W + w, (h >= 0) & (h < s.H) & (w >= 0) & (w < s.W)
+    where, inside = (array.reshape(s.N * s.C, s.P * s.Q) for array in (where, inside))
+    rows = np.broadcast_to(np.arange(s.N * s.C)[:, None], where.shape)
     np.add.at(dx, (rows[inside], where[inside]), g.reshape(where.shape)[inside])
     return dx.reshape(s.input_shape)
 
@@ -199,9 +207,21 @@ def batch_norm_stats_companions(spec: Any, a: Arrays, params: Params, value: np.
     return _plain(np.stack([size, value[1] + off]), 8, spec.reduction)
 
 
+def before(a: Arrays, params: Params) -> tuple[np.ndarray, int]:
+    """(dy before the activation behind the norm, whose derivative `output` tells; what that rounds, in dy's own size)."""
+    g, activation = a["grad_output"], params.get("activation")
+    if activation is None:
+        return g, 0
+    masked = activation_grad(None, {"grad_output": g, "saved": a["output"]}, params)
+    return masked, 0 if activation in ("relu", "relu6") else 3
+
+
 def batch_norm_sums(spec: Any, a: Arrays, params: Params) -> np.ndarray:
-    """Row 0: the sum of dy, the bias's gradient; row 1: the sum of dy * (x - mean) / sqrt(var + eps), the weight's."""
-    g, normal = a["grad_output"], _normal(a, params)[0]
+    """Row 0: the sum of dy, the bias's gradient; row 1: the sum of dy * (x - mean) / sqrt(var + eps), the weight's.
+
+    With the parameter `activation` dy is the gradient behind it, and what is summed that before it.
+    """
+    g, normal = before(a, params)[0], _normal(a, params)[0]
     return np.stack([g.sum(_others(g)), (g * normal).sum(_others(g))])
 
 
@@ -213,16 +233,17 @@ def _normal(a: Arrays, params: Params) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batch_norm_sums_companions(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
-    g, normal = np.abs(a["grad_output"]), np.abs(_normal(a, params)[0])
-    return _plain(np.stack([g.sum(_others(g)), (g * normal).sum(_others(g))]), 6, spec.reduction)
+    (g, rounded), normal = before(a, params), np.abs(_normal(a, params)[0])
+    g = np.abs(g)
+    return _plain(np.stack([g.sum(_others(g)), (g * normal).sum(_others(g))]), 6 + rounded, spec.reduction)
 
 
 def batch_norm_input_grad(spec: Any, a: Arrays, params: Params) -> np.ndarray:
     """dx = weight / sqrt(var + eps) * (dy - (sums[0] + x' * sums[1]) / n), x' the normalised input and n the values a channel.
 
-    Without `sums` the statistics are constants (inference): dx = weight / sqrt(var + eps) * dy.
+    Without `sums` the statistics are constants (inference): dx = weight / sqrt(var + eps) * dy. `activation` as in batch_norm_sums.
     """
-    g, n = a["grad_output"], spec.reduction
+    g, n = before(a, params)[0], spec.reduction
     normal, inverse = _normal(a, params)
     if "weight" in a:
         inverse = inverse * per_channel(a["weight"], g.ndim)
@@ -233,18 +254,19 @@ def batch_norm_input_grad(spec: Any, a: Arrays, params: Params) -> np.ndarray:
 
 
 def batch_norm_input_grad_companions(spec: Any, a: Arrays, params: Params, value: np.ndarray) -> Companions:
-    g, (normal, inverse) = np.abs(a["grad_output"]), _normal(a, params)
+    (g, rounded), (normal, inverse) = before(a, params), _normal(a, params)
+    g = np.abs(g)
     inverse = np.abs(inverse * per_channel(a.get("weight", np.ones(g.shape[1])), g.ndim))
     terms = g
     if "sums" in a:
         first, second = (per_channel(row, g.ndim) for row in np.abs(a["sums"]))
         terms = g + (first + np.abs(normal) * second) / spec.reduction
-    return _plain(inverse * terms, 12)
+    return _plain(inverse * terms, 12 + rounded)
 
 
 ROWS = {
     "activation_grad": (activation_grad, activation_grad_companions, ("activation",)),
-    "max_pool2d_grad": (max_pool2d_grad, max_pool2d_grad_companions, ()),
+    "max_pool2d_grad": (max_pool2d_grad, max_pool2d_grad_companions, ("taps",)),
     "adaptive_max_pool2d_grad": (max_pool2d_grad, max_pool2d_grad_companions, ()),
     "avg_pool2d_grad": (avg_pool2d_grad, avg_pool2d_grad_companions, ()),
     "adaptive_avg_pool2d_grad": (adaptive_avg_pool2d_grad, adaptive_avg_pool2d_grad_companions, ()),
@@ -253,6 +275,6 @@ ROWS = {
     ),
     "softmax_grad": (softmax_grad, softmax_grad_companions, ("dim",)),
     "batch_norm_stats": (batch_norm_stats, batch_norm_stats_companions, ()),
-    "batch_norm_sums": (batch_norm_sums, batch_norm_sums_companions, ("eps",)),
-    "batch_norm_input_grad": (batch_norm_input_grad, batch_norm_input_grad_companions, ("eps",)),
+    "batch_norm_sums": (batch_norm_sums, batch_norm_sums_companions, ("eps", "activation", "return_masked")),
+    "batch_norm_input_grad": (batch_norm_input_grad, batch_norm_input_grad_companions, ("eps", "activation")),
 }  # fmt: skip

@@ -79,8 +79,7 @@ def max_pool(x: np.ndarray, spec: Pool2dSpec, return_indices: bool) -> np.ndarra
     best = np.full(spec.output_shape, -np.inf, x.dtype)
     where = np.empty(spec.output_shape, np.int64)
     where[...] = first_inside(spec, 0)[:, None] * spec.W + first_inside(spec, 1)
-    rows = np.arange(spec.P)[:, None] * spec.stride[0] - spec.padding[0]
-    columns = np.arange(spec.Q) * spec.stride[1] - spec.padding[1]
+    rows, columns = corners(spec)
     for r, s, tap in taps(x, spec, -np.inf):
         wins = (tap > best) | np.isnan(tap)
         np.copyto(best, tap, where=wins)
@@ -88,6 +87,19 @@ def max_pool(x: np.ndarray, spec: Pool2dSpec, return_indices: bool) -> np.ndarra
             place = (rows + r * spec.dilation[0]) * spec.W + columns + s * spec.dilation[1]
             np.copyto(where, place, where=wins)
     return (best, where) if return_indices else best
+
+
+def corners(spec: Pool2dSpec) -> tuple[np.ndarray, np.ndarray]:
+    """The row (a column vector) and the column of the input at which each window begins."""
+    rows, columns = (np.arange(n) * u - t for n, u, t in zip((spec.P, spec.Q), spec.stride, spec.padding))
+    return rows[:, None], columns
+
+
+def tap_numbers(where: np.ndarray, spec: Pool2dSpec) -> np.ndarray:
+    """The number r*S + s of each winner in its window, one byte, from its place h*W + w; of a window outside the image, any."""
+    rows, columns = corners(spec)
+    r, s = (where // spec.W - rows) // spec.dilation[0], (where % spec.W - columns) // spec.dilation[1]
+    return np.clip(r * spec.S + s, 0, 255).astype(np.uint8)
 
 
 def first_inside(spec: Pool2dSpec, axis: int) -> np.ndarray:

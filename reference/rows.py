@@ -65,7 +65,8 @@ def _channel_scale(spec: Any, a: Arrays, params: Params) -> np.ndarray:
 
 def _batch_norm(spec: Any, a: Arrays, params: Params) -> np.ndarray:
     given = (a["input"], a["running_mean"], a["running_var"], a.get("weight"), a.get("bias"))
-    return batch_norm(*given, params.get("eps", 1e-5), dtype=a["input"].dtype)
+    y = batch_norm(*given, params.get("eps", 1e-5), dtype=a["input"].dtype)
+    return y + a["residual"] if "residual" in a else y
 
 
 def _local_response_norm(spec: Any, a: Arrays, params: Params) -> np.ndarray:
@@ -90,7 +91,8 @@ ROWS: dict[str, Row] = {
     ),
     "linear": Row(_linear, companions.linear),
     "max_pool2d": Row(
-        lambda spec, a, params: max_pool(a["input"], spec, return_indices=False), params=("return_indices",)
+        lambda spec, a, params: max_pool(a["input"], spec, return_indices=False),
+        params=("return_indices", "return_winners"),
     ),
     "avg_pool2d": Row(lambda spec, a, params: average(a["input"], spec), companions.avg_pool2d),
     "adaptive_avg_pool2d": Row(lambda spec, a, params: adaptive_mean(a["input"], spec), companions.adaptive_avg_pool2d),

@@ -20,6 +20,7 @@ POINTERS = {
     "torch.float16": "*fp16",
     "torch.bfloat16": "*bf16",
     "torch.int64": "*i64",
+    "torch.uint8": "*u8",
 }
 
 

@@ -20,7 +20,7 @@ class Problem:
     Attributes:
         op: the op's public name.
         spec: shapes and shape arithmetic.
-        operands: the inputs by name, and a second output ("indices").
+        operands: the inputs by name, and a second output ("indices", "winners", "masked", "bias_grad").
         out: where the result goes.
         target: the GPU, or the interpreter.
         dtype: the input's dtype by name.

@@ -33,11 +33,13 @@ SOURCE = "norm/norm.cu"
 def _launch(source: str, kernel: str, x: Tensor, y: Tensor, VEC: int, template: tuple[str, ...], **given) -> CudaLaunch:
     N, C, H, W = y.shape
     arguments = dict(
-        mean=None, var=None, weight=None, bias=None, before=0, after=0, activation=0, eps=0.0, scale=0.0, beta=0.0, k=0.0,
+        mean=None, var=None, weight=None, bias=None, residual=None, before=0, after=0, activation=0,
+        eps=0.0, scale=0.0, beta=0.0, k=0.0,
         x=x, y=y, N=N, C=C, H=H, W=W, **strides("x", x, "nchw"), **strides("y", y, "nchw"),
         channels_last=int(y.stride(1) == 1),
     )  # fmt: skip
     grid = (cdiv(y.numel() // VEC, THREADS),)
+    arguments |= strides("r", given.get("residual"), "nchw")
     return CudaLaunch(source, kernel, (TYPES[dtype_name(y)], *template), grid, THREADS, {**arguments, **given})
 
 
@@ -51,9 +53,11 @@ def batch_norm(p: Problem) -> list[CudaLaunch]:
         a is not None and a.dtype != y.dtype for a in numbers.values()
     ):  # float32 beside halves: each as float32, one by one
         numbers, kind = {field: a if a is None else a.float() for field, a in numbers.items()}, "float32"
-    VEC = chunk(x) if vectors(x, y) and aligned(*numbers.values()) and kind == dtype_name(y) else 1
+    residual = p.get("residual")
+    residual = None if residual is None else as_image(residual)
+    VEC = chunk(x) if vectors(x, y, residual) and aligned(*numbers.values()) and kind == dtype_name(y) else 1
     source, activation = with_activation(SOURCE, p.activation)
-    numbers |= dict(eps=float(p.params["eps"]), activation=activation)
+    numbers |= dict(residual=residual, eps=float(p.params["eps"]), activation=activation)
     return [_launch(source, "batch_norm", x, y, VEC, (str(VEC), TYPES[kind]), **numbers)]
 
 

@@ -64,24 +64,33 @@ def batch_norm_stats(p: Problem) -> list[CudaLaunch]:
     return _reduction(p, as_image(p["input"]), "norm_stats", True)
 
 
+GIVEN = {"g": "grad_output", "output": "output", "masked": "masked"}
+
+
+def _image(p: Problem, name: str) -> Tensor | None:
+    return None if (x := p.get(name)) is None else as_image(x)
+
+
 def _statistics(p: Problem) -> dict[str, Any]:
     return dict(mean=_wide(p["running_mean"]), var=_wide(p["running_var"]), eps=float(p.params["eps"]))
 
 
 def batch_norm_sums(p: Problem) -> list[CudaLaunch]:
     """One read of the gradient and the input."""
-    return _reduction(p, as_image(p["input"]), "norm_sums", False, g=as_image(p["grad_output"]), **_statistics(p))
+    images = {name: _image(p, given) for name, given in GIVEN.items()}
+    return _reduction(p, as_image(p["input"]), "norm_sums", False, **images, **_statistics(p))
 
 
 def batch_norm_input_grad(p: Problem) -> list[CudaLaunch]:
     """One read of the gradient and, where the statistics are the batch's, of the input."""
     g, x, dx = as_image(p["grad_output"]), as_image(p["input"]), as_image(p.out)
     N, C, H, W = dx.shape
-    VEC = chunk(dx) if vectors(g, x, dx) else 1
+    output = _image(p, "output")
+    VEC = chunk(dx) if vectors(g, x, dx, output) else 1
     source, activation = with_activation(SOURCE, p.params.get("activation"))
     arguments = dict(
-        g=g, x=x, output=None, dx=dx, N=N, C=C, H=H, W=W, **_statistics(p), weight=_wide(p.get("weight")),
-        sums=_wide(p.get("sums")), **strides("g", g, "nchw"), **strides("x", x, "nchw"), **strides("o", None, "nchw"),
+        g=g, x=x, output=output, dx=dx, N=N, C=C, H=H, W=W, **_statistics(p), weight=_wide(p.get("weight")),
+        sums=_wide(p.get("sums")), **strides("g", g, "nchw"), **strides("x", x, "nchw"), **strides("o", output, "nchw"),
         **strides("dx", dx, "nchw"), channels_last=int(dx.stride(1) == 1), activation=activation,
     )  # fmt: skip
     grid = (cdiv(dx.numel() // VEC, 256),)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from convatlas.kernels.common.arguments import Block, image, mode
 from convatlas.kernels.common.blocks import block_config
 from convatlas.kernels.common.launch import Launch, as_image, cdiv
@@ -17,13 +19,13 @@ from convatlas.kernels.norm.launch_triton_train import (  # noqa: F401 (a room's
 from convatlas.kernels.norm.triton import batch_norm_kernel, local_response_norm_kernel
 
 
-def _launch(kernel: Any, p: Problem, extra: dict[str, Any], **constants: Any) -> Launch:
+def _launch(kernel: Any, p: Problem, extra: dict[str, Any], *more: Tensor | None, **constants: Any) -> Launch:
     x, y = as_image(p["input"]), as_image(p.out)
     N, C, H, W = y.shape
     M = N * H * W
     config = block_config(M, C, y.stride(1) == 1, p.target)
     arguments = dict(x=image(x), y=image(y), M=M, H=H, W=W, C=C, **extra)
-    constants = dict(block=Block(config.BM, config.BC), mode=mode(p, x, y), **constants)
+    constants = dict(block=Block(config.BM, config.BC), mode=mode(p, x, y, *more), **constants)
     return Launch(kernel, (cdiv(M, config.BM) * cdiv(C, config.BC),), arguments, constants, config.num_warps)
 
 
@@ -31,7 +33,9 @@ def batch_norm(p: Problem) -> list[Launch]:
     """One pass over the input."""
     names = {"mean": "running_mean", "var": "running_var", "weight": "weight", "bias": "bias"}
     vectors = {name: p.get(given) for name, given in names.items()}
-    return [_launch(batch_norm_kernel, p, {**vectors, "eps": p.params["eps"]})]
+    residual = p.get("residual")
+    residual = None if residual is None else as_image(residual)
+    return [_launch(batch_norm_kernel, p, {**vectors, "residual": image(residual), "eps": p.params["eps"]}, residual)]
 
 
 def local_response_norm(p: Problem) -> list[Launch]:

@@ -2,16 +2,16 @@
 #include "../common/cuda/device.cuh"
 
 struct NormParams {
-    const void *x, *mean, *var, *weight, *bias;
+    const void *x, *mean, *var, *weight, *bias, *residual;
     void *y;
     i64 N, C, H, W;
-    i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
+    i64 x_n, x_c, x_h, x_w, r_n, r_c, r_h, r_w, y_n, y_c, y_h, y_w;
     i64 before, after, activation;  // channels of the window before and after its own
     i64 channels_last;  // neighbouring threads take neighbouring channels, else pixels
     double eps, scale, beta, k;  // scale = alpha / size
 };
 
-// y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]): one pass, the channel's numbers from L1.
+// y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] + residual): one pass, the channel's numbers from L1.
 // U is the type of those numbers, float beside halves under autocast.
 template <typename T, int VEC, typename U> __global__ void __launch_bounds__(256) batch_norm(const NormParams p) {
     begin();
@@ -32,6 +32,7 @@ template <typename T, int VEC, typename U> __global__ void __launch_bounds__(256
     if (p.bias) load(number, static_cast<const U *>(p.bias) + at.c);
 #pragma unroll
     for (int e = 0; e < VEC; ++e) value[e] = fmaf(value[e], scale[e], number[e]);
+    if (p.residual) add(value, static_cast<const T *>(p.residual) + at.n * p.r_n + at.p * p.r_h + at.q * p.r_w + at.c * p.r_c);
     activate(value, p.activation);
     store(static_cast<T *>(p.y) + at.n * p.y_n + at.p * p.y_h + at.q * p.y_w + at.c * p.y_c, value);
 }

@@ -7,8 +7,8 @@ from convatlas.kernels.common.device import activate, begin, block_of, row_of, s
 
 
 @triton.jit(do_not_specialize=["M", "H", "W"])
-def batch_norm_kernel(x, mean, var, weight, bias, y, M, H, W, C, eps, block, mode):
-    """y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c]) (Ioffe, Szegedy 2015)."""
+def batch_norm_kernel(x, mean, var, weight, bias, residual, y, M, H, W, C, eps, block, mode):
+    """y = activation((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] + residual) (Ioffe, Szegedy 2015)."""
     begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
@@ -20,6 +20,9 @@ def batch_norm_kernel(x, mean, var, weight, bias, y, M, H, W, C, eps, block, mod
     value = (widen(tl.load(x.ptr + place, mask=valid, other=0.0), mode.INTERPRET) - center[None, :]) * scale[None, :]
     if bias is not None:
         value += widen(tl.load(bias + c, mask=c_mask, other=0.0), mode.INTERPRET)[None, :]
+    if residual.ptr is not None:
+        place = residual.ptr + row_of(residual, n, h, w)[:, None] + (wide(c, mode.WIDE) * residual.c)[None, :]
+        value += widen(tl.load(place, mask=valid, other=0.0), mode.INTERPRET)
     store_block(y, n, h, w, c, activate(value, mode), valid, mode)
 
 

@@ -7,7 +7,17 @@ second kernel joins the parts in a fixed order, so that two runs give the same b
 import triton
 import triton.language as tl
 
-from convatlas.kernels.common.device import begin, block_of, row_of, store_block, unravel, wide, widen
+from convatlas.kernels.common.device import (
+    begin,
+    block_of,
+    cast,
+    gradient,
+    row_of,
+    store_block,
+    unravel,
+    wide,
+    widen,
+)
 
 
 @triton.jit
@@ -79,9 +89,23 @@ def normal_of(x, mean, var, place, c, mask, c_mask, eps, mode):
     return (value - centre[None, :]) * inverse[None, :], inverse
 
 
+@triton.jit
+def before_activation(g, output, n, h, w, channel, mask, mode):
+    """The gradient g, or where `output` tells the derivative of an activation behind the norm, that before it."""
+    place = row_of(g, n, h, w)[:, None] + (channel * g.c)[None, :]
+    value = widen(tl.load(g.ptr + place, mask=mask, other=0.0), mode.INTERPRET)
+    if output.ptr is not None:
+        place = row_of(output, n, h, w)[:, None] + (channel * output.c)[None, :]
+        value = gradient(value, widen(tl.load(output.ptr + place, mask=mask, other=0.0), mode.INTERPRET), mode)
+    return value
+
+
 @triton.jit(do_not_specialize=["M", "H", "W", "PART"])
-def sums_kernel(g, x, mean, var, part, M, H, W, C, PART, eps, block, mode):
-    """The sums of g and of g * (x - mean) / sqrt(var + eps) over a part of the pixels, into part[0 or 1, split, c]."""
+def sums_kernel(g, x, output, masked, mean, var, part, M, H, W, C, PART, eps, block, mode):
+    """The sums of g and of g * (x - mean) / sqrt(var + eps) over a part of the pixels, into part[0 or 1, split, c].
+
+    g is the gradient before the activation; `masked` gets it where it is given.
+    """
     begin(mode)
     c, c_mask = channels_of(C, block)
     split = tl.program_id(1)
@@ -94,8 +118,10 @@ def sums_kernel(g, x, mean, var, part, M, H, W, C, PART, eps, block, mode):
         m = lane + first
         mask = (m < stop)[:, None] & c_mask[None, :]
         n, h, w = unravel(m, H, W, mode.WIDE)
-        place = row_of(g, n, h, w)[:, None] + (channel * g.c)[None, :]
-        value = widen(tl.load(g.ptr + place, mask=mask, other=0.0), mode.INTERPRET)
+        value = before_activation(g, output, n, h, w, channel, mask, mode)
+        if masked.ptr is not None:
+            place = masked.ptr + row_of(masked, n, h, w)[:, None] + (channel * masked.c)[None, :]
+            tl.store(place, cast(value, masked.ptr.dtype.element_ty, mode.INTERPRET), mask=mask)
         at = row_of(x, n, h, w)[:, None] + (channel * x.c)[None, :]
         normal, _ = normal_of(x, mean, var, at, c, mask, c_mask, eps, mode)
         plain += value
@@ -117,14 +143,16 @@ def join_sums_kernel(part, y, C, block, SPLIT: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["M", "H", "W"])
-def input_grad_kernel(g, x, mean, var, weight, sums, dx, M, H, W, C, eps, block, mode):
-    """dx = weight / sqrt(var + eps) * (g - (sums[0] + x' * sums[1]) / M), x' the normalised input; without sums, of g alone."""
+def input_grad_kernel(g, x, output, mean, var, weight, sums, dx, M, H, W, C, eps, block, mode):
+    """dx = weight / sqrt(var + eps) * (g - (sums[0] + x' * sums[1]) / M), x' the normalised input; without sums, of g alone.
+
+    g is the gradient before the activation.
+    """
     begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
     channel = wide(c, mode.WIDE)
-    value = tl.load(g.ptr + row_of(g, n, h, w)[:, None] + (channel * g.c)[None, :], mask=valid, other=0.0)
-    value = widen(value, mode.INTERPRET)
+    value = before_activation(g, output, n, h, w, channel, valid, mode)
     inverse = 1.0 / tl.sqrt_rn(widen(tl.load(var + c, mask=c_mask, other=1.0), mode.INTERPRET) + eps)
     if sums is not None:
         place = row_of(x, n, h, w)[:, None] + (channel * x.c)[None, :]

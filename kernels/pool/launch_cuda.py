@@ -9,6 +9,8 @@ from convatlas.kernels.common.cuda.tiling import tiling
 from convatlas.kernels.common.launch import cdiv, power_of_two
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from convatlas.kernels.common.problem import Problem
     from convatlas.specs import Pool2dSpec
 
@@ -26,11 +28,19 @@ _FIXED = dict(
 )  # fmt: skip
 
 
+def _winners(p: Problem) -> tuple[Tensor | None, str]:
+    """The operand that holds winners, and what it holds, as pool/winners.cuh names it."""
+    for name, kind in (("indices", "PLACES"), ("winners", "TAPS")):
+        if (x := p.get(name)) is not None:
+            return x, kind if x.element_size() == 1 else "PLACES"
+    return None, "NO_WINNERS"
+
+
 def _arguments(p: Problem, **more: int) -> dict[str, Any]:
     spec, x = p.spec, p["input"]
     window = dict(_FIXED, r0=0, r1=0, s0=0, s1=0, lanes=0, groups=0, by_lanes=0, by_groups=0, by_P=0, by_Q=0, by_W=0)
     return dict(
-        x=x, y=p.out, indices=p.get("indices"), N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
+        x=x, y=p.out, winners=_winners(p)[0], N=spec.N, C=spec.C, H=spec.H, W=spec.W, P=spec.P, Q=spec.Q,
         **strides("x", x, "nchw"), **strides("y", p.out, "nchw"), channels_last=int(x.stride(1) == 1), **{**window, **more},
     )  # fmt: skip
 
@@ -44,9 +54,9 @@ def _window(s: Pool2dSpec) -> dict[str, int]:
 
 
 def _any(kind: str, p: Problem, arguments: dict[str, Any]) -> list[CudaLaunch]:
-    indices = "indices" in p.operands
-    VEC = chunk(p.out) if vectors(p["input"], p.out) and not indices else 1
-    template = (TYPES[p.dtype], str(VEC), kind, "true" if indices else "false")
+    _, winners = _winners(p)
+    VEC = chunk(p.out) if vectors(p["input"], p.out) and winners != "PLACES" else 1
+    template = (TYPES[p.dtype], str(VEC), kind, winners)
     return [CudaLaunch(SOURCE, "pool_any", template, (cdiv(p.out.numel() // VEC, THREADS),), THREADS, arguments)]
 
 
@@ -55,7 +65,7 @@ def _windows(kind: str, p: Problem) -> list[CudaLaunch]:
     (r0, r1), (s0, s1) = spec.live(0), spec.live(1)
     arguments = _arguments(p, **_window(spec), r0=r0, r1=r1, s0=s0, s1=s1)
     shape, square = (spec.S, spec.stride[1]), spec.R == spec.S and spec.stride[0] == spec.stride[1]
-    if "indices" in p.operands or spec.dilation != (1, 1) or not square or not vectors(x, out):
+    if _winners(p)[0] is not None or spec.dilation != (1, 1) or not square or not vectors(x, out):
         return _any(kind, p, arguments)
     n = chunk(x)
     template = (TYPES[p.dtype], str(n), kind, *map(str, shape))
@@ -73,7 +83,7 @@ def _windows(kind: str, p: Problem) -> list[CudaLaunch]:
 
 
 def max_pool2d(p: Problem) -> list[CudaLaunch]:
-    """Max pooling. Where the operand "indices", of out's shape and strides, is given, it gets each maximum's position."""
+    """Max pooling. The operand "indices" or "winners", of out's shape and strides, gets each maximum's position or tap."""
     return _windows("MAX", p)
 
 
@@ -102,24 +112,31 @@ def _adaptive(p: Problem) -> list[CudaLaunch]:
 adaptive_avg_pool2d = adaptive_max_pool2d = _adaptive
 
 
+def _adjacent(x: Tensor, VEC: int) -> bool:
+    """Whether VEC winners of neighbouring channels lie side by side, at a multiple of their size."""
+    whole = all(x.shape[d] == 1 or x.stride(d) % VEC == 0 for d in (0, 2, 3))
+    return x.stride(1) == 1 and whole and (x.is_meta or x.data_ptr() % (VEC * x.element_size()) == 0)
+
+
 def _gather(kind: str, p: Problem) -> list[CudaLaunch]:
     """A thread for each input pixel and vector of channels."""
-    s, g, winners, dx = p.spec.forward, p["grad_output"], p.get("winners"), p.out
+    s, g, dx, (winners, held) = p.spec.forward, p["grad_output"], p.out, _winners(p)
     window = _window(s) if kind in ("MAX", "AVERAGE") else dict(_FIXED)
-    adjacent = winners is None or winners.stride(1) == 1
-    VEC = chunk(dx) if vectors(g, dx) and adjacent else 1
+    VEC = chunk(dx)
+    if not (vectors(g, dx) and (winners is None or _adjacent(winners, VEC))):
+        VEC = 1
     (u, v), (d, e) = ((window[f"{name}_h"], window[f"{name}_w"]) for name in ("stride", "dilation"))
     arguments = dict(
         g=g, winners=winners, dx=dx, N=s.N, C=s.C, H=s.H, W=s.W, P=s.P, Q=s.Q, **window,
         **strides("g", g, "nchw"), **strides("w", winners, "nchw"), **strides("dx", dx, "nchw"),
         channels_last=int(dx.stride(1) == 1), by_h=reciprocal(u), by_w=reciprocal(v), by_d=reciprocal(d), by_e=reciprocal(e),
     )  # fmt: skip
-    template, grid = (TYPES[p.dtype], str(VEC), kind), (cdiv(dx.numel() // VEC, THREADS),)
+    template, grid = (TYPES[p.dtype], str(VEC), kind, held), (cdiv(dx.numel() // VEC, THREADS),)
     return [CudaLaunch("pool/pool_grad.cu", "pool_grad", template, grid, THREADS, arguments)]
 
 
 def max_pool2d_grad(p: Problem) -> list[CudaLaunch]:
-    """The windows' winners are given by their place in the input."""
+    """The windows' winners are given by their place in the input or, in a byte, by their number in the window."""
     return _gather("MAX", p)
 
 

@@ -45,10 +45,12 @@ def _window(s: Pool2dSpec) -> dict[str, Any]:
 
 
 def max_pool2d(p: Problem) -> list[Launch]:
-    """Max pooling. Where the operand "indices", of out's shape and strides, is given, it gets each maximum's position."""
+    """Max pooling. The operand "indices" or "winners", of out's shape and strides, gets each maximum's position or tap."""
     # Left to itself ptxas gives a float32 window 40 registers, and spills 8 bytes to get there.
     registers = 96 if p.out.element_size() == 4 else None
-    return _launch(max_pool_kernel, p, dict(indices=p.get("indices")), registers, **_window(p.spec))
+    winners = p.get("winners")
+    where = p.get("indices") if winners is None else winners
+    return _launch(max_pool_kernel, p, dict(indices=where), registers, **_window(p.spec), TAPS=winners is not None)
 
 
 def avg_pool2d(p: Problem) -> list[Launch]:
@@ -94,8 +96,9 @@ def _gather(kernel: Any, p: Problem, extra: dict[str, Any], **constants: Any) ->
 
 
 def max_pool2d_grad(p: Problem) -> list[Launch]:
-    """The windows' winners are given by their place in the input."""
-    return _gather(max_pool_grad_kernel, p, dict(winners=image(p["winners"])), **_window(p.spec.forward))
+    """The windows' winners are given by their place in the input or, in a byte, by their number in the window."""
+    winners, window = image(p["winners"]), _window(p.spec.forward)
+    return _gather(max_pool_grad_kernel, p, dict(winners=winners), **window, TAPS="taps" in p.params)
 
 
 def avg_pool2d_grad(p: Problem) -> list[Launch]:

@@ -2,11 +2,12 @@
 //
 // One comparison or addition for each element read: memory bandwidth is the bound, so data move as in the depthwise kernel.
 #include "../common/cuda/tile.cuh"
+#include "winners.cuh"
 
 struct PoolParams {
     const void *x;
     void *y;
-    i64 *indices;  // of the maxima, in y's layout; null where not asked for
+    void *winners;  // of the windows, in y's layout; null where not asked for
     i64 N, C, H, W, P, Q, R, S;
     i64 stride_h, stride_w, dilation_h, dilation_w, top, left;
     i64 x_n, x_c, x_h, x_w, y_n, y_c, y_h, y_w;
@@ -124,8 +125,9 @@ template <typename T, int VEC, int KIND, int R, int U> __global__ void __launch_
 }
 
 // Every other window and layout: a thread owns one output pixel and VEC channels.
-template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
+template <typename T, int VEC, int KIND, int WINNERS> __global__ void __launch_bounds__(256) pool_any(const PoolParams p) {
     begin();
+    using Index = typename Winner<WINNERS>::Index;
     const auto [n, ph, q, c, valid] = place<VEC>(p.N, p.C, p.P, p.Q, p.channels_last);
     if (!valid) return;
     int h0 = ph * int(p.stride_h) - int(p.top), w0 = q * int(p.stride_w) - int(p.left);
@@ -137,10 +139,12 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     const T *x = static_cast<const T *>(p.x) + n * p.x_n + c * p.x_c;
     float best[VEC];
     fill(best, KIND == MAX || KIND == ADAPTIVE_MAX ? LOWEST : 0.0f);
-    i64 where = 0;
-    if (INDICES) {  // as PyTorch: before any element has won, the window's first place that is not above or left of the image
-        const int d = int(p.dilation_h), e = int(p.dilation_w);
-        where = i64(h0 + (max(-h0, 0) + d - 1) / d * d) * p.W + w0 + (max(-w0, 0) + e - 1) / e * e;
+    Index where[VEC] = {};
+    if (WINNERS) {  // as PyTorch: before any element has won, the window's first place that is not above or left of the image
+        const int d = int(p.dilation_h), e = int(p.dilation_w), r = (max(-h0, 0) + d - 1) / d, s = (max(-w0, 0) + e - 1) / e;
+        const Index first = WINNERS == TAPS ? Index(r * int(p.S) + s) : Index(i64(h0 + r * d) * p.W + w0 + s * e);
+#pragma unroll
+        for (int i = 0; i < VEC; ++i) where[i] = first;
     }
     for (int r = int(p.r0); r < rows; ++r) {
         const int at_h = h0 + r * int(p.dilation_h);
@@ -150,8 +154,11 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
             if (unsigned(at_w) >= unsigned(p.W)) continue;
             float value[VEC];
             load(value, x + at_h * p.x_h + at_w * p.x_w);
-            // As PyTorch's loop: a later NaN replaces an earlier one.
-            if (INDICES && (value[0] > best[0] || value[0] != value[0])) where = i64(at_h) * p.W + at_w;
+            if (WINNERS) {  // as PyTorch's loop: a later NaN replaces an earlier one
+                const Index at = WINNERS == TAPS ? Index(r * int(p.S) + s) : Index(i64(at_h) * p.W + at_w);
+#pragma unroll
+                for (int i = 0; i < VEC; ++i) where[i] = value[i] > best[i] || value[i] != value[i] ? at : where[i];
+            }
             take<KIND>(best, value);
         }
     }
@@ -162,7 +169,7 @@ template <typename T, int VEC, int KIND, bool INDICES> __global__ void __launch_
     }
     const i64 place = n * p.y_n + ph * p.y_h + q * p.y_w + c * p.y_c;
     store(static_cast<T *>(p.y) + place, best);
-    if (INDICES) p.indices[place] = where;
+    if constexpr (WINNERS != NO_WINNERS) store_winners(static_cast<typename Winner<WINNERS>::Stored *>(p.winners) + place, where);
 }
 
 // The mean or the maximum over all pixels of an image. A block owns `lanes` vectors of channels of one image; its other threads share

@@ -2,7 +2,7 @@
 //
 // Nothing is scattered and nothing is added atomically, so that two runs give the same bits. Only windows that hold the pixel are
 // visited: of 3x3 with stride 2 at most four. Memory bandwidth is the bound.
-#include "../common/cuda/device.cuh"
+#include "winners.cuh"
 
 struct PoolGradParams {
     const void *g, *winners;
@@ -42,18 +42,20 @@ __device__ __forceinline__ float divisor_of(const PoolGradParams &p, int h0, int
     return float((min(h0 + R, H) - max(h0, 0)) * (min(w0 + S, W) - max(w0, 0)));
 }
 
-// dx = the sum over the windows that hold the pixel of g / divisor, or of g where the pixel won. A winner is its place h*W + w.
-template <typename T, int VEC, int KIND> __global__ void __launch_bounds__(256) pool_grad(const PoolGradParams p) {
+// dx = the sum over the windows that hold the pixel of g / divisor, or of g where the pixel won.
+template <typename T, int VEC, int KIND, int WINNERS> __global__ void __launch_bounds__(256) pool_grad(const PoolGradParams p) {
     begin();
     const Place at = place<VEC>(p.N, p.C, p.H, p.W, p.channels_last);
     if (!at.valid) return;
-    constexpr bool FIXED = KIND == MAX || KIND == AVERAGE, WON = KIND == MAX || KIND == ADAPTIVE_MAX;
+    constexpr bool FIXED = KIND == MAX || KIND == AVERAGE;
+    using Index = typename Winner<WINNERS>::Index;
+    using Stored = typename Winner<WINNERS>::Stored;
     const Span rows = FIXED ? span(at.p, int(p.top), int(p.R), int(p.stride_h), int(p.dilation_h), p.by_h, int(p.P))
                             : adaptive_span(at.p, p.H, p.P);
     const Span columns = FIXED ? span(at.q, int(p.left), int(p.S), int(p.stride_w), int(p.dilation_w), p.by_w, int(p.Q))
                                : adaptive_span(at.q, p.W, p.Q);
     const T *g = static_cast<const T *>(p.g) + at.n * p.g_n + at.c * p.g_c;
-    const i64 *winners = static_cast<const i64 *>(p.winners) + at.n * p.w_n + at.c * p.w_c;
+    const Stored *winners = static_cast<const Stored *>(p.winners) + at.n * p.w_n + at.c * p.w_c;
     float sum[VEC];
     fill(sum, 0.0f);
 #pragma unroll 1
@@ -66,10 +68,13 @@ template <typename T, int VEC, int KIND> __global__ void __launch_bounds__(256) 
             if (FIXED && quotient(s, p.by_e) * int(p.dilation_w) != s) continue;
             float value[VEC];
             load(value, g + ph * p.g_h + q * p.g_w);
-            if constexpr (WON) {
+            if constexpr (WINNERS != NO_WINNERS) {
+                Index won[VEC];
+                load_winners(won, winners + ph * p.w_h + q * p.w_w);
+                // A byte counts taps: r / dilation rows of S, and s / dilation.
+                const Index own = WINNERS == TAPS ? Index(quotient(r, p.by_d) * int(p.S) + quotient(s, p.by_e)) : Index(at.p * p.W + at.q);
 #pragma unroll
-                for (int e = 0; e < VEC; ++e)
-                    sum[e] += winners[ph * p.w_h + q * p.w_w + e] == at.p * p.W + at.q ? value[e] : 0.0f;
+                for (int e = 0; e < VEC; ++e) sum[e] += won[e] == own ? value[e] : 0.0f;
             } else {
                 const float divisor = KIND == AVERAGE ? divisor_of(p, h0, w0)
                                                       : float(adaptive_size(ph, p.H, p.P) * adaptive_size(q, p.W, p.Q));

@@ -11,11 +11,11 @@ from convatlas.kernels.common.device import begin, block_of, cast, row_of, store
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
-def max_pool_kernel(x, y, indices, M, H, W, P, Q, C, window, live, block, mode):
+def max_pool_kernel(x, y, indices, M, H, W, P, Q, C, window, live, block, mode, TAPS: tl.constexpr):
     """y = the maximum of the window, -inf outside the image. A NaN wins.
 
-    indices: gets h*W + w of each maximum, of the first where several are equal. live: the window's rows and columns that lie inside
-    the image for any output at all.
+    indices: gets h*W + w of each maximum, with TAPS its number r*S + s in the window, of the first where several are equal. live:
+    the window's rows and columns that lie inside the image for any output at all.
     """
     begin(mode)
     n, p, q, m_mask, c, c_mask = block_of(M, C, P, Q, block, mode.WIDE)
@@ -28,7 +28,10 @@ def max_pool_kernel(x, y, indices, M, H, W, P, Q, C, window, live, block, mode):
         # As PyTorch: before any element has won, the window's first place that is not above or left of the image.
         first_h = h0 + (tl.maximum(-h0, 0) + window.DILATION_H - 1) // window.DILATION_H * window.DILATION_H
         first_w = w0 + (tl.maximum(-w0, 0) + window.DILATION_W - 1) // window.DILATION_W * window.DILATION_W
-        where = (first_h * W + first_w)[:, None] + tl.zeros((block.BM, block.BC), tl.int64 if mode.WIDE else tl.int32)
+        where = first_h * W + first_w
+        if TAPS:
+            where = (first_h - h0) // window.DILATION_H * window.S + (first_w - w0) // window.DILATION_W
+        where = where[:, None] + tl.zeros((block.BM, block.BC), tl.int64 if mode.WIDE else tl.int32)
     for r in range(live.R0, live.R1):
         at_h = h0 + r * window.DILATION_H
         for s in range(live.S0, live.S1):
@@ -38,12 +41,12 @@ def max_pool_kernel(x, y, indices, M, H, W, P, Q, C, window, live, block, mode):
             value = widen(tl.load(x.ptr + origin + shift, mask=valid & inside, other=float("-inf")), mode.INTERPRET)
             if indices is not None:
                 wins = inside & ((value > best) | (value != value))  # a later NaN replaces an earlier one
-                where = tl.where(wins, (at_h * W + at_w)[:, None], where)
+                where = tl.where(wins, r * window.S + s if TAPS else (at_h * W + at_w)[:, None], where)
             best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
     store_block(y, n, p, q, c, best, valid, mode)
     if indices is not None:
         offset = row_of(y, n, p, q)[:, None] + wide(c, mode.WIDE)[None, :] * y.c
-        tl.store(indices + offset, where.to(tl.int64), mask=valid)
+        tl.store(indices + offset, where.to(indices.dtype.element_ty), mask=valid)
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])

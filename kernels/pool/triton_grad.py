@@ -18,8 +18,8 @@ def window_at(h, tap, pad, step, dilation, count):
 
 
 @triton.jit(do_not_specialize=["M", "H", "W", "P", "Q"])
-def max_pool_grad_kernel(g, winners, dx, M, H, W, P, Q, C, window, live, block, mode):
-    """dx = the sum of g over the windows whose winner is this pixel; winners holds h*W + w of each."""
+def max_pool_grad_kernel(g, winners, dx, M, H, W, P, Q, C, window, live, block, mode, TAPS: tl.constexpr):
+    """dx = the sum of g over the windows whose winner is this pixel; winners holds h*W + w of each, or with TAPS r*S + s."""
     begin(mode)
     n, h, w, m_mask, c, c_mask = block_of(M, C, H, W, block, mode.WIDE)
     valid = m_mask[:, None] & c_mask[None, :]
@@ -32,7 +32,10 @@ def max_pool_grad_kernel(g, winners, dx, M, H, W, P, Q, C, window, live, block, 
             q, too = window_at(w, s, window.LEFT, window.STRIDE_W, window.DILATION_W, Q)
             met = valid & (there & too)[:, None]
             place = winners.ptr + row_of(winners, n, p, q)[:, None] + channel * winners.c
-            won = met & (tl.load(place, mask=met, other=-1).to(own.dtype) == own)
+            if TAPS:
+                won = met & (tl.load(place, mask=met, other=0).to(tl.int32) == r * window.S + s)
+            else:
+                won = met & (tl.load(place, mask=met, other=-1).to(own.dtype) == own)
             value = tl.load(g.ptr + row_of(g, n, p, q)[:, None] + channel * g.c, mask=won, other=0.0)
             acc += widen(value, mode.INTERPRET)
     store_block(dx, n, h, w, c, acc, valid, mode)

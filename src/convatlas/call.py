@@ -33,6 +33,10 @@ class Call:
         """The outputs that the op returns behind its first: by name the shape, and the dtype where it is not the input's."""
         if self.params.get("return_indices"):
             return {"indices": (self.spec.output_shape, "int64")}
+        if self.params.get("return_winners"):
+            return {"winners": (self.spec.output_shape, "uint8")}
+        if self.params.get("return_masked"):
+            return {"masked": (self.spec.inputs["grad_output"], None)}
         if self.params.get("bias_grad"):
             return {"bias_grad": ((self.spec.bias_elements,), None)}
         return {}

@@ -119,10 +119,11 @@ def _channel_scale(x, scale, gate=None, activation=None, residual=None):
 
 
 def _batch_norm(
-    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, activation=None
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, activation=None,
+    residual=None,
 ):  # fmt: skip
     y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return _finish(y, activation)
+    return _finish(y if residual is None else y + residual, activation)
 
 
 OPS: dict[str, Callable[..., Any]] = {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import convatlas
 from convatlas.ops import functional  # noqa: F401
+from convatlas.specs import Pool2dSpec
 from convatlas.specs.activations import FLOPS, tells_nothing
 
 ops = torch.ops.convatlas
@@ -54,6 +55,46 @@ def test_poolings(case: Case, form_and_dtype: tuple[str, str], backend: str, dev
     assert (call.op.removesuffix("_grad"), call.backend) == (public.__name__, backend)
 
 
+MAXIMA = [case for case in POOLS if case.id.startswith("max-")]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", MAXIMA, ids=str)
+def test_winners_are_bytes_and_equal_places(case: Case, backend: str, device: str, poisoned: None) -> None:
+    """Ties and NaN among them; a window too large for a byte, and return_indices, keep places."""
+    x = layout(random(case.input, torch.float16, device, "integers", 0), "nhwc")
+    x.flatten()[:: max(x.numel() // 7, 1)] = float("nan")
+    with torch.no_grad():
+        y, where = convatlas.max_pool2d(x, **case.arguments, return_indices=True, backend="numpy")
+    given = [t.requires_grad_() for t in (x.clone(), x.clone())]
+    kept: list[torch.dtype] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.dtype) or t, lambda t: t):
+        outputs = [
+            convatlas.max_pool2d(given[0], **case.arguments, backend=backend),
+            convatlas.max_pool2d(given[1], **case.arguments, return_indices=True, backend=backend)[0],
+        ]
+    assert kept == [torch.uint8, torch.int64]
+    g = random(tuple(y.shape), torch.float16, device, "integers", 1)
+    by_byte, by_place = (torch.autograd.grad(out, t, g)[0] for out, t in zip(outputs, given))
+    expected = ops.max_pool2d_grad(g, where, list(x.shape), *window_of(case), "numpy")
+    for found in (by_byte, by_place):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def window_of(case: Case) -> tuple:
+    """The arguments of a max pooling as the registered op takes them."""
+    s = Pool2dSpec.of("max", case.input, **case.arguments)
+    return [s.R, s.S], list(s.stride), list(s.padding), list(s.dilation), s.ceil_mode
+
+
+def test_a_window_too_large_for_a_byte_keeps_places() -> None:
+    x = random((1, 2, 18, 20), torch.float32, "cpu", "normal", 0).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.dtype == torch.int64 and t, lambda t: t):
+        y = convatlas.max_pool2d(x, (17, 16), 1, backend="cuda")
+    expected = torch.autograd.grad(torch.nn.functional.max_pool2d(x, (17, 16), 1), x, torch.ones_like(y))[0]
+    assert torch.equal(torch.autograd.grad(y, x, torch.ones_like(y))[0], expected)
+
+
 def backward(y: Tensor, x: Tensor, g: Tensor) -> None:
     """In this thread, where the observer is: on a GPU autograd has one of its own."""
     with torch.autograd.set_multithreading_enabled(False):
@@ -84,14 +125,24 @@ NORMS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor, dict[str, Tens
     "batch_norm_stats, long": ((2, 3, 67, 65), lambda g, x, n, b: ops.batch_norm_stats(x, b)),
     "batch_norm_stats, one pixel": ((5, 70, 1, 1), lambda g, x, n, b: ops.batch_norm_stats(x, b)),
     "batch_norm_sums": (
-        (3, 24, 9, 7), lambda g, x, n, b: ops.batch_norm_sums(g, x, n["mean"], n["var"], 1e-3, b),
+        (3, 24, 9, 7), lambda g, x, n, b: ops.batch_norm_sums(g, x, n["mean"], n["var"], 1e-3, None, None, b),
+    ),
+    "batch_norm_sums, relu6": (
+        (2, 24, 9, 7),
+        lambda g, x, n, b: ops.batch_norm_sums(g, x, n["mean"], n["var"], 1e-3, (4 * g).abs(), "relu6", b),
+    ),
+    "batch_norm_input_grad, sigmoid": (
+        (2, 24, 9, 7),
+        lambda g, x, n, b: ops.batch_norm_input_grad(
+            g, x, n["mean"], n["var"], None, n["sums"], 1e-3, x.float().sigmoid().to(x.dtype), "sigmoid", b
+        ),
     ),
     "batch_norm_input_grad": (
         (3, 24, 9, 7),
-        lambda g, x, n, b: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], n["weight"], n["sums"], 1e-3, b),
+        lambda g, x, n, b: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], n["weight"], n["sums"], 1e-3, None, None, b),
     ),
     "batch_norm_input_grad, inference": (
-        (2, 8, 4, 4), lambda g, x, n, b: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], None, None, 1e-5, b),
+        (2, 8, 4, 4), lambda g, x, n, b: ops.batch_norm_input_grad(g, x, n["mean"], n["var"], None, None, 1e-5, None, None, b),
     ),
     "local_response_norm_grad": (
         (2, 12, 5, 6), lambda g, x, n, b: ops.local_response_norm_grad(g, x, 5, 0.5, 0.75, 2.0, b),
@@ -123,6 +174,17 @@ def test_norms_and_softmax(name: str, dtype: str, backend: str, device: str, poi
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_first_pass_leaves_the_masked_gradient(backend: str, device: str, poisoned: None) -> None:
+    """For a residual: the bits of a pass of its own, and the sums without it."""
+    for form in FORMS:
+        g, x, output = (image((2, 24, 5, 3), "float16", device, form, i) for i in range(3))
+        numbers = torch.zeros(24, device=device), torch.ones(24, device=device), 0.0
+        sums, masked = ops.batch_norm_sums_with_masked(g, x, *numbers, output, "relu", backend)
+        assert torch.equal(masked, ops.activation_grad(g, output, "relu", "numpy"))
+        assert torch.equal(sums, ops.batch_norm_sums(g, x, *numbers, output, "relu", backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_runs_give_the_same_bits(backend: str, device: str) -> None:
     x = image((2, 64, 33, 33), "float16", device, "nhwc", 0)
     first, second = (ops.batch_norm_stats(x, backend) for _ in range(2))
@@ -141,4 +203,4 @@ def test_a_net_trains(backend: str, device: str) -> None:
         loss = net(x).square().mean()
         with torch.autograd.set_multithreading_enabled(False):
             loss.backward()
-    assert report.ok and {check.call.backend for check in report} == {backend} and len(report) > 60
+    assert report.ok and {check.call.backend for check in report} == {backend} and len(report) > 50

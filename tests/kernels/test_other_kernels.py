@@ -51,6 +51,7 @@ OPS: dict[str, Callable] = {
     "batch_norm-hardswish": lambda x, **o: batch_norm(x, activation="hardswish", **o),
     "concat": lambda x, **o: convatlas.concat([x, x[:, :1], x], **o),
     "batch_norm": batch_norm,
+    "batch_norm-residual": lambda x, **o: batch_norm(x, residual=x.flip(0).contiguous(), activation="relu", **o),
     "batch_norm-plain": lambda x, **o: batch_norm(x, affine=False, activation="relu", **o),
     "local_response_norm": lambda x, **o: convatlas.local_response_norm(x, 5, alpha=0.1, **o),
     "local_response_norm-even": lambda x, **o: convatlas.local_response_norm(x, 4, 0.5, 0.5, 2.0, **o),

@@ -50,7 +50,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "residual_add": dict(x=X, shortcut=X, activation=None, out=None, backend=None),
     "batch_norm": dict(
         input=X, running_mean=C, running_var=C, weight=C, bias=C, training=False, momentum=0.1, eps=1e-5, activation=None,
-        out=None, backend=None,
+        residual=X, group=None, out=None, backend=None,
     ),
     "local_response_norm": dict(input=X, size=3, alpha=1e-4, beta=0.75, k=1.0, out=None, backend=None),
     "softmax": dict(input=X, dim=1, out=None, backend=None),

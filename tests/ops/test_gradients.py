@@ -62,6 +62,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "batch_norm", dict(input=X, weight=VECTOR, bias=normal(4)),
         dict(running_mean=None, running_var=None, training=True, activation="relu"),
     ),
+    "batch_norm, training with a residual": (
+        "batch_norm", dict(input=X, weight=VECTOR, bias=normal(4), residual=normal(*X.shape)),
+        dict(running_mean=None, running_var=None, training=True, activation="relu"),
+    ),
+    "batch_norm, a residual": (
+        "batch_norm", dict(input=X, residual=normal(*X.shape)), {**STATISTICS, "activation": "sigmoid"},
+    ),
     "batch_norm, of a matrix": (
         "batch_norm", dict(input=normal(5, 3)), dict(running_mean=None, running_var=None, training=True, activation="hardswish"),
     ),
@@ -192,8 +199,11 @@ def test_concat_hands_on_views() -> None:
         ("conv2d", "bias", []),
         ("conv2d, epilogue", "residual", ["activation_grad"]),
         ("linear", "bias", ["activation_grad", "linear"]),
-        ("batch_norm", "input", ["activation_grad", "batch_norm_input_grad"]),
-        ("batch_norm", "weight", ["activation_grad", "batch_norm_sums"]),
+        ("batch_norm", "input", ["batch_norm_input_grad"]),
+        ("batch_norm", "weight", ["batch_norm_sums"]),
+        ("batch_norm, a residual", "residual", ["activation_grad"]),
+        ("batch_norm, training with a residual", "residual", ["batch_norm_sums"]),
+        ("max_pool2d", "input", ["max_pool2d_grad"]),
     ],
 )
 def test_nothing_is_computed_that_nobody_wants(name: str, wanted: str, expected: list[str]) -> None:

@@ -36,7 +36,7 @@ def samples() -> dict[str, tuple]:
         "adaptive_max_pool2d_with_indices": (x, [3, 1]),
         "channel_scale": (x, torch.randn(2, 6, 1, 1), "sigmoid", "relu", x.contiguous()),
         "residual_add": (x, x.contiguous(), "relu"),
-        "batch_norm": (x, vector, vector, vector, None, 1e-5, None),
+        "batch_norm": (x, vector, vector, vector, None, 1e-5, None, None),
         "local_response_norm": (x, 5, 1e-4, 0.75, 1.0),
         "softmax": (x, 1),
         "relu": (x,),

@@ -82,6 +82,7 @@ def extra_calls() -> list[Call]:
         Call("conv_transpose2d", ConvTranspose2dSpec.of(x, (64, 2, 1, 1), 2, 0, 1, 32), Epilogue(True)),
         *gradient_calls(),
         Call("max_pool2d", Pool2dSpec.of("max", x, 2), params={"return_indices": True}),
+        Call("max_pool2d", Pool2dSpec.of("max", x, 3, 2, 1), params={"return_winners": True}),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 3, 2, 1)),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, count_include_pad=False)),
         Call("avg_pool2d", Pool2dSpec.of("avg", x, 2, divisor_override=3)),
@@ -148,6 +149,7 @@ def backward_calls() -> list[Call]:
         for activation in (*FLOPS, "leaky_relu(0.2)"):
             ops.activation_grad(x, x, activation)
         ops.max_pool2d_grad(half, half.long(), shape, *window, [1, 1], False)
+        ops.max_pool2d_grad(half, half.byte(), shape, *window, [1, 1], False)
         ops.avg_pool2d_grad(half, shape, *window, False, True, None)
         ops.avg_pool2d_grad(half, shape, *window, False, False, None)
         ops.adaptive_avg_pool2d_grad(x[:, :, :6, :6], shape)
@@ -156,9 +158,11 @@ def backward_calls() -> list[Call]:
         ops.softmax_grad(row, row, 1)
         ops.local_response_norm_grad(x, x, 5, 1e-4, 0.75, 2.0)
         ops.batch_norm_stats(x)
-        ops.batch_norm_sums(x, x, *numbers, 1e-5)
-        ops.batch_norm_input_grad(x, x, *numbers, statistic, sums, 1e-5)
-        ops.batch_norm_input_grad(x, x, *numbers, statistic, None, 1e-5)
+        ops.batch_norm_sums(x, x, *numbers, 1e-5, None, None)
+        ops.batch_norm_sums_with_masked(x, x, *numbers, 1e-5, x, "relu")
+        for told in ((None, None), (x, "relu"), (x, "sigmoid")):
+            ops.batch_norm_input_grad(x, x, *numbers, statistic, sums, 1e-5, *told)
+        ops.batch_norm_input_grad(x, x, *numbers, statistic, None, 1e-5, None, None)
     return calls
 
 
@@ -184,7 +188,10 @@ def _meta(shape: tuple, dtype: torch.dtype) -> Tensor:
 def meta_tensors(call: Call, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
     """Meta tensors that fit a call, channels_last: what goes in by name, and the output."""
     spec, float32 = call.spec, torch.float32 if isinstance(call.spec, GradSpec) else dtype  # as autocast leaves them
-    kinds = {**dict.fromkeys(spec.wide, float32), **dict.fromkeys(spec.places, torch.int64)}
+    kinds = {
+        **dict.fromkeys(spec.wide, float32),
+        **dict.fromkeys(spec.places, torch.uint8 if call.params.get("taps") else torch.int64),
+    }
     tensors = {name: _meta(shape, kinds.get(name, dtype)) for name, shape in spec.operands(call.epilogue).items()}
     if call.spec.layer_kind == "depthwise":  # as nets.folding lays it out
         tensors["weight"] = taps_first(tensors["weight"])

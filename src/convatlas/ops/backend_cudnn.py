@@ -84,6 +84,7 @@ OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "conv2d": _conv2d,
     "conv2d_input_grad": lambda call, t: _conv2d_gradients(call, t, True, False, False),
     "conv2d_weight_grad": lambda call, t: _conv2d_gradients(call, t, False, True, bool(call.extra)),
+    "max_pool2d": backend_cudnn_grad.max_pool2d,
     "channel_scale": _channel_scale,
     "residual_add": lambda call, t: t["x"] + t["shortcut"],
     "sigmoid": lambda call, t: torch.sigmoid(t["input"]),  # torch deprecated the functional one

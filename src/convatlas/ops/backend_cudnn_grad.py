@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,13 @@ Tensors = dict[str, Tensor]
 
 
 def _activation_grad(call: Call, t: Tensors) -> Tensor:
-    g, v = t["grad_output"], t["saved"]
+    return _masked(call, t["grad_output"], t["saved"])
+
+
+def _masked(call: Call, g: Tensor, v: Tensor | None) -> Tensor:
+    """g before the activation, of which v tells the derivative; g itself where there is none."""
+    if v is None:
+        return g
     name, slope = parsed(call.params["activation"])
     if name == "relu":
         return aten.threshold_backward(g, v, 0)
@@ -36,9 +42,31 @@ def _window(call: Call) -> tuple:
 
 
 def _max_pool2d_grad(call: Call, t: Tensors) -> Tensor:
-    s, g = call.spec.forward, t["grad_output"]
+    s, g, where = call.spec.forward, t["grad_output"], t["winners"].long()
+    if call.params.get("taps"):
+        rows, columns = _corners(s, g.device)
+        h, w = rows + where // s.S * s.dilation[0], columns + where % s.S * s.dilation[1]
+        where = torch.where((h >= 0) & (h < s.H) & (w >= 0) & (w < s.W), h * s.W + w, 0)
     x = g.new_empty(s.input_shape)
-    return aten.max_pool2d_with_indices_backward(g, x, *_window(call), s.dilation, s.ceil_mode, t["winners"].long())
+    return aten.max_pool2d_with_indices_backward(g, x, *_window(call), s.dilation, s.ceil_mode, where)
+
+
+def _corners(s: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The row and the column of the input at which each window begins."""
+    rows, columns = (torch.arange(n, device=device) * u - t for n, u, t in zip((s.P, s.Q), s.stride, s.padding))
+    return rows[:, None], columns
+
+
+def max_pool2d(call: Call, t: Tensors) -> Tensor | tuple[Tensor, Tensor]:
+    """With the winners' places in the input, or their numbers in the window, where those are asked for."""
+    s = call.spec
+    found = F.max_pool2d(t["input"], **s.arguments, return_indices=bool(call.extra))
+    if "winners" not in call.extra:
+        return found
+    y, where = found
+    rows, columns = _corners(s, y.device)
+    r, c = (where // s.W - rows) // s.dilation[0], (where % s.W - columns) // s.dilation[1]
+    return y, (r * s.S + c).clamp(0, 255).to(torch.uint8)
 
 
 def _adaptive_max_pool2d_grad(call: Call, t: Tensors) -> Tensor:
@@ -78,16 +106,22 @@ def _batch_norm_stats(call: Call, t: Tensors) -> Tensor:
     return torch.stack([mean, var])
 
 
-def _norm_grads(call: Call, t: Tensors, wanted: list[bool]) -> tuple:
+def _norm_grads(call: Call, t: Tensors, g: Tensor, wanted: list[bool]) -> tuple:
     mean, var = _wide(t["running_mean"]), _wide(t["running_var"])
     weight, inverse, training = t.get("weight"), torch.rsqrt(var + call.params["eps"]), "sums" in t
-    given = t["grad_output"], t["input"], weight, mean, var, mean, inverse, training, call.params["eps"], wanted
+    given = g, t["input"], weight, mean, var, mean, inverse, training, call.params["eps"], wanted
     return aten.native_batch_norm_backward(*given)
 
 
-def _batch_norm_sums(call: Call, t: Tensors) -> Tensor:
-    _, by_weight, by_bias = _norm_grads(call, t, [False, True, True])
-    return torch.stack([by_bias, by_weight]).to(_wide(t["running_mean"]).dtype)
+def _batch_norm_sums(call: Call, t: Tensors) -> Tensor | tuple[Tensor, Tensor]:
+    g = _masked(call, t["grad_output"], t.get("output"))
+    _, by_weight, by_bias = _norm_grads(call, t, g, [False, True, True])
+    sums = torch.stack([by_bias, by_weight]).to(_wide(t["running_mean"]).dtype)
+    return (sums, g) if call.extra else sums
+
+
+def _batch_norm_input_grad(call: Call, t: Tensors) -> Tensor:
+    return _norm_grads(call, t, _masked(call, t["grad_output"], t.get("output")), [True, False, False])[0]
 
 
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
@@ -100,5 +134,5 @@ OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "softmax_grad": _softmax_grad,
     "batch_norm_stats": _batch_norm_stats,
     "batch_norm_sums": _batch_norm_sums,
-    "batch_norm_input_grad": lambda call, t: _norm_grads(call, t, [True, False, False])[0],
+    "batch_norm_input_grad": _batch_norm_input_grad,
 }

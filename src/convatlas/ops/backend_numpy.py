@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convatlas.layout import allocate, allocate_extra, allocate_result
+from convatlas.layout import allocate_extra, allocate_result
 from convatlas.reference.conv2d_grad import sum_of_pixels
 from convatlas.reference.evaluate import evaluate
-from convatlas.reference.pool import adaptive_max, max_pool
+from convatlas.reference.grad import before
+from convatlas.reference.pool import adaptive_max, max_pool, tap_numbers
 from convatlas.reference.rounding import round_to
 from convatlas.specs import dtype_name
 
@@ -31,15 +32,20 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     arrays = {name: as_array(x) for name, x in tensors.items()}
     if out is None:
         out = allocate_result(call.spec, first)
-    if call.params.get("return_indices"):
+    extra = allocate_extra(call, first)
+    if "indices" in extra or "winners" in extra:
         find = max_pool if call.op == "max_pool2d" else adaptive_max
         value, where = find(arrays["input"], call.spec, return_indices=True)
-        indices = allocate(call.spec.output_shape, first, torch.int64).copy_(torch.from_numpy(where))
-        return out.copy_(torch.from_numpy(value)), indices
+        if "winners" in extra:
+            where = tap_numbers(where, call.spec)
+        (second,) = extra.values()
+        return out.copy_(torch.from_numpy(value)), second.copy_(torch.from_numpy(where))
     _store(out, evaluate(call.op, call.spec, call.epilogue, arrays, call.params))
-    extra = allocate_extra(call, first)
     if "bias_grad" in extra:
         _store(extra["bias_grad"], sum_of_pixels(arrays["grad_output"].astype(np.float64)))
+    if "masked" in extra:
+        wide = {name: a.astype(np.float64) for name, a in arrays.items()}
+        _store(extra["masked"], before(wide, call.params)[0])
     return (out, *extra.values()) if extra else out
 
 

@@ -6,6 +6,9 @@ public function, as nobody but autograd calls it. A second derivative is refused
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -53,11 +56,9 @@ def _activation_grad(a: Args) -> Call:
 def _max_pool2d_grad(a: Args) -> Call:
     window = (tuple(a[name]) for name in ("kernel_size", "stride", "padding", "dilation"))
     s = Pool2dSpec.of("max", tuple(a["input_size"]), *window, a["ceil_mode"])
-    given = dict.fromkeys(("grad_output", "winners"), s.output_shape)
-    return Call(
-        "max_pool2d_grad",
-        _grad("max_pool2d_grad", s, a, given, s.input_shape, reduction=_meeting(s), places=("winners",)),
-    )
+    op, given = "max_pool2d_grad", dict.fromkeys(("grad_output", "winners"), s.output_shape)
+    spec = _grad(op, s, a, given, s.input_shape, reduction=_meeting(s), places=("winners",))
+    return Call(op, spec, None, {"taps": True} if a["winners"].dtype == torch.uint8 else {})
 
 
 def _meeting(s: Pool2dSpec) -> int:
@@ -111,19 +112,25 @@ def _norm(op: str, a: Args, of_sums: bool, **more: Any) -> Call:
     statistics = {name: _shape(a.get(name)) for name in ("running_mean", "running_var", "weight")}
     s = NormSpec.of(shape, a.get("eps", 0.0), **statistics)
     C, count = shape[1], prod((shape[0], *shape[2:]))
-    given = {"grad_output": shape, "input": shape, **dict.fromkeys(statistics, (C,)), "sums": (2, C)}
+    given = {"grad_output": shape, "input": shape, **dict.fromkeys(statistics, (C,)), "sums": (2, C), "output": shape}
     given = {name: expected for name, expected in given.items() if name in a}
     result = (2, C) if of_sums else shape
-    spec = _grad(
-        op, s, a, given, result, reduction=count, optional=("weight", "sums"), wide=NUMBERS, sums=of_sums, **more
-    )
-    return Call(op, spec, None, {"eps": a["eps"]} if "eps" in a else {})
+    optional = ("weight", "sums", "output")
+    spec = _grad(op, s, a, given, result, reduction=count, optional=optional, wide=NUMBERS, sums=of_sums, **more)
+    params = {"eps": a["eps"]} if "eps" in a else {}
+    return Call(op, spec, None, params | ({"activation": a["activation"]} if a.get("activation") else {}))
+
+
+def _with_masked(call: Call) -> Call:
+    return replace(call, params={**call.params, "return_masked": True})
 
 
 WINDOW = "SymInt[] input_size, int[] kernel_size, int[] stride, int[] padding"
 STATISTICS = "Tensor grad_output, Tensor input, Tensor running_mean, Tensor running_var"
+TOLD = "float eps, Tensor? output, str? activation"  # with the activation behind the norm, whose derivative its output tells
 GRADS = (
     Op("activation_grad", "Tensor grad_output, Tensor saved, str activation", _activation_grad),
+    Op("max_pool2d_with_winners", library.MAX_POOL, library.max_pool2d_with_winners, "(Tensor, Tensor)"),
     Op(
         "max_pool2d_grad",
         f"Tensor grad_output, Tensor winners, {WINDOW}, int[] dilation, bool ceil_mode",
@@ -145,10 +152,16 @@ GRADS = (
     ),
     Op("softmax_grad", "Tensor grad_output, Tensor output, int dim", _softmax_grad),
     Op("batch_norm_stats", "Tensor input", lambda a: _norm("batch_norm_stats", a, True, flops_each=4)),
-    Op("batch_norm_sums", f"{STATISTICS}, float eps", lambda a: _norm("batch_norm_sums", a, True, flops_each=5)),
+    Op("batch_norm_sums", f"{STATISTICS}, {TOLD}", partial(_norm, "batch_norm_sums", of_sums=True, flops_each=5)),
+    Op(
+        "batch_norm_sums_with_masked",  # the gradient before the activation comes along, for a residual
+        f"{STATISTICS}, {TOLD}",
+        lambda a: _with_masked(_norm("batch_norm_sums", a, True, flops_each=5)),
+        "(Tensor, Tensor)",
+    ),
     Op(
         "batch_norm_input_grad",
-        f"{STATISTICS}, Tensor? weight, Tensor? sums, float eps",
+        f"{STATISTICS}, Tensor? weight, Tensor? sums, {TOLD}",
         lambda a: _norm("batch_norm_input_grad", a, False, flops_each=7),
     ),
 )
@@ -160,9 +173,12 @@ def _batch_norm_train(
     bias: Tensor | None,
     eps: float,
     activation: str | None,
+    residual: Tensor | None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(activation(batch norm of the batch's own statistics), the statistics): two ops, each of which reads the input once."""
+    """(activation(batch norm by the batch's own statistics + residual), the statistics): two ops, each of which reads the input
+    once.
+    """
     if (count := prod((input.shape[0], *input.shape[2:]))) == 1:
         raise ShapeError(
             f"batch_norm: {count} value a channel in an input of shape {tuple(input.shape)}, expected more while training"
@@ -170,7 +186,7 @@ def _batch_norm_train(
     token = requested.set(None)  # what runs inside is not the whole call, and must not be replayed for it (ops/hot.py)
     try:
         statistics = _ops.batch_norm_stats(input, backend)
-        return _ops.batch_norm(input, *statistics, weight, bias, eps, activation, backend), statistics
+        return _ops.batch_norm(input, *statistics, weight, bias, eps, activation, residual, backend), statistics
     finally:
         requested.reset(token)
 
@@ -255,6 +271,12 @@ def _max_pool2d(s: Saved, g: Tensor) -> Gradients:
     return {"input": _ops.max_pool2d_grad(g, s["winners"], s.shapes["input"], *(s.args[n] for n in names), s.backend)}
 
 
+def _max_pool2d_forward(s: Saved) -> str:
+    """A byte holds the winners of up to 256 taps; torch's own backward takes their places."""
+    R, S = s.args["kernel_size"]
+    return f"max_pool2d_with_{'winners' if R * S <= 256 and s.backend != 'cudnn' else 'indices'}"
+
+
 def _avg_pool2d(s: Saved, g: Tensor) -> Gradients:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     return {"input": _ops.avg_pool2d_grad(g, s.shapes["input"], *(s.args[n] for n in names), s.backend)}
@@ -314,26 +336,46 @@ def _own_activation(s: Saved, g: Tensor) -> Gradients:
     }
 
 
-def _norm_gradients(s: Saved, g: Tensor, mean: Tensor, var: Tensor, training: bool) -> Gradients:
-    g, x, weight, eps = _masked(g, s), s["input"], s["weight"], s.args["eps"]
-    sums = None
+def norm_gradients(
+    s: Saved,
+    g: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    whole: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Gradients:
+    """Two passes: the sums, which are the gradients of bias and weight, and the input's.
+
+    Both find the activation's derivative in the output. Where a residual wants the gradient before the activation, the first pass
+    writes it and the second reads it: fewer bytes than a pass of its own. `whole` makes of the sums those of all processes.
+    """
+    x, weight, eps = s["input"], s["weight"], s.args["eps"]
+    activation = s.args["activation"]
+    told = (s["output"] if activation else None, activation)
+    sums, found = None, Gradients()
     if training or s.wanted & {"weight", "bias"}:
-        sums = _ops.batch_norm_sums(g, x, mean, var, eps, s.backend)
-    found: Gradients = {}
-    if sums is not None:
+        if activation and "residual" in s.wanted:
+            sums, g = _ops.batch_norm_sums_with_masked(g, x, mean, var, eps, *told, s.backend)
+            told = (None, None)
+        else:
+            sums = _ops.batch_norm_sums(g, x, mean, var, eps, *told, s.backend)
         found = {name: sums[row].to(s.dtypes[name]) for row, name in enumerate(("bias", "weight")) if name in s.wanted}
+    elif activation and "residual" in s.wanted:
+        g, told = _masked(g, s), (None, None)
+    if "residual" in s.wanted:
+        found["residual"] = g
     if "input" in s.wanted:
-        given = sums if training else None
-        found["input"] = _ops.batch_norm_input_grad(g, x, mean, var, weight, given, eps, s.backend)
+        given = whole(sums) if training else None
+        found["input"] = _ops.batch_norm_input_grad(g, x, mean, var, weight, given, eps, *told, s.backend)
     return found
 
 
 def _batch_norm(s: Saved, g: Tensor) -> Gradients:
-    return _norm_gradients(s, g, s["running_mean"], s["running_var"], False)
+    return norm_gradients(s, g, s["running_mean"], s["running_var"], False)
 
 
 def _batch_norm_training(s: Saved, g: Tensor) -> Gradients:
-    return _norm_gradients(s, g, *s["statistics"], True)
+    return norm_gradients(s, g, *s["statistics"], True)
 
 
 FORMULAS.update(
@@ -342,7 +384,7 @@ FORMULAS.update(
         "conv_transpose2d": Formula(_keep_factors, _conv_transpose2d),
         "linear": Formula(_keep_factors, _linear),
         "max_pool2d": Formula(
-            lambda s: ("winners",), _max_pool2d, forward="max_pool2d_with_indices", results=("output", "winners")
+            lambda s: ("winners",), _max_pool2d, forward=_max_pool2d_forward, results=("output", "winners")
         ),
         "max_pool2d_with_indices": Formula(lambda s: ("winners",), _max_pool2d, results=("output", "winners")),
         "avg_pool2d": Formula(lambda s: (), _avg_pool2d),
@@ -350,7 +392,7 @@ FORMULAS.update(
         "adaptive_max_pool2d": Formula(
             lambda s: ("winners",),
             _adaptive_max_pool2d,
-            forward="adaptive_max_pool2d_with_indices",
+            forward=lambda s: "adaptive_max_pool2d_with_indices",
             results=("output", "winners"),
         ),
         "adaptive_max_pool2d_with_indices": Formula(
@@ -383,7 +425,7 @@ FORMULAS.update(
 for _op in GRADS:
     library.register(_op)
 library.register_composite(
-    "batch_norm_train(Tensor input, Tensor? weight, Tensor? bias, float eps, str? activation, str? backend=None) "
-    "-> (Tensor, Tensor)",
+    "batch_norm_train(Tensor input, Tensor? weight, Tensor? bias, float eps, str? activation, Tensor? residual, "
+    "str? backend=None) -> (Tensor, Tensor)",
     _batch_norm_train,
 )

@@ -130,6 +130,11 @@ def _max_pool2d(a: Args) -> Call:
     return Call("max_pool2d", Pool2dSpec.of("max", _shape(a["input"]), *map(tuple, window), a["ceil_mode"]))
 
 
+def max_pool2d_with_winners(a: Args) -> Call:
+    """Beside the maxima what a backward pass keeps: of each the number of its tap, a byte."""
+    return replace(_max_pool2d(a), params={"return_winners": True})
+
+
 def _adaptive_pool2d(kind: str, a: Args) -> Call:
     spec = AdaptivePool2dSpec.of(_shape(a["input"]), tuple(a["output_size"]), kind)
     return Call(f"adaptive_{kind}_pool2d", spec)
@@ -148,7 +153,11 @@ def _avg_pool2d(a: Args) -> Call:
 def _batch_norm(a: Args) -> Call:
     names = ("running_mean", "running_var", "weight", "bias")
     spec = NormSpec.of(_shape(a["input"]), a["eps"], **{name: _shape(a[name]) for name in names})
-    return Call("batch_norm", spec, Epilogue(activation=a["activation"]), {"eps": a["eps"]})
+    residual = _shape(a.get("residual"))
+    if residual not in (None, spec.shape):
+        raise ShapeError(f"batch_norm: residual of shape {residual}, expected {spec.shape}, {ADDED['residual']}")
+    epilogue = Epilogue(activation=a["activation"], residual=residual is not None)
+    return Call("batch_norm", spec, epilogue, {"eps": a["eps"]})
 
 
 def _local_response_norm(a: Args) -> Call:
@@ -229,9 +238,10 @@ OPS = (
     ),
     Op(
         "batch_norm",
-        "Tensor input, Tensor running_mean, Tensor running_var, Tensor? weight, Tensor? bias, float eps, str? activation",
+        "Tensor input, Tensor running_mean, Tensor running_var, Tensor? weight, Tensor? bias, float eps, str? activation, "
+        "Tensor? residual",
         _batch_norm,
-        overwritten=("input",),
+        overwritten=("input", "residual"),
     ),
     Op("local_response_norm", "Tensor input, int size, float alpha, float beta, float k", _local_response_norm),
     Op("softmax", "Tensor input, int dim", _softmax),

@@ -57,14 +57,15 @@ class Formula(NamedTuple):
     Attributes:
         keep: names of the arguments and results that `backward` needs. They live until it ran.
         backward: from the Saved and the gradient of the (first) result to the gradients of the tensors that want one.
-        forward: the name of the op to run instead while a gradient is wanted, which takes the same arguments; "" is the op itself.
+        forward: from the Saved to the name of the op to run instead while a gradient is wanted, which takes the same arguments;
+            None is the op itself.
         results: names of what that op returns. All but the first are constants to autograd.
         constants: arguments that get no gradient; asking for one is refused.
     """
 
     keep: Callable[[Saved], tuple[str, ...]]
     backward: Callable[[Saved, Tensor], Gradients]
-    forward: str = ""
+    forward: Callable[[Saved], str] | None = None
     results: tuple[str, ...] = ("output",)
     constants: tuple[str, ...] = ()
 
@@ -90,7 +91,7 @@ class _Differentiable(_SingleLevelFunction):
         known = {**dict(zip(saved.shapes, tensors)), **dict(zip(formula.results, results))}
         ctx.saved, ctx.formula, ctx.names = saved, formula, formula.keep(saved)
         ctx.save_for_backward(*(known.get(name) for name in ctx.names))
-        if formula.forward:
+        if formula.forward is not None:
             return results[0]
         if len(results) > 1:
             ctx.mark_non_differentiable(*results[1:])
@@ -149,7 +150,7 @@ def tensors_and_proxies(values: Any) -> Iterator[Any]:
             yield value
 
 
-def _saved(op: str, args: dict[str, Any]) -> Saved:
+def saved_call(op: str, args: dict[str, Any]) -> Saved:
     """What a call's backward pass will know of it, but for the tensors."""
     tensors: dict[str, Tensor] = {}
     for name, value in args.items():
@@ -181,7 +182,7 @@ def derivative_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
     ShapeError where an `out` would lose a gradient.
     """
     public = name
-    for suffix in ("_out", "_with_indices", "_with_bias", "_train"):
+    for suffix in ("_out", "_with_indices", "_with_winners", "_with_bias", "_with_masked", "_train"):
         public = public.removesuffix(suffix)
 
     def rule(keyset: Any, *values: Any, **keywords: Any) -> Any:
@@ -214,10 +215,11 @@ def derivative_rule(name: str, arguments: list[str]) -> Callable[..., Any]:
                 value, *rest = before if isinstance(before, tuple) else (before,)
                 value = activated(value, activation, args["backend"])
                 return (value, *rest) if rest else value
-            saved = _saved(name, args)
+            saved = saved_call(name, args)
             if refused := saved.wanted.intersection(formula.constants):
                 raise BackwardError(f"convatlas.{public} has no backward for {', '.join(sorted(refused))} yet")
-            return _Differentiable.apply(saved, formula, partial(run, formula.forward or name), *tensors)
+            chosen = name if formula.forward is None else formula.forward(saved)
+            return _Differentiable.apply(saved, formula, partial(run, chosen), *tensors)
 
     return rule
 

@@ -101,7 +101,7 @@ def _transposed(a: Args) -> Converted | None:
 def _batch_norm(a: Args) -> Converted | None:
     if a.get("training") or a.get("running_mean") is None:
         return None
-    return "batch_norm", {**a, "activation": None}
+    return "batch_norm", {**a, "activation": None, "residual": None}
 
 
 def _pool(op: str) -> Callable[[Args], Converted | None]:

@@ -192,7 +192,7 @@ class NormSpec(Spec):
     """Batch normalisation at inference: y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] (Ioffe, Szegedy 2015)."""
 
     shape: tuple[int, ...]
-    optional: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    optional: ClassVar[tuple[str, ...]] = ("weight", "bias", "residual")
     wide: ClassVar[tuple[str, ...]] = ("running_mean", "running_var", "weight", "bias")
 
     @classmethod
