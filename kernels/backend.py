@@ -65,6 +65,8 @@ ROOMS = {
     ),
     **dict.fromkeys(("local_response_norm_grad", "batch_norm_input_grad"), Room("norm", _folded)),
     **dict.fromkeys(("batch_norm_stats", "batch_norm_sums"), Room("norm")),
+    "cross_entropy_rows": Room("softmax"),
+    "cross_entropy_grad": Room("softmax", lambda out: out if out.is_contiguous() else None),
     "softmax_grad": Room("softmax", lambda out: out.view(-1) if out.is_contiguous() else None),
     # Several ops as one, by the pattern (specs.BlockSpec).
     "inverted_residual": Room("inverted_residual"),

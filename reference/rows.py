@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convatlas.reference import companions, grad
+from convatlas.reference import companions, grad, loss
 from convatlas.reference.activation import softmax
 from convatlas.reference.channel_scale import scaled
 from convatlas.reference.companions import Arrays, Companions, Params
@@ -112,5 +112,5 @@ ROWS: dict[str, Row] = {
     **dict.fromkeys(FLOPS, Row(lambda spec, a, params: a["input"])),
     "leaky_relu": Row(lambda spec, a, params: a["input"], params=("negative_slope",)),
     "concat": Row(_concat),
-    **{name: Row(*row) for name, row in grad.ROWS.items()},
+    **{name: Row(*row) for name, row in (grad.ROWS | loss.ROWS).items()},
 }

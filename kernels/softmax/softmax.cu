@@ -1,4 +1,5 @@
-// y = exp(x - max) / sum(exp(x - max)) along one dimension, and its gradient dx = y * (g - sum(g * y)).
+// y = exp(x - max) / sum(exp(x - max)) along one dimension, and its gradient dx = y * (g - sum(g * y)); and
+// cross-entropy with it, loss = lse - (1 - e) x[target] - e * mean(x), lse = log(sum(exp(x))), whose gradient needs no sum again.
 //
 // A block owns one row, its elements `inner` apart, and reads it three times: for the maximum, the sum and the quotients. The second
 // and third time it comes from L1 or L2. Threads combine by shuffles in a warp, then through shared memory.
@@ -59,4 +60,50 @@ template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) softmax
     sum = combine<false>(sum, reinterpret_cast<float *>(shared_memory()));
     for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS)
         dx[i * p.inner] = from_float<T>((to_float(g[i * p.inner]) - sum) * to_float(y[i * p.inner]));
+}
+
+struct LossParams {
+    const void *x;
+    const i64 *target;
+    float *lse, *g;  // g: the losses, or the gradients by them
+    void *dx;
+    i64 length, ignored;
+    double smoothing;
+};
+
+// A block owns a row of scores. A row whose target is `ignored` has loss 0, one whose target is no class NaN.
+template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) cross_entropy(const LossParams p) {
+    begin();
+    float *shared = reinterpret_cast<float *>(shared_memory());
+    const T *x = static_cast<const T *>(p.x) + blockIdx.x * p.length;
+    const i64 t = p.target[blockIdx.x];
+    const bool known = t >= 0 && t < p.length;
+    const float smoothing = float(p.smoothing);
+    float top = -INFINITY, sum = 0.0f, plain = 0.0f;
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) top = max_nan(top, to_float(x[i]));
+    top = combine<true>(top, shared);
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) {
+        const float value = to_float(x[i]);
+        sum += expf(value - top), plain += value;
+    }
+    sum = combine<false>(sum, shared + SOFTMAX_THREADS / 32);
+    plain = combine<false>(plain, shared + 2 * (SOFTMAX_THREADS / 32));
+    if (threadIdx.x) return;
+    const float lse = top + logf(sum), own = known ? to_float(x[t]) : bits_to_float(0x7FC00000u);
+    float loss = lse - (1.0f - smoothing) * own;
+    if (smoothing != 0.0f) loss -= smoothing * (plain / float(p.length));
+    p.lse[blockIdx.x] = lse, p.g[blockIdx.x] = t == p.ignored ? 0.0f : loss;
+}
+
+template <typename T> __global__ void __launch_bounds__(SOFTMAX_THREADS) cross_entropy_grad(const LossParams p) {
+    begin();
+    const T *x = static_cast<const T *>(p.x) + blockIdx.x * p.length;
+    T *dx = static_cast<T *>(p.dx) + blockIdx.x * p.length;
+    const i64 t = p.target[blockIdx.x];
+    const float g = t >= 0 && t < p.length ? p.g[blockIdx.x] : bits_to_float(0x7FC00000u), lse = p.lse[blockIdx.x];
+    const float smoothing = float(p.smoothing), each = smoothing / float(p.length);
+    for (i64 i = threadIdx.x; i < p.length; i += SOFTMAX_THREADS) {
+        const float value = expf(to_float(x[i]) - lse) - each - (i == t ? 1.0f - smoothing : 0.0f);
+        dx[i] = from_float<T>(t == p.ignored ? 0.0f : g * value);
+    }
 }

@@ -35,6 +35,7 @@ _LAZY = {
             "conv2d_input_grad",
             "conv2d_weight_grad",
             "conv_transpose2d",
+            "cross_entropy",
             "hardsigmoid",
             "hardswish",
             "leaky_relu",

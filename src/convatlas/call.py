@@ -35,6 +35,8 @@ class Call:
             return {"indices": (self.spec.output_shape, "int64")}
         if self.params.get("return_winners"):
             return {"winners": (self.spec.output_shape, "uint8")}
+        if self.params.get("return_lse"):
+            return {"lse": (self.spec.output_shape, None if self.dtype == "float64" else "float32")}
         if self.params.get("return_masked"):
             return {"masked": (self.spec.inputs["grad_output"], None)}
         if self.params.get("bias_grad"):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import convatlas
+from convatlas.ops.backward import GRADS
 from convatlas.ops.library import OPS
+from convatlas.ops.losses import LOSSES
 
 last = torch.channels_last
 
@@ -19,6 +21,7 @@ def samples() -> dict[str, tuple]:
     vector = torch.rand(6) + 0.5
     geometry = ([2, 1], [1, 0, 1, 2], [1, 1], 2)
     pool = ([3, 3], [2, 2], [1, 1])
+    pooled = torch.rand(2, 6, 5, 5) * 9
     return {
         "conv2d": (x, w, b, *geometry, "relu", None),
         "conv2d_input_grad": (torch.randn(2, 4, 4, 9), w, [2, 6, 9, 8], *geometry),
@@ -44,11 +47,33 @@ def samples() -> dict[str, tuple]:
         **dict.fromkeys(("sigmoid", "hardsigmoid", "silu", "hardswish"), (x,)),
         "leaky_relu": (x, 0.2),
         "concat": ([x, x[:, :2]], 1),
+        # The backward pass, and what it keeps.
+        "activation_grad": (x, x.contiguous(), "sigmoid"),
+        "max_pool2d_with_winners": (x, *pool, [1, 1], True),
+        "max_pool2d_grad": (pooled, pooled.byte(), [2, 6, 9, 8], *pool, [1, 1], True),
+        "avg_pool2d_grad": (pooled, [2, 6, 9, 8], *pool, True, False, None),
+        "adaptive_avg_pool2d_grad": (pooled, [2, 6, 9, 8]),
+        "adaptive_max_pool2d_grad": (pooled, pooled.long(), [2, 6, 9, 8]),
+        "local_response_norm_grad": (x, x, 5, 1e-4, 0.75, 1.0),
+        "softmax_grad": (x, x.contiguous(), 1),
+        "batch_norm_stats": (x,),
+        **dict.fromkeys(
+            ("batch_norm_sums", "batch_norm_sums_with_masked"), (x, x.contiguous(), vector, vector, 1e-5, x, "relu")
+        ),
+        "batch_norm_input_grad": (x, x, vector, vector, vector, torch.stack([vector, vector]), 1e-5, x, "relu"),
+        "cross_entropy_rows": (torch.randn(3, 6), torch.tensor([0, 5, 1]), -100, 0.1),
+        "cross_entropy_grad": (torch.randn(3, 6), torch.tensor([0, 5, 1]), torch.ones(3), torch.ones(3), -100, 0.1),
     }
 
 
-@pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.interpreter)])
-@pytest.mark.parametrize("name", [op.name for op in OPS])
+BACKWARD = [*GRADS, *LOSSES]
+
+
+@pytest.mark.parametrize(
+    "name, backend",
+    [(op.name, "numpy") for op in (*OPS, *BACKWARD)]
+    + [pytest.param(op.name, "triton", marks=pytest.mark.interpreter) for op in OPS],
+)
 def test_opcheck(name: str, backend: str) -> None:
     args = (*samples()[name], backend)
     result = torch.library.opcheck(getattr(torch.ops.convatlas, name).default, args)
@@ -63,7 +88,7 @@ def test_opcheck_out(name: str) -> None:
     assert set(result.values()) == {"SUCCESS"}, result
 
 
-@pytest.mark.parametrize("name", [op.name for op in OPS])
+@pytest.mark.parametrize("name", [op.name for op in (*OPS, *BACKWARD)])
 def test_meta_device_gives_the_same_shapes_and_strides(name: str) -> None:
     def meta(a):
         if isinstance(a, torch.Tensor):

@@ -156,6 +156,8 @@ def backward_calls() -> list[Call]:
         ops.adaptive_avg_pool2d_grad(x[:, :, :1, :1], shape)
         ops.adaptive_max_pool2d_grad(x[:, :, :6, :6], x[:, :, :6, :6].long(), shape)
         ops.softmax_grad(row, row, 1)
+        ops.cross_entropy_rows(row, row[:, 0].long(), -100, 0.1)
+        ops.cross_entropy_grad(row, row[:, 0].long(), row[:, 0], row[:, 0], -100, 0.1)
         ops.local_response_norm_grad(x, x, 5, 1e-4, 0.75, 2.0)
         ops.batch_norm_stats(x)
         ops.batch_norm_sums(x, x, *numbers, 1e-5, None, None)

@@ -124,6 +124,23 @@ def _batch_norm_input_grad(call: Call, t: Tensors) -> Tensor:
     return _norm_grads(call, t, _masked(call, t["grad_output"], t.get("output")), [True, False, False])[0]
 
 
+def _cross_entropy_rows(call: Call, t: Tensors) -> tuple[Tensor, Tensor]:
+    x = _wide(t["input"])
+    losses = F.cross_entropy(x, t["target"], reduction="none", **_options(call))
+    return losses, torch.logsumexp(x, 1)
+
+
+def _cross_entropy_grad(call: Call, t: Tensors) -> Tensor:
+    with torch.enable_grad():
+        x = t["input"].detach().requires_grad_()
+        losses = F.cross_entropy(_wide(x), t["target"], reduction="none", **_options(call))
+        return torch.autograd.grad(losses, x, t["grad_output"].to(losses.dtype))[0]
+
+
+def _options(call: Call) -> dict[str, Any]:
+    return {name: call.params[name] for name in ("ignore_index", "label_smoothing")}
+
+
 OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "activation_grad": _activation_grad,
     "max_pool2d_grad": _max_pool2d_grad,
@@ -132,6 +149,8 @@ OPS: dict[str, Callable[[Call, Tensors], Tensor]] = {
     "adaptive_avg_pool2d_grad": _adaptive_avg_pool2d_grad,
     "local_response_norm_grad": _local_response_norm_grad,
     "softmax_grad": _softmax_grad,
+    "cross_entropy_rows": _cross_entropy_rows,
+    "cross_entropy_grad": _cross_entropy_grad,
     "batch_norm_stats": _batch_norm_stats,
     "batch_norm_sums": _batch_norm_sums,
     "batch_norm_input_grad": _batch_norm_input_grad,

@@ -12,6 +12,7 @@ from convatlas.layout import allocate_extra, allocate_result
 from convatlas.reference.conv2d_grad import sum_of_pixels
 from convatlas.reference.evaluate import evaluate
 from convatlas.reference.grad import before
+from convatlas.reference.loss import log_sum_exp
 from convatlas.reference.pool import adaptive_max, max_pool, tap_numbers
 from convatlas.reference.rounding import round_to
 from convatlas.specs import dtype_name
@@ -43,6 +44,8 @@ def run(call: Call, tensors: dict[str, Tensor], out: Tensor | None) -> Tensor | 
     _store(out, evaluate(call.op, call.spec, call.epilogue, arrays, call.params))
     if "bias_grad" in extra:
         _store(extra["bias_grad"], sum_of_pixels(arrays["grad_output"].astype(np.float64)))
+    if "lse" in extra:
+        _store(extra["lse"], log_sum_exp(arrays["input"].astype(np.float64)))
     if "masked" in extra:
         wide = {name: a.astype(np.float64) for name, a in arrays.items()}
         _store(extra["masked"], before(wide, call.params)[0])

@@ -20,6 +20,7 @@ from convatlas.ops.elementwise import (
     silu,
 )
 from convatlas.ops.gradients import conv2d_input_grad, conv2d_weight_grad
+from convatlas.ops.losses import cross_entropy
 from convatlas.ops.norms import batch_norm, local_response_norm, softmax
 from convatlas.ops.pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 
@@ -34,6 +35,7 @@ __all__ = [
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "conv_transpose2d",
+    "cross_entropy",
     "hardsigmoid",
     "hardswish",
     "leaky_relu",
