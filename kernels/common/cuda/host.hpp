@@ -9,7 +9,10 @@
 // different lines, a misaligned vector access, shared memory read before its asynchronous copy was waited for (it holds NaN), blocks
 // of which each waits for another. A build that watches accesses finds races, too (race.hpp).
 #pragma once
+// C's math.h alone: libstdc++'s brings <cmath>, which takes a third of a small kernel's compilation.
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 #include <math.h>
+#undef _GLIBCXX_INCLUDE_NEXT_C_HEADERS
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdint.h>
