@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rotation import by_turns
 
 from convatlas.bench.suite import __main__ as command
 from convatlas.bench.suite import outputs, process, report, runner, stages
@@ -354,11 +355,8 @@ def test_stages_by_the_names_that_people_use() -> None:
 def finished(out: Path) -> list[str]:
     """Stages that are done."""
     file = out / "state.json"
-    return (
-        [name for name, e in json.loads(file.read_text())["stages"].items() if e["status"] == "done"]
-        if file.exists()
-        else []
-    )
+    states = json.loads(file.read_text())["stages"] if file.exists() else {}
+    return [name for name, entry in states.items() if entry["status"] == "done"]
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -375,6 +373,7 @@ def test_a_gpu_machine_needs_no_pydantic() -> None:
     assert found.returncode == 0, found.stderr
 
 
+@by_turns(3)
 def test_the_tests_of_a_gpu_are_collected_as_there() -> None:
     """No file of tests needs pydantic at its import, and none has Triton interpret, which would skip every one of them.
 
@@ -425,6 +424,10 @@ def test_a_rehearsal_killed_midway_resumes_and_covers_every_stage(tmp_path: Path
     for name in ("layers.json", "networks.json"):
         timers = {entry["extra_info"]["timer"] for entry in json.loads(found[name])["benchmarks"]}
         assert timers == {"rehearsal"}
+    nets = [entry["extra_info"] for entry in json.loads(found["networks.json"])["benchmarks"]]
+    forms = {info["contestant"]: info["form"] for info in nets if info["images_per_s"] > 0}
+    graphs = dict.fromkeys(("ours_graph", "cudnn_graph"), "graph")
+    assert forms == {**graphs, **dict.fromkeys(("ours_eager", "ours_plan", "cudnn_eager"), "eager")}
 
 
 def test_plans_race_first_and_the_summary_says_against_what(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from convatlas.cli import profile as command
 from convatlas.errors import BackendError
 from convatlas.results.standings import Race
 
+pytestmark = pytest.mark.xdist_group("profile")  # one process makes the profile that they look at
 RATES = Ceilings(2e12, {"float16": 5e14, "bfloat16": 5e14, "tf32": 2.5e14, "float32": 5e13}, 2e-6)
 
 

@@ -165,7 +165,7 @@ def test_what_json_lacks_is_text(run, found, wrong):
 @pytest.mark.parametrize("size", [224] if EXHAUSTIVE else [33])
 def test_verify_turns_the_interpreter_on_by_itself(size):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = script("verify", "resnet18", "--size", str(size), "--json", env=environment)
+    result = script("verify", "squeezenet1_1", "--size", str(size), "--json", env=environment)
     assert (result.returncode, result.stderr) == (0, "")
     data = json.loads(result.stdout)
     assert (data["ok"], data["dtype"], data["input_shape"]) == (True, "float16", [1, 3, size, size])
@@ -413,8 +413,8 @@ def test_a_real_terminal_of_40_columns():
 
 
 def test_progress_is_shown_in_a_terminal():
-    code, text = in_terminal(80, "verify", "resnet18", *FAST, "--json")
-    assert code == 0 and "verifying resnet18" in text
+    code, text = in_terminal(80, "verify", "squeezenet1_1", *FAST, "--json")
+    assert code == 0 and "verifying squeezenet1_1" in text
 
 
 def test_another_encoding_gets_question_marks_not_an_error(tmp_path):

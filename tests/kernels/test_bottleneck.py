@@ -11,6 +11,7 @@ import torch
 from block_cases import meta, run
 from kernel_cases import guarded, hold
 from planting import copied_kernels
+from rotation import share
 
 import convatlas
 from convatlas import nets
@@ -51,8 +52,9 @@ CELLS = [
 ]
 
 
+# Nine of 26 by turns, and so every kind: each is a library to build. A GPU runs all of them, at the end of this file.
 @pytest.mark.parametrize(
-    ("kind", "tile", "size", "dtype"), CELLS, ids=lambda x: f"{x.height}" if isinstance(x, Tile) else str(x)
+    ("kind", "tile", "size", "dtype"), share(CELLS, 9), ids=lambda x: f"{x.height}" if isinstance(x, Tile) else str(x)
 )
 def test_every_tile(kind: str, tile: Tile, size: tuple[int, int, int], dtype: str, poisoned: None) -> None:
     call = KINDS[kind](*size, dtype)
@@ -123,7 +125,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield root / "bottleneck"
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", share([*FAULTS], 2))
 def test_a_planted_fault_is_found(fault: str, planted: Path) -> None:
     name, right, wrong = FAULTS[fault]
     text = (planted / name).read_text()
@@ -172,9 +174,11 @@ def test_too_large_an_image_is_refused() -> None:
 
 def test_resnets_are_blocks() -> None:
     """Two of the first stage's blocks, the first with its downsampling, and the second stage's but the first, whose stride is 2."""
-    for name, pattern, paths in (
-        ("resnet50", "bottleneck", ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2", "layer2.3"]),
-        ("resnet18", "basic_block", ["layer1.0", "layer1.1"]),
+    for name, pattern, paths in share(
+        (
+            ("resnet50", "bottleneck", ["layer1.0", "layer1.1", "layer1.2", "layer2.1", "layer2.2", "layer2.3"]),
+            ("resnet18", "basic_block", ["layer1.0", "layer1.1"]),
+        )
     ):
         plan = convatlas.compile(
             nets.create(name, seed=0).half(), torch.zeros(1, 3, 32, 32).half(), backend="numpy", fuse={pattern}
@@ -188,7 +192,7 @@ def test_resnets_are_blocks() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "resnet18"])
+@pytest.mark.parametrize("name", share(["resnet50", "resnet18"]))
 def test_a_network_with_its_blocks_is_right(name: str) -> None:
     assert verify(name, size=32, dtype="float16", backend="cuda", plan=True, fuse={"bottleneck", "basic_block"}).ok
 

@@ -106,8 +106,10 @@ def test_reciprocals_divide(d: int) -> None:
             assert n * (by >> 6) >> 32 + (by & 63) == n // d
 
 
-@pytest.mark.parametrize("BM, BN", dense.TENSOR_CORE)
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+TILES = [(*tile, dtype) for dtype in ("float16", "float32") for tile in dense.TENSOR_CORE]
+
+
+@pytest.mark.parametrize("BM, BN, dtype", share(TILES, 6))
 def test_every_tile(BM: int, BN: int, dtype: str, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """The tiles that a large layer gets, on a small one: two rows of blocks, the last of each ragged."""
     monkeypatch.setattr(dense, "tile_for", lambda M, K, steps, n, tensor_core, *rest: _tiles(tensor_core)[BM, BN])
@@ -119,7 +121,7 @@ def _tiles(tensor_core: bool) -> dict:
     return dense.TENSOR_CORE if tensor_core else dense.SIMT
 
 
-@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if "depthwise" not in c.id], ids=str)
+@pytest.mark.parametrize("case", share([c for c in CONVOLUTIONS if "depthwise" not in c.id], 10), ids=str)
 def test_tf32(case: Case, monkeypatch: pytest.MonkeyPatch, poisoned: None) -> None:
     """The TF32 kernels, which only a GPU's launcher picks, rounded as cvt.rna.tf32 rounds."""
     monkeypatch.setattr(dense, "tensor_float", lambda p: p.dtype == "float32")
@@ -214,7 +216,7 @@ SANITIZED = """
 import torch
 from kernel_cases import CONVOLUTIONS, POOLS, run_convolution, run_pool
 import convatlas
-from convatlas.codegen.block_calls import basic_block, bottleneck, persistent
+from convatlas.codegen.block_calls import basic_block, bottleneck, depthwise_separable, inverted_residual, persistent
 from convatlas.ops.block import block
 from convatlas.study.layer import Layer
 from convatlas.verify.single import operands
@@ -234,28 +236,35 @@ for height in (9, 1):
         "bottleneck-128": bottleneck((1, 512, height, 15), 128, 512),
         "basic-block": basic_block((1, 64, height, 17)),
         "persistent": persistent((2, 64, height, 17), [(64, 128, 2)]),
+        "inverted-residual": inverted_residual((2, 24, height, 17), 144, 24, residual=True),
+        "inverted-residual-5x5": inverted_residual((1, 24, height, 30), 48, 40, 5, 2),
+        "depthwise-separable": depthwise_separable((1, 64, height, 34), 64, 3, 2, "relu6", None),
     }}
     for call in (blocks[name] for name in names if name in blocks):
         block(call.spec, operands(Layer("", call), torch.float16, torch.device("cpu"), 0), backend="cuda"); ran += 1
 B = dict(backend="cuda")
-x = torch.randn(2, 17, 5, 3).half()
-for y in (x, x.contiguous(memory_format=torch.channels_last), torch.randn(2, 16, 3, 3).half()):
-    C = y.shape[1]
-    convatlas.residual_add(y, y, activation="relu", **B)
-    convatlas.concat([y, y[:, :1]], **B)
-    convatlas.softmax(y, 1, **B)
-    convatlas.local_response_norm(y, 5, **B)
-    convatlas.batch_norm(y, torch.zeros(C).half(), torch.ones(C).half(), **B)
-    ran += 5
-for rows in (1, 3):
-    convatlas.linear(torch.randn(rows, 40).half(), torch.randn(33, 40).half(), torch.randn(33).half(), **B); ran += 1
+half = lambda shape: torch.randn(shape).half()
+x = half((2, 17, 5, 3))
+zeros, ones = torch.zeros(17).half(), torch.ones(17).half()
+others = {{
+    "residual-add": lambda y: convatlas.residual_add(y, y, activation="relu", **B),
+    "concat": lambda y: convatlas.concat([y, y[:, :1]], **B),
+    "softmax": lambda y: convatlas.softmax(y, 1, **B),
+    "local-response-norm": lambda y: convatlas.local_response_norm(y, 5, **B),
+    "batch-norm": lambda y: convatlas.batch_norm(y, zeros[:y.shape[1]], ones[:y.shape[1]], **B),
+    "linear": lambda y: convatlas.linear(*map(half, ((1 if y.shape[1] == 16 else 3, 40), (33, 40), (33,))), **B),
+}}
+for name in names & others.keys():
+    for y in (x, x.contiguous(memory_format=torch.channels_last), half((2, 16, 3, 3))):
+        others[name](y); ran += 1
 print("ran", ran)
 """
 NAMES = [
     "3x3-residual-relu", "kernel-larger-than-input", "asymmetric-padding", "bottleneck-64", "stem-3x3-same", "1x1-17-to-3",
-    "1x1-strided", "bottleneck-downsample", "depthwise-3x3", "depthwise-5x5-stride-2", "depthwise-multiplier", "grouped-32x4d",
+    "1x1-strided", "bottleneck-downsample", "depthwise-5x5-stride-2", "depthwise-multiplier", "grouped-32x4d",
     "bottleneck-128", "grouped-uneven", "max-3x3-stride-2", "max-ceil-padded", "avg-3x3", "adaptive-global", "basic-block",
-    "adaptive-larger", "persistent",
+    "adaptive-larger", "persistent", "inverted-residual", "inverted-residual-5x5", "depthwise-separable", "residual-add", "concat",
+    "softmax", "local-response-norm", "batch-norm", "linear",
 ]  # fmt: skip
 
 
@@ -263,14 +272,15 @@ NAMES = [
 @pytest.mark.xdist_group("sanitizer")
 def test_no_access_out_of_bounds() -> None:
     """Global and shared memory are allocated to the byte and guarded; misaligned and undefined arithmetic ends the process."""
-    names = {"3x3-residual-relu", "depthwise-3x3", *share(NAMES, 6)}  # each is a library to build, by turns
+    names = {"depthwise-3x3", *share(NAMES, 3)}  # each is a library to build, by turns
     done = sanitized(SANITIZED.format(names=names))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-1] == str(2 * len(names) + 15 + 2)
+    others = names & set(NAMES[-6:])
+    assert done.stdout.split()[-1] == str(2 * len(names) + len(others))  # those are run three times
 
 
 @pytest.mark.xdist_group("sanitizer")
-@pytest.mark.parametrize("kind", [7, 8], ids=["shared", "global"])
+@pytest.mark.parametrize("kind", share([7, 8]))
 def test_the_sanitizer_finds_a_planted_fault(kind: int, tmp_path: Path) -> None:
     code = f"""
 import pathlib, pytest, importlib.util, sys

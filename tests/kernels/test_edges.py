@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import hold, random
+from rotation import with_ways
 from torch import Tensor
 
 import convatlas
@@ -92,8 +93,7 @@ def positive_variance(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("form", STRIDES)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op, form", with_ways(OPS, list(STRIDES), 2, on_gpu_all=True))
 def test_other_ops_read_operands_of_any_strides(op: str, form: str, backend: str, device: str) -> None:
     hold(lambda: OPS[op](lambda *shapes: [STRIDES[form](x) for x in numbers(device, *shapes)], backend=backend))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from kernel_cases import CONVOLUTIONS, POOLS, Case, conv, hold, run_convolution, run_pool
+from rotation import share, with_ways
 
 import convatlas
 from convatlas.call import Call
@@ -40,13 +41,16 @@ def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.mark.parametrize("target", [EVERY], indirect=True)
 # 81 taps in many small programs take the interpreter long, and show nothing that 49 do not.
-@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.id != "depthwise-9x9"], ids=str)
+@pytest.mark.parametrize("case", share([c for c in CONVOLUTIONS if c.id != "depthwise-9x9"], 15), ids=str)
 def test_convolutions(case: Case, target: str, poisoned: None) -> None:
     hold(lambda: run_convolution(case, "float16", "cpu", "nhwc", "normal", "triton"))
 
 
 @pytest.mark.parametrize(
-    "case", [*SPLIT, *(c for c in CONVOLUTIONS if c.id in {"3x3-residual-relu", "grouped-32x4d"})], ids=str
+    "case, target",
+    with_ways([*SPLIT, *(c for c in CONVOLUTIONS if c.id in {"3x3-residual-relu", "grouped-32x4d"})], [EVERY, *SOME]),
+    indirect=["target"],
+    ids=str,
 )
 def test_split_and_packed(case: Case, target: str, poisoned: None) -> None:
     """Exact: partial sums that a split stores in half precision would be rounded."""

@@ -7,11 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from kernel_cases import DTYPES, guarded, hold, layout, random
+from rotation import with_ways
 
 import convatlas
 
 BACKENDS = ["triton", "cuda"]
+# Shapes and forms, of which each op has a third, by turns.
 SHAPES = [(2, 64, 7, 7), (3, 17, 5, 3), (1, 1, 1, 1), (0, 8, 4, 4), (2, 3, 13, 11)]
+
+WAYS = [(shape, form) for shape in SHAPES for form in ("nhwc", "nchw", "sliced")]
 
 
 def residual(x: torch.Tensor, **options) -> torch.Tensor:
@@ -62,12 +66,11 @@ OPS: dict[str, Callable] = {
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["nhwc", "nchw", "sliced"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op, way", with_ways(OPS, WAYS, 5, on_gpu_all=True), ids=str)
 def test_within_the_error_bound(
-    op: str, shape: tuple, form: str, dtype: str, backend: str, device: str, poisoned: None
+    op: str, way: tuple[tuple, str], dtype: str, backend: str, device: str, poisoned: None
 ) -> None:
+    shape, form = way
     x = layout(random(shape, DTYPES[dtype], device, "normal", 0), form)
     hold(lambda: OPS[op](x, backend=backend))
 

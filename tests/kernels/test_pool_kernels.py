@@ -6,18 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import DTYPES, POOLS, Case, guarded, hold, pool_op, run_pool
+from rotation import with_ways
 
 import convatlas
 
 BACKENDS = ["triton", "cuda"]
+# Each case as networks have it, and in one of the five other ways, which goes round over the cases, and by turns.
+USUAL = ("nhwc", "float16")
+WAYS = [(form, dtype) for dtype in DTYPES for form in ("nhwc", "nchw") if (form, dtype) != USUAL]
+CELLS = [*((case, USUAL) for case in POOLS), *with_ways(POOLS, WAYS, on_gpu_all=True)]
 MAX = [case for case in POOLS if "max" in pool_op(case)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("form", ["nhwc", "nchw"])
-@pytest.mark.parametrize("case", POOLS, ids=str)
-def test_within_the_error_bound(case: Case, form: str, dtype: str, backend: str, device: str, poisoned: None) -> None:
+@pytest.mark.parametrize("case, way", CELLS, ids=str)
+def test_within_the_error_bound(case: Case, way: tuple[str, str], backend: str, device: str, poisoned: None) -> None:
+    form, dtype = way
     hold(lambda: run_pool(case, dtype, device, form, "normal", backend))
 
 

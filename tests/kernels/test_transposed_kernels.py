@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import DTYPES, TRANSPOSED, Case, guarded, hold, run_transposed
+from rotation import with_ways
 
 import convatlas
 from convatlas.call import Call
@@ -13,12 +14,14 @@ from convatlas.codegen.inventory import launches_of
 from convatlas.specs import ConvTranspose2dSpec, Epilogue
 
 BACKENDS = ["triton", "cuda"]
+# Of which each case has one, by turns; the probes below are float16 in channels_last.
+WAYS = [("float32", "nhwc"), ("float16", "nchw"), ("bfloat16", "nhwc")]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype, form", [("float32", "nhwc"), ("float16", "nchw"), ("bfloat16", "nhwc")])
-@pytest.mark.parametrize("case", TRANSPOSED, ids=str)
-def test_within_the_error_bound(case: Case, form: str, dtype: str, backend: str, device: str, poisoned: None) -> None:
+@pytest.mark.parametrize("case, way", with_ways(TRANSPOSED, WAYS, on_gpu_all=True), ids=str)
+def test_within_the_error_bound(case: Case, way: tuple[str, str], backend: str, device: str, poisoned: None) -> None:
+    dtype, form = way
     call = hold(lambda: run_transposed(case, dtype, device, form, "normal", backend))
     assert (call.op, call.backend, call.dtype) == ("conv_transpose2d", backend, dtype)
 

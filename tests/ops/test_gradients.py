@@ -121,7 +121,8 @@ def agree(
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradcheck(name: str) -> None:
-    assert gradcheck(ours(name), leaves(name))
+    """Along one random direction; element by element they are held to torch's below."""
+    assert gradcheck(ours(name), leaves(name), fast_mode=True)
 
 
 def uneven(y: Tensor) -> Tensor:
@@ -224,10 +225,13 @@ def test_products_have_second_derivatives() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_any_other_second_derivative_is_refused(name: str) -> None:
+    tensors = leaves(name)
+    y = ours(name)(*tensors)
     with pytest.raises(
         NotImplementedError, match=r"^convatlas\.\w+ has no derivative, so that nothing has a second [^\n]*$"
     ):
-        gradgradcheck(ours(name), leaves(name))
+        first = torch.autograd.grad(y.square().sum(), tensors, create_graph=True)
+        torch.autograd.grad(sum(x.square().sum() for x in first), tensors)
 
 
 @pytest.mark.parametrize(

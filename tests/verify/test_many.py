@@ -14,6 +14,7 @@ import pytest
 import tiny_net
 import torch
 from PIL import Image
+from rotation import by_turns
 
 from convatlas import nets
 from convatlas.cli import main
@@ -162,6 +163,7 @@ def test_killed_and_resumed_is_as_undisturbed(work, whole, tmp_path):
 
 
 @pytest.mark.slow
+@by_turns(3)
 def test_two_processes_of_torchrun_killed_and_resumed(work, whole, tmp_path):
     out, parts = tmp_path / "x.jsonl", [tmp_path / "x.0-of-2.jsonl", tmp_path / "x.1-of-2.jsonl"]
     run = process(work, out, torchrun=2, TINY_SLEEP="0.5")

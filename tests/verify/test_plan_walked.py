@@ -79,7 +79,7 @@ def test_profile_without_a_gpu_says_what_it_can(capsys, no_gpu):
 @pytest.mark.interpreter
 def test_profile_times_the_steps_and_the_whole_plan():
     rates = Ceilings(2e12, {"float16": 5e14, "bfloat16": 5e14, "tf32": 2.5e14, "float32": 5e13}, 2e-6)
-    found = profile("squeezenet1_1", 1, "float16", Racer(True, rates, backend="auto"), 64, samples=3, plan=True)
+    found = profile("squeezenet1_1", 1, "float16", Racer(True, rates, backend="auto"), 32, samples=3, plan=True)
     assert set(found.network) == {"graph", "eager", "plan", "cudnn_graph"} and found.launch_gaps is not None
     assert sum(len(layer.paths) for layer in found.layers) == 30  # eight concatenations are no layers of a plan
 

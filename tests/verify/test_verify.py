@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from rotation import share
 
 import convatlas
 from convatlas.errors import BackendError, DtypeError, InputError, NetError
@@ -12,7 +13,7 @@ from convatlas.kernels.common.interpreter import interpreting
 from convatlas.verify.verify import compare_logits, verify
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", share(["float16", "bfloat16"]))
 def test_a_small_resnet_on_the_triton_kernels(dtype):
     result = verify("resnet18", 32, 2, dtype)
     assert result.ok and result.first_wrong is None

@@ -3,7 +3,8 @@
 `python -m convatlas.codegen.inventory 90 80:tf32 --backend cuda` compiles them, on every core, and prints a JSON list: each
 cross_compile.Compiled with its mode and op. It needs no GPU. A Triton launch config (kernel, tiles, warps, what is masked, added)
 serves many layers whose machine code differs in constants only: by default each config is compiled once, for its largest window;
---every-code compiles them all. In CUDA C++ every template instantiation is compiled.
+--every-code compiles them all. In CUDA C++ every template instantiation is compiled. --one-of-each compiles one config of each
+kernel and of each of its ways to read memory, --part 2/4 every fourth config from the second on.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ MODES = {
     "tf32": (torch.float32, True),
 }
 BATCHES = (1, 32)
+FEW = 48  # launches that are sooner compiled than processes are started
 TOGETHER = 4  # launches that a process compiles at once: NVRTC then reads their common file once
 
 
@@ -276,6 +278,18 @@ def identity(launch: Any, mode: str, every_code: bool = False) -> tuple:
     return key(launch) if every_code else config_key(launch, mode)
 
 
+def manner(launch: Any) -> tuple:
+    """The kernel, and what of its config decides which instructions it is made of: vectors, packed groups, how operands come."""
+    if isinstance(launch, CudaLaunch):
+        return launch.kernel, *launch.template[1:2], *launch.template[7:8] * (launch.kernel == "implicit_gemm")
+    return launch.kernel.__name__, launch.flat.get("EVEN_C"), launch.flat.get("PACK", 1) > 1
+
+
+def one_of_each(entries: Iterable[Entry]) -> list[Entry]:
+    """The first entry of each architecture, mode and manner: a compilation of every kernel at a fraction of the whole's cost."""
+    return list({(e.arch, e.mode, manner(e.launch)): e for e in reversed(list(entries))}.values())[::-1]
+
+
 def _window(launch: Any) -> int:
     return launch.flat.get("R", 1) * launch.flat.get("S", 1) if isinstance(launch, Launch) else 0
 
@@ -309,13 +323,15 @@ def inventory(
 
 
 def compile_inventory(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Compiles them, on one process a core; a record of each."""
+    """Compiles them, on one process a core where they are many; a record of each."""
     groups: dict[tuple, list[Entry]] = {}
     for entry in entries:
         source = entry.launch.source if entry.backend == "cuda" else ""
         groups.setdefault(("gemm" not in source, source, entry.arch), []).append(entry)
     # Small batches, the slowest file first, so that the cores finish together.
     tasks = [group[i : i + TOGETHER] for _, group in sorted(groups.items()) for i in range(0, len(group), TOGETHER)]
+    if sum(map(len, tasks)) <= FEW:
+        return [record for task in tasks for record in _compiled(task)]
     with ProcessPoolExecutor(cpu_count() or 1, mp_context=get_context("spawn")) as pool:
         return [record for records in pool.map(_compiled, tasks) for record in records]
 
@@ -337,22 +353,27 @@ def _compiled(entries: list[Entry]) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> None:
-    """90 80:float16,tf32 [--backend cuda] [--nets resnet18,vgg16] [--batches 1,32] [--every-code]."""
+    """90 80:float16,tf32 [--backend cuda] [--nets resnet18,vgg16] [--batches 1,32] [--every-code] [--one-of-each | --part 1/4]."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m convatlas.codegen.inventory", description=__doc__)
     parser.add_argument("targets", nargs="+", help="ARCH or ARCH:MODE,MODE; 80, 90 or 100, by default in every mode")
     parser.add_argument("--backend", choices=["triton", "cuda"], default="triton")
-    parser.add_argument("--nets", help="default: all")
+    parser.add_argument("--nets", help="default: all; an empty string: none")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--every-code", action="store_true")
+    less = parser.add_mutually_exclusive_group()
+    less.add_argument("--one-of-each", action="store_true")
+    less.add_argument("--part", default="1/1", help="I/N: every N-th launch config from the I-th on")
     given = parser.parse_args(arguments)
     targets = {}
     for arch, _, modes in (text.partition(":") for text in given.targets):
         targets[int(arch)] = modes.split(",") if modes else list(MODES)
-    names = given.nets.split(",") if given.nets else None
+    names = None if given.nets is None else [name for name in given.nets.split(",") if name]
     batches = [int(batch) for batch in given.batches.split(",")]
-    json.dump(compile_inventory(inventory(targets, names, batches, given.backend, given.every_code)), sys.stdout)
+    entries = inventory(targets, names, batches, given.backend, given.every_code)
+    first, step = map(int, given.part.split("/"))
+    json.dump(compile_inventory(one_of_each(entries) if given.one_of_each else entries[first - 1 :: step]), sys.stdout)
 
 
 if __name__ == "__main__":
