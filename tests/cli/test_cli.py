@@ -301,7 +301,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
         (("verify", "resnet18", "--dtype", "int8"), "dtype 'int8'"),
         (("verify", "resnet18", "--backend", "tpu"), "expected one of triton, cuda, cudnn, numpy"),
         pytest.param(("verify", "resnet18", "--backend", "cudnn"), "needs an NVIDIA GPU", marks=NO_GPU),
-        (("verify",), "Missing argument"),
+        (("verify",), "expected a network or --plan-file FILE"),
         (("verify", "resnet18", "more"), "unexpected extra argument"),
         (("verify", "resnet18", "--sise", "3"), "No such option"),
         (("clasify", "x.png"), "No such command 'clasify'"),
