@@ -120,7 +120,7 @@ def test_short_numbers():
         (("summary", "resnet18", "--json", "--csv"), "give one of them"),
         (("nets", "--json", "--csv"), "give one of them"),
         (("nets", "resnet18"), "unexpected extra argument"),
-        (("summary",), "Missing argument"),
+        (("summary",), "missing, expected a network or --plan-file FILE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
