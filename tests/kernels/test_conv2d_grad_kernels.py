@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from kernel_cases import CONVOLUTIONS, DTYPES, Case, conv, guarded, hold, layout, random
+from rotation import with_ways
 from torch import Tensor
 
 import convatlas
@@ -94,6 +95,10 @@ def hold_bias(case: Case, dtype: str, device: str, form: str, data: str, db: Ten
     assert report.ok, report.detail
 
 
+BAD = [float("nan"), float("inf"), float("-inf")]
+PIXELS = [case for case in CONVOLUTIONS if case.input[0] and case.input[2] > 3]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case, dtype, form", CELLS, ids=lambda cell: str(cell))
 def test_within_the_error_bound(case: Case, dtype: str, form: str, backend: str, device: str, poisoned: None) -> None:
@@ -131,9 +136,8 @@ def test_exact_on_small_integers(case: Case, backend: str, device: str, poisoned
 
 
 @pytest.mark.interpreter
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", SPLIT, ids=str)
+@pytest.mark.parametrize("case, target", with_ways(SPLIT, ["sm_80", "sm_90"]), ids=str)
 def test_a_gpus_launches_split_and_add_exactly(
     case: Case, backend: str, target: str, monkeypatch: pytest.MonkeyPatch, poisoned: None
 ) -> None:
@@ -149,8 +153,9 @@ def test_a_gpus_launches_split_and_add_exactly(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["nhwc", "nchw"])
-@pytest.mark.parametrize("case", [*CONVOLUTIONS[1::8], *SPLIT[:1]], ids=str)
+@pytest.mark.parametrize(
+    "case, kind", with_ways([*CONVOLUTIONS[1::8], *SPLIT[:1]], ["nhwc", "nchw"], on_gpu_all=True), ids=str
+)
 def test_out_slices_and_strided_operands(case: Case, kind: str, backend: str, device: str) -> None:
     for gradient, run in ((case.input, input_grad), (case.weight, weight_grad)):
         out, unchanged = guarded(gradient, torch.float16, device, kind)
@@ -159,8 +164,7 @@ def test_out_slices_and_strided_operands(case: Case, kind: str, backend: str, de
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("case", [c for c in CONVOLUTIONS if c.input[0] and c.input[2] > 3][::6], ids=str)
+@pytest.mark.parametrize("case, value", with_ways(PIXELS[::6], BAD, on_gpu_all=True), ids=str)
 def test_nan_and_infinity_go_where_torch_sends_them(case: Case, value: float, backend: str, device: str) -> None:
     """One bad element of the gradient, or of the image, reaches what one of its products is added to, and nothing else."""
     f = spec_of(case)
