@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from kernel_cases import DTYPES
+from kernel_cases import DTYPES, hold
 from torch import Tensor
 
 from convatlas.call import Call
@@ -20,6 +21,19 @@ def run(
     dtype, layer = DTYPES[call.dtype], Layer("", call)
     given = probes(layer, dtype, torch.device(device), 0) if exact else operands(layer, dtype, torch.device(device), 0)
     return block(call.spec, given, backend=backend, out=out)
+
+
+def hold_both(call: Call, device: str = "cpu") -> None:
+    """Holds the block to its parts' bounds on random operands, and exactly on probes."""
+    hold(lambda: run(call, device))
+    hold(lambda: run(call, device, exact=True), exact=True)
+
+
+def hold_reversed(call: Call, patch: pytest.MonkeyPatch) -> None:
+    """Threads run up to each barrier one after the other, so a missing barrier shows when their order is turned round."""
+    forth = run(call)
+    patch.setenv("CONVATLAS_REVERSE", "1")
+    assert torch.equal(forth, run(call))
 
 
 def meta(call: Call) -> tuple[dict[str, Tensor], Tensor]:

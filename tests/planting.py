@@ -12,6 +12,13 @@ import pytest
 from convatlas.kernels.common.cuda import host, source
 
 
+def plant(file: Path, right: str, wrong: str) -> None:
+    """Writes `wrong` in the place of `right`, which must stand in the file once."""
+    text = file.read_text()
+    assert text.count(right) == 1
+    file.write_text(text.replace(right, wrong))
+
+
 @contextmanager
 def copied_kernels(folder: Path, patch: pytest.MonkeyPatch, *rooms: str) -> Iterator[Path]:
     """Inside, kernels are built from `folder`/kernels, which holds common/ and these rooms, into a cache of its own. Yields it.

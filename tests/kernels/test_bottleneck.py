@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from block_cases import meta, run
+from block_cases import hold_both, hold_reversed, meta, run
 from kernel_cases import guarded, hold
-from planting import copied_kernels
+from planting import copied_kernels, plant
 from rotation import share
 
 import convatlas
@@ -60,8 +60,7 @@ def test_every_tile(kind: str, tile: Tile, size: tuple[int, int, int], dtype: st
     call = KINDS[kind](*size, dtype)
     assert room(call.spec.pattern, "takes")(call.spec, dtype)
     with override(tile):
-        hold(lambda: run(call))
-        hold(lambda: run(call, exact=True), exact=True)
+        hold_both(call)
 
 
 @pytest.mark.parametrize("kind", ["64", "basic"])
@@ -100,10 +99,7 @@ def test_operands_in_other_orders() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_threads_does_not_matter(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = KINDS[kind](1, 15, 16, "float16")
-    forth = run(call)
-    monkeypatch.setenv("CONVATLAS_REVERSE", "1")
-    assert torch.equal(forth, run(call))
+    hold_reversed(KINDS[kind](1, 15, 16, "float16"), monkeypatch)
 
 
 # ---- faults planted in the code
@@ -128,9 +124,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("fault", share([*FAULTS], 2))
 def test_a_planted_fault_is_found(fault: str, planted: Path) -> None:
     name, right, wrong = FAULTS[fault]
-    text = (planted / name).read_text()
-    assert text.count(right) == 1
-    (planted / name).write_text(text.replace(right, wrong))
+    plant(planted / name, right, wrong)
     with override(BOTTLENECKS[64][1]), pytest.raises(AssertionError, match="bottleneck"):
         hold(lambda: run(KINDS["64"](1, 9, 17, "float16")))
 
@@ -225,5 +219,4 @@ def test_every_tile_on_a_gpu(kind: str, tile: Tile, size: tuple[int, int, int], 
     for N, H, W in (size, (3, 57, 55)):
         call = KINDS[kind](N, H, W, dtype)
         with override(tile):
-            hold(lambda: run(call, "cuda"))  # noqa: B023
-            hold(lambda: run(call, "cuda", exact=True), exact=True)  # noqa: B023
+            hold_both(call, "cuda")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from block_cases import meta, run
+from block_cases import hold_both, hold_reversed, meta, run
 from kernel_cases import guarded, hold
-from planting import copied_kernels
+from planting import copied_kernels, plant
 from rotation import share
 
 from convatlas.call import Call
@@ -58,8 +58,7 @@ def on_tile(kind: str, tile: tuple[int, int, int], CE: int, dtype: str, device: 
     if not chosen.resident(TARGETS["sm_90"]):
         pytest.skip("more shared memory than a block may have")
     with override(chosen):
-        hold(lambda: run(call, device))
-        hold(lambda: run(call, device, exact=True), exact=True)
+        hold_both(call, device)
 
 
 # Each kind on one of its tiles, by turns: each is a library to build. A GPU runs all of them, at the end of this file.
@@ -119,10 +118,7 @@ def test_an_infinity_stays_in_its_channel(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_threads_does_not_matter(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    call = KINDS[kind]("float16")
-    forth = run(call)
-    monkeypatch.setenv("CONVATLAS_REVERSE", "1")
-    assert torch.equal(forth, run(call))
+    hold_reversed(KINDS[kind]("float16"), monkeypatch)
 
 
 FAULTS = {
@@ -146,9 +142,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("fault", share([*FAULTS], 3))
 def test_a_planted_fault_is_found(fault: str, planted: Path) -> None:
     right, wrong = FAULTS[fault]
-    text = planted.read_text()
-    assert text.count(right) == 1
-    planted.write_text(text.replace(right, wrong))
+    plant(planted, right, wrong)
     with pytest.raises(AssertionError, match="inverted_residual"):
         hold(lambda: run(KINDS["stride-1"]("float16")))
 

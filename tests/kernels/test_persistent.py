@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from block_cases import meta, run
+from block_cases import hold_both, meta, run
 from kernel_cases import guarded, hold
-from planting import copied_kernels
+from planting import copied_kernels, plant
 
 import convatlas
 from convatlas import nets
@@ -65,8 +65,7 @@ def test_runs_are_right(case: str, dtype: str, parts: int, poisoned: None) -> No
     call = CASES[case](dtype)
     assert room("persistent", "takes")(call.spec, dtype)
     with override(Parts(parts)):
-        hold(lambda: run(call))
-        hold(lambda: run(call, exact=True), exact=True)
+        hold_both(call)
 
 
 def hold_layers(call: Call, device: str = "cpu") -> None:
@@ -167,9 +166,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong, message = FAULTS[fault]
-    text = planted.read_text()
-    assert text.count(right) == 1
-    planted.write_text(text.replace(right, wrong))
+    plant(planted, right, wrong)
     call = persistent((1, 64, 10, 9), [(64, 128, 2), (64, 128, 1)])
     with override(Parts(4)), pytest.raises((AssertionError, BackendError), match=message):
         for order in ORDERS:
@@ -300,8 +297,7 @@ def test_a_map_that_others_read_ends_a_run() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("case", CASES)
 def test_runs_are_right_on_a_gpu(case: str, dtype: str, poisoned: None) -> None:
-    hold(lambda: run(CASES[case](dtype), "cuda"))
-    hold(lambda: run(CASES[case](dtype), "cuda", exact=True), exact=True)
+    hold_both(CASES[case](dtype), "cuda")
 
 
 @pytest.mark.gpu

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from block_cases import meta, run
+from block_cases import hold_both, hold_reversed, meta, run
 from kernel_cases import guarded, hold
-from planting import copied_kernels
+from planting import copied_kernels, plant
 from rotation import share
 from torch import Tensor, nn
 
@@ -36,8 +36,7 @@ CELLS = [(kind, dtype) for kind, dtype in zip(KINDS, ("float16", "bfloat16", "bf
 def test_held_to_its_parts(kind: str, dtype: str, poisoned: None) -> None:
     call = KINDS[kind](dtype)
     assert room("pool_pointwise", "takes")(call.spec, dtype)
-    hold(lambda: run(call))
-    hold(lambda: run(call, exact=True), exact=True)
+    hold_both(call)
 
 
 def test_outside_of_the_output_nothing_is_written() -> None:
@@ -59,10 +58,7 @@ def test_operands_in_other_orders() -> None:
 
 
 def test_the_order_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = KINDS["no-activation"]("float16")
-    forth = run(call)
-    monkeypatch.setenv("CONVATLAS_REVERSE", "1")
-    assert torch.equal(forth, run(call))
+    hold_reversed(KINDS["no-activation"]("float16"), monkeypatch)
 
 
 FAULTS = {
@@ -78,10 +74,7 @@ FAULTS = {
 def test_a_planted_fault_is_found(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = FAULTS[fault]
     with copied_kernels(tmp_path, monkeypatch, "bottleneck", "pool_pointwise") as root:
-        source = root / "pool_pointwise" / "pool_pointwise.cu"
-        text = source.read_text()
-        assert text.count(right) == 1
-        source.write_text(text.replace(right, wrong))
+        plant(root / "pool_pointwise" / "pool_pointwise.cu", right, wrong)
         with pytest.raises(AssertionError, match="pool_pointwise"):
             hold(lambda: run(KINDS["no-activation"]("float16")))
 
@@ -125,5 +118,4 @@ def test_a_plan_finds_it_and_writes_into_the_concatenation() -> None:
 @pytest.mark.parametrize(("kind", "dtype"), CELLS)
 def test_held_to_its_parts_on_a_gpu(kind: str, dtype: str, poisoned: None) -> None:
     for call in (KINDS[kind](dtype), pool_pointwise((32, 480, 14, 14), 64, dtype=dtype)):
-        hold(lambda: run(call, "cuda"))  # noqa: B023
-        hold(lambda: run(call, "cuda", exact=True), exact=True)  # noqa: B023
+        hold_both(call, "cuda")

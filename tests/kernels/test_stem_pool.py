@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from block_cases import meta, run
+from block_cases import hold_both, hold_reversed, meta, run
 from kernel_cases import guarded, hold
-from planting import copied_kernels
+from planting import copied_kernels, plant
 from rotation import share
 from torch import nn
 
@@ -36,8 +36,7 @@ CELLS = [(kind, dtype) for kind, dtype in zip(KINDS, ("float16", "bfloat16", "fl
 def test_held_to_its_parts(kind: str, dtype: str, poisoned: None) -> None:
     call = KINDS[kind](dtype)
     assert room("stem_pool", "takes")(call.spec, dtype)
-    hold(lambda: run(call))
-    hold(lambda: run(call, exact=True), exact=True)
+    hold_both(call)
 
 
 def test_blocks_that_walk_over_tiles(poisoned: None) -> None:
@@ -57,10 +56,7 @@ def test_outside_of_the_output_nothing_is_written() -> None:
 
 
 def test_the_order_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = KINDS["3x3-ceil"]("float16")
-    forth = run(call)
-    monkeypatch.setenv("CONVATLAS_REVERSE", "1")
-    assert torch.equal(forth, run(call))
+    hold_reversed(KINDS["3x3-ceil"]("float16"), monkeypatch)
 
 
 FAULTS = {
@@ -75,9 +71,7 @@ FAULTS = {
 def test_a_planted_fault_is_found(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, right, wrong = FAULTS[fault]
     with copied_kernels(tmp_path, monkeypatch, "conv2d", "stem_pool") as root:
-        text = (root / name).read_text()
-        assert text.count(right) == 1
-        (root / name).write_text(text.replace(right, wrong))
+        plant(root / name, right, wrong)
         with pytest.raises(AssertionError, match="stem_pool"):
             hold(lambda: run(KINDS["no-activation"]("float16")))
 
@@ -124,5 +118,4 @@ def test_a_plan_finds_it(ceil_mode: bool) -> None:
 @pytest.mark.parametrize(("kind", "dtype"), CELLS)
 def test_held_to_its_parts_on_a_gpu(kind: str, dtype: str, poisoned: None) -> None:
     for call in (KINDS[kind](dtype), stem_pool((9, 3, 224, 224), 64, dtype=dtype)):
-        hold(lambda: run(call, "cuda"))  # noqa: B023
-        hold(lambda: run(call, "cuda", exact=True), exact=True)  # noqa: B023
+        hold_both(call, "cuda")
