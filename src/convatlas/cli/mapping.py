@@ -25,7 +25,6 @@ LAYER_HELP = "; or one layer, as 'conv 32x64x56x56 64 3x3 s1 p1 bias relu' (s st
 NET_OR_LAYER_HELP = NET_HELP.rstrip(".") + LAYER_HELP
 BACKEND_HELP = "triton, cuda or auto, the one that measured quicker on such layers on an H100."
 GPUS_HELP = "GPUs by name, with commas between (a100-80,h100-sxm); here, those of this machine; or a JSON file."
-MODES = ("float16", "bfloat16", "tf32", "float32")
 DTYPE_HELP = "float16, bfloat16, tf32 or float32."
 
 
@@ -150,6 +149,7 @@ def planned(net: str, shape: tuple[int, ...] | None, batch: int, mode: str, fuse
     """A network's plan of shapes alone; which layers are joined is what the model says of an H100."""
     import torch
 
+    from convatlas.codegen.inventory import MODES
     from convatlas.nets.resolve import resolve
     from convatlas.plan.plan import compile
     from convatlas.study.mapping import element_of

@@ -88,20 +88,19 @@ def command(
 
     fused = fuse_of(fuse, plan)
     note = "no times: torch sees no NVIDIA GPU here; `convatlas map` predicts them"
-    if not torch.cuda.is_available() and loaded is not None:
+    here = torch.cuda.is_available()
+    if not here and loaded is not None:
         plan_table.show_plan(loaded, net, note=note)
         return
-    if not torch.cuda.is_available() and plan:
-        found = resolve(net)
+    if training or (plan and not here):
+        found, element = resolve(net), "float32" if dtype == "tf32" else dtype
         shape = (batch, 3, *2 * (size or found.size,))
-        plan_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=note, fuse=fused)
+        if plan and not here:
+            plan_table.run(found, shape, element, note=note, fuse=fused)
+        else:
+            training_table.run(found, shape, element, note=PREDICTED)
         return
-    if training:
-        found = resolve(net)
-        shape = (batch, 3, *2 * (size or found.size,))
-        training_table.run(found, shape, "float32" if dtype == "tf32" else dtype, note=PREDICTED)
-        return
-    if not torch.cuda.is_available():
+    if not here:
         raise BackendError(
             f"profile needs an NVIDIA GPU, and torch sees none here; `convatlas summary {net}` counts FLOPs and bytes without one"
         )

@@ -371,6 +371,11 @@ def mapped(
     return done
 
 
+def blocks_per_sm(work: Work, held: Occupancy | None) -> int:
+    """Blocks that an SM holds, by what was compiled, else by what the launcher knows."""
+    return work.resident if held is None else held.blocks
+
+
 def _layer(
     layer: Layer, found: list[Work], taken: list[Any], gpu: GPU, task: Task, rates: Ceilings, note: str
 ) -> LayerMap:
@@ -378,7 +383,7 @@ def _layer(
         None if r is None else occupancy(gpu.architecture, w.threads, r.registers, r.shared)
         for w, r in zip(found, taken)
     ]
-    per_sm = [w.resident if o is None else o.blocks for w, o in zip(found, held)]
+    per_sm = [blocks_per_sm(w, o) for w, o in zip(found, held)]
     prediction = predict(found, per_sm, gpu, task.mode)
     launches = []
     for work, r, o, n, time in zip(found, taken, held, per_sm, prediction.launches):

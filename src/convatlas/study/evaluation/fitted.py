@@ -28,7 +28,7 @@ from convatlas.results.store import Entry, Results, newest
 from convatlas.specs import Epilogue
 from convatlas.specs.activations import FLOPS
 from convatlas.study.layer import Layer
-from convatlas.study.mapping import Progress, mapped, quiet
+from convatlas.study.mapping import Progress, blocks_per_sm, mapped, quiet
 
 FITTED_ON = ("resnet50", "vgg16")
 HELD_OUT = ("mobilenet_v2", "googlenet", "resnext50_32x4d")
@@ -103,8 +103,7 @@ def timed(
     for entry, task, one in zip(
         chosen, tasks, mapped([(Layer("", task.call), task) for task in tasks], gpu, progress=progress)
     ):
-        # One block an SM where nothing was compiled, as study/mapping.py takes it.
-        held = (launch.occupancy.blocks if launch.occupancy else 1 for launch in one.launches)
+        held = (blocks_per_sm(launch.work, launch.occupancy) for launch in one.launches)
         found.append(
             Timed(
                 task.call, task.backend, entry.extra["batch"], entry.kind, entry.extra["places"], entry.median,
