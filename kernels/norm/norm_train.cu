@@ -104,6 +104,23 @@ template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_s
     at.leave(p, meet(own, int(p.lanes), at.lane, at.share));
 }
 
+// The gradient before the activation, in the place of that behind it, where the output tells its derivative.
+template <typename T, int VEC, typename P>
+__device__ __forceinline__ void before_activation(float (&g)[VEC], const P &p, i64 n, i64 h, i64 w, i64 c) {
+    if (!p.output) return;
+    float told[VEC];
+    load(told, static_cast<const T *>(p.output) + n * p.o_n + h * p.o_h + w * p.o_w + c * p.o_c);
+#pragma unroll
+    for (int e = 0; e < VEC; ++e) g[e] = gradient(g[e], told[e], p.activation);
+}
+
+// 1 / sqrt(var + eps) of a vector of channels.
+template <int VEC, typename P> __device__ __forceinline__ void load_inverse(float (&inverse)[VEC], const P &p, i64 c) {
+    load(inverse, p.var + c);
+#pragma unroll
+    for (int e = 0; e < VEC; ++e) inverse[e] = 1.0f / sqrtf(inverse[e] + float(p.eps));
+}
+
 // The sums of g and of g * (x - mean) / sqrt(var + eps), g the gradient before the activation.
 template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_sums(const NormReduceParams p) {
     begin();
@@ -112,21 +129,14 @@ template <typename T, int VEC> __global__ void __launch_bounds__(THREADS) norm_s
     if (at.c < p.C) {
         float mean[VEC], inverse[VEC];
         load(mean, p.mean + at.c);
-        load(inverse, p.var + at.c);
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) inverse[e] = 1.0f / sqrtf(inverse[e] + float(p.eps));
+        load_inverse(inverse, p, at.c);
 #pragma unroll 2
         for (int m = at.from; m < at.stop; m += at.shares) {
             const Pixel pixel(p, m);
             float g[VEC], x[VEC];
             load(g, static_cast<const T *>(p.g) + pixel.n * p.g_n + pixel.h * p.g_h + pixel.w * p.g_w + at.c * p.g_c);
             load(x, static_cast<const T *>(p.x) + pixel.n * p.x_n + pixel.h * p.x_h + pixel.w * p.x_w + at.c * p.x_c);
-            if (p.output) {
-                float told[VEC];
-                load(told, static_cast<const T *>(p.output) + pixel.n * p.o_n + pixel.h * p.o_h + pixel.w * p.o_w + at.c * p.o_c);
-#pragma unroll
-                for (int e = 0; e < VEC; ++e) g[e] = gradient(g[e], told[e], p.activation);
-            }
+            before_activation<T>(g, p, pixel.n, pixel.h, pixel.w, at.c);
             if (p.masked) store(static_cast<T *>(p.masked) + pixel.n * p.m_n + pixel.h * p.m_h + pixel.w * p.m_w + at.c * p.m_c, g);
 #pragma unroll
             for (int e = 0; e < VEC; ++e) own[e] = {own[e].plain + g[e], fmaf(g[e], (x[e] - mean[e]) * inverse[e], own[e].scaled)};
@@ -179,15 +189,8 @@ template <typename T, int VEC> __global__ void __launch_bounds__(256) norm_input
     if (!at.valid) return;
     float g[VEC], inverse[VEC];
     load(g, static_cast<const T *>(p.g) + at.n * p.g_n + at.p * p.g_h + at.q * p.g_w + at.c * p.g_c);
-    if (p.output) {
-        float told[VEC];
-        load(told, static_cast<const T *>(p.output) + at.n * p.o_n + at.p * p.o_h + at.q * p.o_w + at.c * p.o_c);
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) g[e] = gradient(g[e], told[e], p.activation);
-    }
-    load(inverse, p.var + at.c);
-#pragma unroll
-    for (int e = 0; e < VEC; ++e) inverse[e] = 1.0f / sqrtf(inverse[e] + float(p.eps));
+    before_activation<T>(g, p, at.n, at.p, at.q, at.c);
+    load_inverse(inverse, p, at.c);
     if (p.sums) {
         float x[VEC], number[VEC];
         const float each = 1.0f / float(p.N * p.H * p.W);
